@@ -1,0 +1,5 @@
+//! Live migration of VFIO device state.
+#![no_std]
+
+#[cfg(feature = "std")]
+extern crate std;

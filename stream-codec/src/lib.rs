@@ -1,0 +1,2 @@
+//! Sans-IO readers and writers for device-migration streams.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The VFIO migration state machine, as data.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Typed, I/O-safe VFIO device-migration ioctls.

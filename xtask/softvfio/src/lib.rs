@@ -1,0 +1,1 @@
+//! VFIO answered in user space, for `LD_PRELOAD`.

@@ -1,0 +1,2 @@
+//! The workspace's command.
+fn main() {}
