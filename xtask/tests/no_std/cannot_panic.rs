@@ -26,8 +26,18 @@ fn ask(flags: u64, from: u32, to: u32) -> Option<()> {
     let caps = Capabilities::from_flags(black_box(flags))?;
     let from = State::from_raw(black_box(from))?;
     let to = State::from_raw(black_box(to))?;
-    black_box((caps.flags(), caps.states(), caps.supports(from), from.name(), from.raw()));
-    black_box((is_arc(caps, from, to), successors(caps, from), next(caps, from, to)));
+    black_box((
+        caps.flags(),
+        caps.states(),
+        caps.supports(from),
+        from.name(),
+        from.raw(),
+    ));
+    black_box((
+        is_arc(caps, from, to),
+        successors(caps, from),
+        next(caps, from, to),
+    ));
     let _ = black_box((session(from, to), request_session(caps, from, to)));
     black_box(path(caps, from, to).as_ref().map(|path| path.steps().len()));
     for state in visible_on_failure(caps, from, to) {
