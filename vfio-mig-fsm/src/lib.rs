@@ -60,3 +60,8 @@ pub use session::{SessionEffect, request_session, session};
 pub use state::State;
 pub use state_set::{StateSet, States};
 pub use table::next;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
