@@ -3,3 +3,6 @@
 
 #[cfg(feature = "std")]
 extern crate std;
+
+#[cfg(feature = "sim")]
+pub mod sim;
