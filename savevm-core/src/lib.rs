@@ -16,3 +16,6 @@ mod limits;
 pub use device::{Device, DeviceError, PrecopyInfo, TransitionError};
 pub use hooks::{Cancel, Hooks, Phase};
 pub use limits::Limits;
+
+#[cfg(feature = "sim")]
+pub mod sim;
