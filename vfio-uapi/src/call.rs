@@ -138,9 +138,7 @@ impl Call {
     pub fn meaning(self, errno: i32) -> &'static str {
         let errno = Errno::from_raw(errno);
         match self {
-            Self::Probe | Self::MigrationFlags | Self::MigDataSize | Self::PrecopyInfoV2 => {
-                feature(self, errno)
-            }
+            Self::Probe | Self::MigrationFlags | Self::MigDataSize | Self::PrecopyInfoV2 => feature(self, errno),
             Self::GetDeviceState | Self::SetDeviceState => device_state(self, errno),
             Self::DmaLoggingStart => dma_logging_start(errno),
             Self::DmaLoggingStop => dma_logging_stop(errno),
@@ -153,17 +151,11 @@ impl Call {
             Self::RegionRead | Self::RegionWrite => region(errno),
             Self::BindIommufd => bind(errno),
             Self::AttachPageTable | Self::DetachPageTable => page_table(self, errno),
-            Self::ApiVersion
-            | Self::CheckExtension
-            | Self::SetIommu
-            | Self::MapDma
-            | Self::UnmapDma => container(self, errno),
-            Self::GroupStatus | Self::SetContainer | Self::UnsetContainer | Self::GetDeviceFd => {
-                group(self, errno)
+            Self::ApiVersion | Self::CheckExtension | Self::SetIommu | Self::MapDma | Self::UnmapDma => {
+                container(self, errno)
             }
-            Self::IoasAlloc | Self::IoasMap | Self::IoasUnmap | Self::Destroy => {
-                iommufd(self, errno)
-            }
+            Self::GroupStatus | Self::SetContainer | Self::UnsetContainer | Self::GetDeviceFd => group(self, errno),
+            Self::IoasAlloc | Self::IoasMap | Self::IoasUnmap | Self::Destroy => iommufd(self, errno),
             Self::Open => open(errno),
             Self::Sysfs => None,
         }
@@ -187,9 +179,7 @@ fn on_any_device_call(call: Call, errno: Errno) -> Meaning {
     }
     Some(match errno {
         Errno::ENOTCONN => "the physical function behind the device is gone",
-        Errno::EIO => {
-            "the device could not be woken from runtime suspend, its firmware failed, or it is in ERROR"
-        }
+        Errno::EIO => "the device could not be woken from runtime suspend, its firmware failed, or it is in ERROR",
         Errno::EINTR => "a signal interrupted the call",
         _ => return None,
     })
@@ -197,15 +187,9 @@ fn on_any_device_call(call: Call, errno: Errno) -> Meaning {
 
 fn feature(call: Call, errno: Errno) -> Meaning {
     Some(match (call, errno) {
-        (Call::MigDataSize, Errno::ENOTTY) => {
-            "the kernel (before 6.2) or the device has no size estimate"
-        }
-        (Call::PrecopyInfoV2, Errno::ENOTTY) => {
-            "the kernel (before 7.1) has no second version of the precopy info"
-        }
-        (Call::PrecopyInfoV2, Errno::EINVAL) => {
-            "the device has no PRE_COPY, or is not bound to an iommufd yet"
-        }
+        (Call::MigDataSize, Errno::ENOTTY) => "the kernel (before 6.2) or the device has no size estimate",
+        (Call::PrecopyInfoV2, Errno::ENOTTY) => "the kernel (before 7.1) has no second version of the precopy info",
+        (Call::PrecopyInfoV2, Errno::EINVAL) => "the device has no PRE_COPY, or is not bound to an iommufd yet",
         (_, Errno::ENOTTY) => "the device does not offer the feature, or this is no device fd",
         (_, Errno::EINVAL) => {
             "the feature lacks this operation, the fd is a device not bound to an iommufd yet, or it is a container"
@@ -252,21 +236,13 @@ fn dma_logging_stop(errno: Errno) -> Meaning {
 fn dma_logging_report(errno: Errno) -> Meaning {
     Some(match errno {
         Errno::ENOTTY => "the device cannot log its DMA; treat every page as dirty",
-        Errno::EINVAL => {
-            "logging does not run, or the range is not inside a logged one; treat every page as dirty"
-        }
+        Errno::EINVAL => "logging does not run, or the range is not inside a logged one; treat every page as dirty",
         Errno::EOPNOTSUPP => {
             "the kernel lacks CONFIG_IOMMUFD_DRIVER although probing succeeds; treat every page as dirty"
         }
-        Errno::EOVERFLOW => {
-            "the range ends beyond the last address but one page; treat every page as dirty"
-        }
-        Errno::ENOTCONN => {
-            "the physical function behind the device is gone; treat every page as dirty"
-        }
-        _ => {
-            "the device's log failed; treat every page as dirty and restart the logging or the migration"
-        }
+        Errno::EOVERFLOW => "the range ends beyond the last address but one page; treat every page as dirty",
+        Errno::ENOTCONN => "the physical function behind the device is gone; treat every page as dirty",
+        _ => "the device's log failed; treat every page as dirty and restart the logging or the migration",
     })
 }
 
@@ -284,16 +260,12 @@ fn read(call: Call, errno: Errno) -> Meaning {
         (Call::ReadStopCopy, Errno::ENOMSG) => {
             "the driver announces a temporary end in STOP_COPY, where the uAPI allows none; its stream cannot be trusted"
         }
-        (_, Errno::ENODEV) => {
-            "the saving session has ended: the device left the saving states, was reset or closed"
-        }
+        (_, Errno::ENODEV) => "the saving session has ended: the device left the saving states, was reset or closed",
         (_, Errno::EINTR) => {
             "a signal interrupted the read; on xe the bytes of this call are lost and the stream must be given up"
         }
         (_, Errno::EAGAIN) => "the fd was made non-blocking and nothing is ready",
-        (_, Errno::EINVAL) => {
-            "the driver lost its position in the stream; the session is beyond repair"
-        }
+        (_, Errno::EINVAL) => "the driver lost its position in the stream; the session is beyond repair",
         (_, Errno::EBADF) => "this is not a saving fd",
         _ => return None,
     })
@@ -317,9 +289,7 @@ fn write(errno: Errno) -> Meaning {
 fn reset(errno: Errno) -> Meaning {
     Some(match errno {
         Errno::ENOTTY => "the driver offers no reset, or this is no device fd",
-        Errno::EINVAL => {
-            "the function cannot be reset, or the device is not bound to an iommufd yet"
-        }
+        Errno::EINVAL => "the function cannot be reset, or the device is not bound to an iommufd yet",
         Errno::EAGAIN => "another user holds the device's lock; try again",
         _ => return None,
     })
@@ -335,9 +305,7 @@ fn info(errno: Errno) -> Meaning {
 
 fn region(errno: Errno) -> Meaning {
     Some(match errno {
-        Errno::EINVAL => {
-            "the region does not allow this access, or the device is not bound to an iommufd yet"
-        }
+        Errno::EINVAL => "the region does not allow this access, or the device is not bound to an iommufd yet",
         Errno::EFAULT => "the access faulted on the device",
         _ => return None,
     })
@@ -373,12 +341,8 @@ fn page_table(call: Call, errno: Errno) -> Meaning {
 
 fn container(call: Call, errno: Errno) -> Meaning {
     Some(match (call, errno) {
-        (Call::SetIommu, Errno::EINVAL) => {
-            "no group is in the container yet, or its IOMMU is set already"
-        }
-        (Call::SetIommu, Errno::ENODEV) => {
-            "no IOMMU driver of that type serves the container's groups"
-        }
+        (Call::SetIommu, Errno::EINVAL) => "no group is in the container yet, or its IOMMU is set already",
+        (Call::SetIommu, Errno::ENODEV) => "no IOMMU driver of that type serves the container's groups",
         (Call::MapDma, Errno::EEXIST) => "the range overlaps a mapping",
         (Call::MapDma, Errno::ENOSPC) => "the limit of mappings is reached",
         (Call::MapDma, Errno::ENOMEM) => "the memory exceeds RLIMIT_MEMLOCK",
@@ -395,18 +359,12 @@ fn group(call: Call, errno: Errno) -> Meaning {
         (Call::SetContainer, Errno::EBADF) => "the container's fd is not open",
         (Call::SetContainer, Errno::EBADFD) => "the fd is neither a container nor an iommufd",
         (Call::SetContainer, Errno::EINVAL) => "the group is in a container already",
-        (Call::SetContainer, Errno::EPERM) => {
-            "the group is not viable: bind all its devices to vfio drivers"
-        }
-        (Call::SetContainer, Errno::EBUSY) => {
-            "a device of the group belongs to another driver or owner"
-        }
+        (Call::SetContainer, Errno::EPERM) => "the group is not viable: bind all its devices to vfio drivers",
+        (Call::SetContainer, Errno::EBUSY) => "a device of the group belongs to another driver or owner",
         (Call::UnsetContainer, Errno::EINVAL) => "the group is in no container",
         (Call::UnsetContainer, Errno::EBUSY) => "a device of the group is open",
         (Call::GetDeviceFd, Errno::ENODEV) => "the group has no device of that name",
-        (Call::GetDeviceFd, Errno::EINVAL) => {
-            "the group is in no container, or the container's IOMMU is not set"
-        }
+        (Call::GetDeviceFd, Errno::EINVAL) => "the group is in no container, or the container's IOMMU is not set",
         (Call::GetDeviceFd, Errno::EACCES) => "the VF token is missing or wrong",
         (Call::GetDeviceFd, Errno::EBUSY) => "the device is in use through its character device",
         (_, Errno::ENOTTY) => "this is no VFIO group",
@@ -431,12 +389,8 @@ fn iommufd(call: Call, errno: Errno) -> Meaning {
 
 fn open(errno: Errno) -> Meaning {
     Some(match errno {
-        Errno::EBUSY => {
-            "the group is open elsewhere, or a device of it is in use through its character device"
-        }
-        Errno::EPERM | Errno::EACCES => {
-            "no permission for the node; change its owner or hand in an open fd"
-        }
+        Errno::EBUSY => "the group is open elsewhere, or a device of it is in use through its character device",
+        Errno::EPERM | Errno::EACCES => "no permission for the node; change its owner or hand in an open fd",
         Errno::ENOENT => {
             "no such node: the device is not bound to a vfio driver, or the kernel lacks this way of opening"
         }

@@ -16,10 +16,7 @@ pub use save::{PrecopyInfo, PrecopyInfoVersion, Read, SaveFd, SavePhase};
 
 /// The fd a transition returned, by the direction of its data.
 #[derive(Debug)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "data goes out of a device or into it"
-)]
+#[expect(clippy::exhaustive_enums, reason = "data goes out of a device or into it")]
 pub enum DataFd {
     /// Of a saving session: PRE_COPY, PRE_COPY_P2P or STOP_COPY.
     Save(SaveFd),

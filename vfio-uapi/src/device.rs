@@ -13,8 +13,7 @@ use vfio_bindings::bindings::vfio as sys;
 use crate::data::{DataFd, Epoch, LoadFd, SaveFd};
 use crate::ioctl::{self, Op, RawResult};
 use crate::{
-    Call, DeviceState, Error, FeatureOp, MigrationFlags, PrecopyInfoVersion, Refusal, Result,
-    SetStateError, Support,
+    Call, DeviceState, Error, FeatureOp, MigrationFlags, PrecopyInfoVersion, Refusal, Result, SetStateError, Support,
 };
 
 /// How often a harmless call is repeated when signals interrupt it, before EINTR is reported.
@@ -37,12 +36,7 @@ pub struct Device<F> {
 impl<F> Device<F> {
     /// Wraps the fd of a device. `label` names the device in errors: an address or UUID the operator knows.
     pub fn with_label(fd: F, label: &str) -> Self {
-        Self {
-            fd,
-            label: Arc::from(label),
-            precopy_info_v2: AtomicBool::new(false),
-            epoch: Epoch::default(),
-        }
+        Self { fd, label: Arc::from(label), precopy_info_v2: AtomicBool::new(false), epoch: Epoch::default() }
     }
 
     /// The name of the device in errors.
@@ -142,22 +136,14 @@ impl<F: AsFd> Device<F> {
         let refusal = match self.device_state() {
             Ok(found) => guard(found, target).map(|reason| (reason, found)),
             Err(error) => {
-                return Err(SetStateError {
-                    target,
-                    error: error.clone(),
-                    found: Err(error),
-                });
+                return Err(SetStateError { target, error: error.clone(), found: Err(error) });
             }
         };
         match refusal {
             None => self.set_device_state_unguarded(target),
             Some((reason, found)) => {
                 let error = Error::refused(&self.label, Call::SetDeviceState, reason);
-                Err(SetStateError {
-                    target,
-                    error,
-                    found: Ok(found),
-                })
+                Err(SetStateError { target, error, found: Ok(found) })
             }
         }
     }
@@ -170,10 +156,7 @@ impl<F: AsFd> Device<F> {
     /// # Errors
     ///
     /// As [`set_device_state`](Self::set_device_state).
-    pub fn set_device_state_unguarded(
-        &self,
-        target: DeviceState,
-    ) -> Result<Option<DataFd>, SetStateError> {
+    pub fn set_device_state_unguarded(&self, target: DeviceState) -> Result<Option<DataFd>, SetStateError> {
         match ioctl::set_device_state(self.as_fd(), target.raw()) {
             Ok(fd) => {
                 if fd.is_some() || target != DeviceState::RESUMING {
@@ -182,28 +165,17 @@ impl<F: AsFd> Device<F> {
                 let Some(fd) = fd else { return Ok(None) };
                 let label = Arc::clone(&self.label);
                 match target {
-                    DeviceState::RESUMING => Ok(Some(DataFd::Load(LoadFd::of_session(
-                        fd,
-                        label,
-                        &self.epoch,
-                    )))),
-                    state if state.is_saving() => Ok(Some(DataFd::Save(SaveFd::of_session(
-                        fd,
-                        label,
-                        self.precopy_info_version(),
-                    )))),
+                    DeviceState::RESUMING => Ok(Some(DataFd::Load(LoadFd::of_session(fd, label, &self.epoch)))),
+                    state if state.is_saving() => {
+                        Ok(Some(DataFd::Save(SaveFd::of_session(fd, label, self.precopy_info_version()))))
+                    }
                     _ => {
                         let what = "returned a data fd with a state that has none";
-                        Err(self.set_state_error(
-                            target,
-                            Error::answer(&self.label, Call::SetDeviceState, what),
-                        ))
+                        Err(self.set_state_error(target, Error::answer(&self.label, Call::SetDeviceState, what)))
                     }
                 }
             }
-            Err(errno) => {
-                Err(self.set_state_error(target, self.error(Call::SetDeviceState, errno)))
-            }
+            Err(errno) => Err(self.set_state_error(target, self.error(Call::SetDeviceState, errno))),
         }
     }
 
@@ -248,11 +220,7 @@ impl<F: AsFd> Device<F> {
 
     /// The version of the precopy info that saving fds opened now report.
     pub fn precopy_info_version(&self) -> PrecopyInfoVersion {
-        if self.precopy_info_v2.load(Ordering::Acquire) {
-            PrecopyInfoVersion::V2
-        } else {
-            PrecopyInfoVersion::V1
-        }
+        if self.precopy_info_v2.load(Ordering::Acquire) { PrecopyInfoVersion::V2 } else { PrecopyInfoVersion::V1 }
     }
 
     /// Resets the device: sessions end and the state becomes RUNNING, from any state and from ERROR.
@@ -291,11 +259,7 @@ impl<F: AsFd> Device<F> {
         if found != Ok(DeviceState::RESUMING) {
             self.epoch.advance();
         }
-        SetStateError {
-            target,
-            error,
-            found,
-        }
+        SetStateError { target, error, found }
     }
 }
 
@@ -307,10 +271,7 @@ impl<F: AsFd> AsFd for Device<F> {
 
 impl<F: fmt::Debug> fmt::Debug for Device<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device")
-            .field("label", &self.label)
-            .field("fd", &self.fd)
-            .finish_non_exhaustive()
+        f.debug_struct("Device").field("label", &self.label).field("fd", &self.fd).finish_non_exhaustive()
     }
 }
 

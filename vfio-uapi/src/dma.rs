@@ -22,10 +22,7 @@ const RANGES_MAX: usize = 65536 / 16;
 
 /// A range of I/O virtual addresses.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a range is its start and its length"
-)]
+#[expect(clippy::exhaustive_structs, reason = "a range is its start and its length")]
 pub struct DmaRange {
     /// The first address.
     pub iova: u64,
@@ -42,11 +39,7 @@ impl DmaRange {
             return Err(Refusal::EmptyRange { iova });
         }
         if iova.checked_rem(page_size) != Some(0) || length.checked_rem(page_size) != Some(0) {
-            return Err(Refusal::UnalignedRange {
-                iova,
-                length,
-                page_size,
-            });
+            return Err(Refusal::UnalignedRange { iova, length, page_size });
         }
         if iova.checked_add(length).is_none() {
             return Err(Refusal::RangeEnd { iova, length });
@@ -67,11 +60,7 @@ impl fmt::Display for DmaRange {
 }
 
 fn check_page_size(page_size: u64, min: u64) -> Result<(), Refusal> {
-    if page_size.is_power_of_two() && page_size >= min {
-        Ok(())
-    } else {
-        Err(Refusal::PageSize { page_size, min })
-    }
+    if page_size.is_power_of_two() && page_size >= min { Ok(()) } else { Err(Refusal::PageSize { page_size, min }) }
 }
 
 /// Checks the ranges of a START, in the order the kernel would.
@@ -81,10 +70,7 @@ fn check_ranges(page_size: u64, ranges: &[DmaRange]) -> Result<(), Refusal> {
         return Err(Refusal::NoRange);
     }
     if ranges.len() > RANGES_MAX {
-        return Err(Refusal::TooManyRanges {
-            count: ranges.len(),
-            max: RANGES_MAX,
-        });
+        return Err(Refusal::TooManyRanges { count: ranges.len(), max: RANGES_MAX });
     }
     for range in ranges {
         range.check(page_size)?;
@@ -94,10 +80,7 @@ fn check_ranges(page_size: u64, ranges: &[DmaRange]) -> Result<(), Refusal> {
     let mut lower: Option<DmaRange> = None;
     for range in sorted {
         if let Some(lower) = lower.filter(|lower| lower.end() > range.iova) {
-            return Err(Refusal::Overlap {
-                first: lower.iova,
-                second: range.iova,
-            });
+            return Err(Refusal::Overlap { first: lower.iova, second: range.iova });
         }
         lower = Some(range);
     }
@@ -119,19 +102,12 @@ impl<F: AsFd> Device<F> {
     /// (256 with pages of 4 KiB); EOPNOTSUPP if the device cannot track as much.
     pub fn dma_logging_start(&self, page_size: u64, ranges: &[DmaRange]) -> Result<u64> {
         let call = Call::DmaLoggingStart;
-        check_ranges(page_size, ranges)
-            .map_err(|reason| Error::refused(self.shared_label(), call, reason))?;
+        check_ranges(page_size, ranges).map_err(|reason| Error::refused(self.shared_label(), call, reason))?;
         let ranges: Vec<_> = ranges
             .iter()
-            .map(
-                |&DmaRange { iova, length }| sys::vfio_device_feature_dma_logging_range {
-                    iova,
-                    length,
-                },
-            )
+            .map(|&DmaRange { iova, length }| sys::vfio_device_feature_dma_logging_range { iova, length })
             .collect();
-        dma_logging::start(self.as_fd(), page_size, &ranges)
-            .map_err(|errno| self.error(call, errno))
+        dma_logging::start(self.as_fd(), page_size, &ranges).map_err(|errno| self.error(call, errno))
     }
 
     /// Stops logging (`DMA_LOGGING_STOP`). Does nothing if it does not run.
@@ -154,8 +130,7 @@ impl<F: AsFd> Device<F> {
     pub fn dma_logging_report(&self, bitmap: &mut DirtyBitmap) -> Result<()> {
         let DmaRange { iova, length } = bitmap.range();
         let page_size = bitmap.page_size();
-        let result =
-            dma_logging::report(self.as_fd(), iova, length, page_size, bitmap.zeroed_words());
+        let result = dma_logging::report(self.as_fd(), iova, length, page_size, bitmap.zeroed_words());
         match result {
             Ok(()) => bitmap.clear_tail(),
             Err(_) => bitmap.set_all(),

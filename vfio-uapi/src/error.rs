@@ -52,11 +52,9 @@ impl Error {
     #[must_use]
     pub const fn errno(&self) -> Option<i32> {
         match self {
-            Self::Kernel { errno, .. }
-            | Self::Refused {
-                reason: Refusal::AfterFailedWrite { errno },
-                ..
-            } => Some(*errno),
+            Self::Kernel { errno, .. } | Self::Refused { reason: Refusal::AfterFailedWrite { errno }, .. } => {
+                Some(*errno)
+            }
             Self::Refused { .. } | Self::Answer { .. } => None,
         }
     }
@@ -65,9 +63,7 @@ impl Error {
     #[must_use]
     pub const fn call(&self) -> Call {
         match self {
-            Self::Kernel { call, .. } | Self::Refused { call, .. } | Self::Answer { call, .. } => {
-                *call
-            }
+            Self::Kernel { call, .. } | Self::Refused { call, .. } | Self::Answer { call, .. } => *call,
         }
     }
 
@@ -75,9 +71,7 @@ impl Error {
     #[must_use]
     pub fn device(&self) -> &str {
         match self {
-            Self::Kernel { device, .. }
-            | Self::Refused { device, .. }
-            | Self::Answer { device, .. } => device,
+            Self::Kernel { device, .. } | Self::Refused { device, .. } | Self::Answer { device, .. } => device,
         }
     }
 
@@ -90,34 +84,19 @@ impl Error {
     /// Whether the kernel or the device does not offer what was asked (ENOTTY or EOPNOTSUPP).
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(nix::libc::ENOTTY | nix::libc::EOPNOTSUPP)
-        )
+        matches!(self.errno(), Some(nix::libc::ENOTTY | nix::libc::EOPNOTSUPP))
     }
 
     pub(crate) fn kernel(device: &Arc<str>, call: Call, errno: i32) -> Self {
-        Self::Kernel {
-            device: Arc::clone(device),
-            call,
-            errno,
-        }
+        Self::Kernel { device: Arc::clone(device), call, errno }
     }
 
     pub(crate) fn refused(device: &Arc<str>, call: Call, reason: Refusal) -> Self {
-        Self::Refused {
-            device: Arc::clone(device),
-            call,
-            reason,
-        }
+        Self::Refused { device: Arc::clone(device), call, reason }
     }
 
     pub(crate) fn answer(device: &Arc<str>, call: Call, what: &'static str) -> Self {
-        Self::Answer {
-            device: Arc::clone(device),
-            call,
-            what,
-        }
+        Self::Answer { device: Arc::clone(device), call, what }
     }
 }
 

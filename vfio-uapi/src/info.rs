@@ -107,8 +107,7 @@ impl<F: AsFd> Device<F> {
     ///
     /// ENOTTY if this is no VFIO device; EINVAL if it is not bound to an iommufd yet.
     pub fn info(&self) -> Result<DeviceInfo> {
-        let info = repeat(|| ioctl::device_info(self.as_fd()))
-            .map_err(|errno| self.error(Call::DeviceInfo, errno))?;
+        let info = repeat(|| ioctl::device_info(self.as_fd())).map_err(|errno| self.error(Call::DeviceInfo, errno))?;
         Ok(DeviceInfo {
             flags: DeviceFlags::from_bits_retain(info.flags),
             num_regions: info.num_regions,
@@ -122,14 +121,9 @@ impl<F: AsFd> Device<F> {
     ///
     /// EINVAL for an index the device does not have.
     pub fn region_info(&self, index: u32) -> Result<RegionInfo> {
-        let info = repeat(|| ioctl::region_info(self.as_fd(), index))
-            .map_err(|errno| self.error(Call::RegionInfo, errno))?;
-        Ok(RegionInfo {
-            index,
-            flags: RegionFlags::from_bits_retain(info.flags),
-            size: info.size,
-            offset: info.offset,
-        })
+        let info =
+            repeat(|| ioctl::region_info(self.as_fd(), index)).map_err(|errno| self.error(Call::RegionInfo, errno))?;
+        Ok(RegionInfo { index, flags: RegionFlags::from_bits_retain(info.flags), size: info.size, offset: info.offset })
     }
 
     /// How many vectors interrupt `index` has and what can be done with them.
@@ -138,13 +132,8 @@ impl<F: AsFd> Device<F> {
     ///
     /// EINVAL for an index the device does not have.
     pub fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        let info = repeat(|| ioctl::irq_info(self.as_fd(), index))
-            .map_err(|errno| self.error(Call::IrqInfo, errno))?;
-        Ok(IrqInfo {
-            index,
-            flags: IrqFlags::from_bits_retain(info.flags),
-            count: info.count,
-        })
+        let info = repeat(|| ioctl::irq_info(self.as_fd(), index)).map_err(|errno| self.error(Call::IrqInfo, errno))?;
+        Ok(IrqInfo { index, flags: IrqFlags::from_bits_retain(info.flags), count: info.count })
     }
 
     /// Fills `buffer` from `offset` of a region.
@@ -166,11 +155,7 @@ impl<F: AsFd> Device<F> {
                 .map_err(ioctl::last_errno)
                 .map_err(|errno| self.error(call, errno))?;
             if read == 0 {
-                return Err(Error::answer(
-                    self.shared_label(),
-                    call,
-                    "ended inside the region",
-                ));
+                return Err(Error::answer(self.shared_label(), call, "ended inside the region"));
             }
             at = advance(at, read);
             rest = rest.get_mut(read..).unwrap_or_default();
@@ -195,11 +180,7 @@ impl<F: AsFd> Device<F> {
                 .map_err(ioctl::last_errno)
                 .map_err(|errno| self.error(call, errno))?;
             if written == 0 {
-                return Err(Error::answer(
-                    self.shared_label(),
-                    call,
-                    "ended inside the region",
-                ));
+                return Err(Error::answer(self.shared_label(), call, "ended inside the region"));
             }
             at = advance(at, written);
             rest = rest.get(written..).unwrap_or_default();
@@ -208,13 +189,7 @@ impl<F: AsFd> Device<F> {
     }
 
     /// The position in the device fd of an access that lies within `region`.
-    fn region_position(
-        &self,
-        call: Call,
-        region: &RegionInfo,
-        offset: u64,
-        length: usize,
-    ) -> Result<u64> {
+    fn region_position(&self, call: Call, region: &RegionInfo, offset: u64, length: usize) -> Result<u64> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         offset
             .checked_add(length)
@@ -222,16 +197,7 @@ impl<F: AsFd> Device<F> {
             .and_then(|end| region.offset.checked_add(end)?.checked_sub(length))
             .ok_or_else(|| {
                 let RegionInfo { index, size, .. } = *region;
-                Error::refused(
-                    self.shared_label(),
-                    call,
-                    Refusal::RegionBounds {
-                        index,
-                        offset,
-                        length,
-                        size,
-                    },
-                )
+                Error::refused(self.shared_label(), call, Refusal::RegionBounds { index, offset, length, size })
             })
     }
 

@@ -43,26 +43,15 @@ mod raw {
     use crate::ioctls as nr;
 
     ioctl_readwrite_bad!(device_feature, nr::DEVICE_FEATURE, c_void);
-    ioctl_readwrite_bad!(
-        precopy_info,
-        nr::MIG_GET_PRECOPY_INFO,
-        sys::vfio_precopy_info
-    );
+    ioctl_readwrite_bad!(precopy_info, nr::MIG_GET_PRECOPY_INFO, sys::vfio_precopy_info);
     ioctl_none_bad!(device_reset, nr::DEVICE_RESET);
     ioctl_readwrite_bad!(device_info, nr::DEVICE_GET_INFO, sys::vfio_device_info);
-    ioctl_readwrite_bad!(
-        region_info,
-        nr::DEVICE_GET_REGION_INFO,
-        sys::vfio_region_info
-    );
+    ioctl_readwrite_bad!(region_info, nr::DEVICE_GET_REGION_INFO, sys::vfio_region_info);
     ioctl_readwrite_bad!(irq_info, nr::DEVICE_GET_IRQ_INFO, sys::vfio_irq_info);
 }
 
 /// The size of `T` as the `argsz` or `size` field of an ioctl has it.
-#[expect(
-    clippy::as_conversions,
-    reason = "no u32::try_from in const fn; the value is asserted to fit"
-)]
+#[expect(clippy::as_conversions, reason = "no u32::try_from in const fn; the value is asserted to fit")]
 pub(crate) const fn argsz<T>() -> u32 {
     const { assert!(size_of::<T>() <= 4096) };
     size_of::<T>() as u32
@@ -131,9 +120,7 @@ pub(crate) struct Feature<P> {
 
 impl<P: Payload> Feature<P> {
     /// The kernel takes the payload to start at byte 8 and `argsz` to count every byte it may touch.
-    const LAYOUT: () = assert!(
-        offset_of!(Self, payload) == 8 && size_of::<Self>() == size_of::<P>().saturating_add(8)
-    );
+    const LAYOUT: () = assert!(offset_of!(Self, payload) == 8 && size_of::<Self>() == size_of::<P>().saturating_add(8));
 
     pub(crate) const fn new(op: Op, payload: P) -> Self {
         let () = Self::LAYOUT;
@@ -141,11 +128,7 @@ impl<P: Payload> Feature<P> {
             Op::Get => sys::VFIO_DEVICE_FEATURE_GET,
             Op::Set => sys::VFIO_DEVICE_FEATURE_SET,
         };
-        Self {
-            argsz: argsz::<Self>(),
-            flags: P::INDEX | op,
-            payload,
-        }
+        Self { argsz: argsz::<Self>(), flags: P::INDEX | op, payload }
     }
 
     /// The address of the whole message, valid for all its bytes.
@@ -172,18 +155,14 @@ pub(crate) fn probe(device: BorrowedFd<'_>, index: u16, flags: u32) -> RawResult
         ..Default::default()
     };
     // SAFETY: with PROBE set the kernel reads the 8-byte header, which `header` is, and neither needs nor touches a payload.
-    unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut header).cast()) }
-        .map_err(last_errno)?;
+    unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut header).cast()) }.map_err(last_errno)?;
     Ok(())
 }
 
 /// Asks for a device state. Returns the new data fd, if the transition opened a session.
 pub(crate) fn set_device_state(device: BorrowedFd<'_>, state: u32) -> RawResult<Option<OwnedFd>> {
     // data_fd is output only; -1 keeps a driver that leaves it alone from handing out fd 0.
-    let request = sys::vfio_device_feature_mig_state {
-        device_state: state,
-        data_fd: -1,
-    };
+    let request = sys::vfio_device_feature_mig_state { device_state: state, data_fd: -1 };
     // `feature` returns no payload with an error: data_fd means nothing then.
     let reply = feature(device, Op::Set, request)?;
     if reply.data_fd < 0 {
@@ -197,10 +176,7 @@ pub(crate) fn set_device_state(device: BorrowedFd<'_>, state: u32) -> RawResult<
 /// `VFIO_MIG_GET_PRECOPY_INFO` on a saving fd.
 pub(crate) fn precopy_info(data: BorrowedFd<'_>) -> RawResult<sys::vfio_precopy_info> {
     // flags must go in as 0: without the opt-in of feature 12 the kernel returns what it was given.
-    let mut info = sys::vfio_precopy_info {
-        argsz: argsz::<sys::vfio_precopy_info>(),
-        ..Default::default()
-    };
+    let mut info = sys::vfio_precopy_info { argsz: argsz::<sys::vfio_precopy_info>(), ..Default::default() };
     // SAFETY: `info` is borrowed for this call alone, and the kernel reads and writes its 24 bytes, all integers. On a
     // container the number is EEH_PE_OP, which reads fewer bytes.
     unsafe { raw::precopy_info(data.as_raw_fd(), &raw mut info) }.map_err(last_errno)?;
@@ -216,10 +192,7 @@ pub(crate) fn device_reset(device: BorrowedFd<'_>) -> RawResult<()> {
 
 /// `VFIO_DEVICE_GET_INFO`.
 pub(crate) fn device_info(device: BorrowedFd<'_>) -> RawResult<sys::vfio_device_info> {
-    let mut info = sys::vfio_device_info {
-        argsz: argsz::<sys::vfio_device_info>(),
-        ..Default::default()
-    };
+    let mut info = sys::vfio_device_info { argsz: argsz::<sys::vfio_device_info>(), ..Default::default() };
     // SAFETY: `info` is borrowed for this call alone, and the kernel writes at most `argsz` bytes of it, all integers.
     unsafe { raw::device_info(device.as_raw_fd(), &raw mut info) }.map_err(last_errno)?;
     Ok(info)
@@ -227,11 +200,7 @@ pub(crate) fn device_info(device: BorrowedFd<'_>) -> RawResult<sys::vfio_device_
 
 /// `VFIO_DEVICE_GET_REGION_INFO`.
 pub(crate) fn region_info(device: BorrowedFd<'_>, index: u32) -> RawResult<sys::vfio_region_info> {
-    let mut info = sys::vfio_region_info {
-        argsz: argsz::<sys::vfio_region_info>(),
-        index,
-        ..Default::default()
-    };
+    let mut info = sys::vfio_region_info { argsz: argsz::<sys::vfio_region_info>(), index, ..Default::default() };
     // SAFETY: `info` is borrowed for this call alone, and the kernel writes at most `argsz` bytes of it, all integers.
     unsafe { raw::region_info(device.as_raw_fd(), &raw mut info) }.map_err(last_errno)?;
     Ok(info)
@@ -239,11 +208,7 @@ pub(crate) fn region_info(device: BorrowedFd<'_>, index: u32) -> RawResult<sys::
 
 /// `VFIO_DEVICE_GET_IRQ_INFO`.
 pub(crate) fn irq_info(device: BorrowedFd<'_>, index: u32) -> RawResult<sys::vfio_irq_info> {
-    let mut info = sys::vfio_irq_info {
-        argsz: argsz::<sys::vfio_irq_info>(),
-        index,
-        ..Default::default()
-    };
+    let mut info = sys::vfio_irq_info { argsz: argsz::<sys::vfio_irq_info>(), index, ..Default::default() };
     // SAFETY: `info` is borrowed for this call alone, and the kernel writes at most `argsz` bytes of it, all integers.
     unsafe { raw::irq_info(device.as_raw_fd(), &raw mut info) }.map_err(last_errno)?;
     Ok(info)

@@ -40,10 +40,7 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self {
-            sysfs: PathBuf::from("/sys"),
-            dev: PathBuf::from("/dev"),
-        }
+        Self { sysfs: PathBuf::from("/sys"), dev: PathBuf::from("/dev") }
     }
 }
 
@@ -98,22 +95,14 @@ pub struct OpenedByCdev {
 /// Any of the steps'. EBUSY if the group is open elsewhere.
 pub fn open_by_group(roots: &Roots, found: &VfioDevice) -> Result<OpenedByGroup> {
     let node = found.group_node.as_deref().ok_or_else(|| {
-        Error::refused(
-            &Arc::from(found.name.as_str()),
-            Call::Open,
-            Refusal::NotFound("the device has no group node"),
-        )
+        Error::refused(&Arc::from(found.name.as_str()), Call::Open, Refusal::NotFound("the device has no group node"))
     })?;
     let container = Container::open(&roots.container())?;
     let group = Group::open(node)?;
     group.set_container(&container)?;
     container.set_type1v2()?;
     let device = group.device(&found.name, None)?;
-    Ok(OpenedByGroup {
-        container,
-        group,
-        device,
-    })
+    Ok(OpenedByGroup { container, group, device })
 }
 
 /// Opens a device by its character device, with an iommufd and an address space of its own.
@@ -131,25 +120,15 @@ pub fn open_by_cdev(roots: &Roots, found: &VfioDevice) -> Result<OpenedByCdev> {
     })?;
     let iommufd = Iommufd::open(&roots.iommufd())?;
     let ioas = iommufd.alloc_ioas()?;
-    let (device, id) = Cdev::open(node, &found.name)?
-        .bind(&iommufd)
-        .map_err(|failed| failed.error)?;
+    let (device, id) = Cdev::open(node, &found.name)?.bind(&iommufd).map_err(|failed| failed.error)?;
     device.attach(ioas.id())?;
-    Ok(OpenedByCdev {
-        iommufd,
-        ioas,
-        id,
-        device,
-    })
+    Ok(OpenedByCdev { iommufd, ioas, id, device })
 }
 
 /// Opens a device node for reading and writing.
 fn open_node(path: &Path) -> Result<OwnedFd> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| path_error(Call::Open, path, &error))?;
+    let file =
+        OpenOptions::new().read(true).write(true).open(path).map_err(|error| path_error(Call::Open, path, &error))?;
     Ok(file.into())
 }
 

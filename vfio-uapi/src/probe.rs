@@ -33,31 +33,19 @@ impl FeatureOp {
     /// GET of the feature with this index.
     #[must_use]
     pub const fn get(index: u16) -> Self {
-        Self {
-            index,
-            get: true,
-            set: false,
-        }
+        Self { index, get: true, set: false }
     }
 
     /// SET of the feature with this index.
     #[must_use]
     pub const fn set(index: u16) -> Self {
-        Self {
-            index,
-            get: false,
-            set: true,
-        }
+        Self { index, get: false, set: true }
     }
 
     /// GET and SET of the feature with this index: supported if both are.
     #[must_use]
     pub const fn get_and_set(index: u16) -> Self {
-        Self {
-            index,
-            get: true,
-            set: true,
-        }
+        Self { index, get: true, set: true }
     }
 
     /// The feature's index.
@@ -90,16 +78,8 @@ impl FeatureOp {
 
     /// The operation bits of the header.
     pub(crate) const fn flags(self) -> u32 {
-        let get = if self.get {
-            sys::VFIO_DEVICE_FEATURE_GET
-        } else {
-            0
-        };
-        let set = if self.set {
-            sys::VFIO_DEVICE_FEATURE_SET
-        } else {
-            0
-        };
+        let get = if self.get { sys::VFIO_DEVICE_FEATURE_GET } else { 0 };
+        let set = if self.set { sys::VFIO_DEVICE_FEATURE_SET } else { 0 };
         get | set
     }
 }
@@ -120,10 +100,7 @@ impl fmt::Display for FeatureOp {
 
 /// The answer to a probe.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the kernel has these three answers"
-)]
+#[expect(clippy::exhaustive_enums, reason = "the kernel has these three answers")]
 pub enum Support {
     /// The feature exists with all operations asked about.
     Supported,

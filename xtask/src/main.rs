@@ -1,2 +1,20 @@
-//! The workspace's command.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask`: move the state of VFIO devices, and prove that it can be moved.
+
+mod cli;
+mod device;
+mod migrate;
+mod probe;
+mod soft;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cli.command {
+        cli::Command::Probe(args) => probe::run(&args),
+        cli::Command::Migrate(args) => migrate::run(args),
+    }
+}

@@ -30,21 +30,11 @@ impl LoadFd {
     ///
     /// The fd cannot know when its session ends: never write to it after the device left RESUMING.
     pub fn with_label(fd: OwnedFd, label: &str) -> Self {
-        Self {
-            fd,
-            label: Arc::from(label),
-            session: None,
-            failed: None,
-        }
+        Self { fd, label: Arc::from(label), session: None, failed: None }
     }
 
     pub(crate) fn of_session(fd: OwnedFd, label: Arc<str>, epoch: &Epoch) -> Self {
-        Self {
-            fd,
-            label,
-            session: Some((epoch.clone(), epoch.current())),
-            failed: None,
-        }
+        Self { fd, label, session: Some((epoch.clone(), epoch.current())), failed: None }
     }
 
     /// Writes all of `data`, in one `write` where the driver takes it whole.
@@ -64,11 +54,7 @@ impl LoadFd {
         if let Some(errno) = self.failed {
             return Err(self.refused(Refusal::AfterFailedWrite { errno }));
         }
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|(epoch, own)| epoch.current() != *own)
-        {
+        if self.session.as_ref().is_some_and(|(epoch, own)| epoch.current() != *own) {
             return Err(self.refused(Refusal::SessionEnded));
         }
         let mut rest = data;
@@ -76,11 +62,7 @@ impl LoadFd {
             match nix::unistd::write(&self.fd, rest).map_err(ioctl::last_errno) {
                 Ok(0) => {
                     self.failed = Some(0);
-                    return Err(Error::answer(
-                        &self.label,
-                        Call::Write,
-                        "took no byte and said no error",
-                    ));
+                    return Err(Error::answer(&self.label, Call::Write, "took no byte and said no error"));
                 }
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(errno) => {

@@ -26,10 +26,7 @@ pub struct SaveFd {
 
 /// The kind of state the device is in while its saving fd is read.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the uAPI gives a read of 0 bytes one of two meanings"
-)]
+#[expect(clippy::exhaustive_enums, reason = "the uAPI gives a read of 0 bytes one of two meanings")]
 pub enum SavePhase {
     /// PRE_COPY or PRE_COPY_P2P.
     PreCopy,
@@ -77,18 +74,10 @@ impl SaveFd {
     ///
     /// `version` says whether the device had been opted in to the second version of the precopy info.
     pub fn with_label(fd: OwnedFd, label: &str, version: PrecopyInfoVersion) -> Self {
-        Self {
-            fd,
-            label: Arc::from(label),
-            version,
-        }
+        Self { fd, label: Arc::from(label), version }
     }
 
-    pub(crate) const fn of_session(
-        fd: OwnedFd,
-        label: Arc<str>,
-        version: PrecopyInfoVersion,
-    ) -> Self {
+    pub(crate) const fn of_session(fd: OwnedFd, label: Arc<str>, version: PrecopyInfoVersion) -> Self {
         Self { fd, label, version }
     }
 
@@ -139,11 +128,7 @@ impl SaveFd {
             PrecopyInfoVersion::V1 => None,
             PrecopyInfoVersion::V2 => Some(info.flags & sys::VFIO_PRECOPY_INFO_REINIT != 0),
         };
-        Ok(PrecopyInfo {
-            initial_bytes: info.initial_bytes,
-            dirty_bytes: info.dirty_bytes,
-            reinit,
-        })
+        Ok(PrecopyInfo { initial_bytes: info.initial_bytes, dirty_bytes: info.dirty_bytes, reinit })
     }
 
     /// The version of the precopy info this fd reports.

@@ -48,12 +48,7 @@ impl DirtyBitmap {
             return Err(too_large);
         }
         words.resize(count, 0);
-        Ok(Self {
-            range,
-            page_size,
-            pages,
-            words,
-        })
+        Ok(Self { range, page_size, pages, words })
     }
 
     /// The range.
@@ -77,20 +72,13 @@ impl DirtyBitmap {
     /// The number of dirty pages.
     #[must_use]
     pub fn dirty_pages(&self) -> u64 {
-        self.words
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .fold(0, u64::saturating_add)
+        self.words.iter().map(|word| u64::from(word.count_ones())).fold(0, u64::saturating_add)
     }
 
     /// The address of every dirty page, ascending.
     #[must_use]
     pub fn iter(&self) -> DirtyPages<'_> {
-        DirtyPages {
-            bitmap: self,
-            next_word: 0,
-            word: 0,
-        }
+        DirtyPages { bitmap: self, next_word: 0, word: 0 }
     }
 
     /// All words, zeroed and resident: the kernel only ever sets bits, and skips memory that is not there.
@@ -110,20 +98,14 @@ impl DirtyBitmap {
     pub(super) fn clear_tail(&mut self) {
         let used = self.pages.checked_rem(64).unwrap_or_default();
         if let (1.., Some(last)) = (used, self.words.last_mut()) {
-            *last &= !u64::MAX
-                .checked_shl(u32::try_from(used).unwrap_or_default())
-                .unwrap_or_default();
+            *last &= !u64::MAX.checked_shl(u32::try_from(used).unwrap_or_default()).unwrap_or_default();
         }
     }
 
     /// The address of the page of `bit` in word `index`.
     fn iova(&self, index: usize, bit: u32) -> Option<u64> {
-        let page = u64::try_from(index)
-            .ok()?
-            .checked_mul(64)?
-            .checked_add(u64::from(bit))?;
-        page.checked_mul(self.page_size)?
-            .checked_add(self.range.iova)
+        let page = u64::try_from(index).ok()?.checked_mul(64)?.checked_add(u64::from(bit))?;
+        page.checked_mul(self.page_size)?.checked_add(self.range.iova)
     }
 }
 

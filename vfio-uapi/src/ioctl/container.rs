@@ -21,11 +21,7 @@ mod raw {
     ioctl_write_int_bad!(check_extension, nr::CHECK_EXTENSION);
     ioctl_write_int_bad!(set_iommu, nr::SET_IOMMU);
     ioctl_readwrite_bad!(map_dma, nr::IOMMU_MAP_DMA, sys::vfio_iommu_type1_dma_map);
-    ioctl_readwrite_bad!(
-        unmap_dma,
-        nr::IOMMU_UNMAP_DMA,
-        sys::vfio_iommu_type1_dma_unmap
-    );
+    ioctl_readwrite_bad!(unmap_dma, nr::IOMMU_UNMAP_DMA, sys::vfio_iommu_type1_dma_unmap);
 }
 
 /// `VFIO_GET_API_VERSION`.
@@ -62,13 +58,7 @@ impl<F: AsFd> Container<F> {
     /// Until the range is unmapped or the container and all its devices are closed, the memory belongs to the devices:
     /// no reference to it may exist that a device's write (or, for a mutable one, read) would contradict, and it must
     /// not be freed or put to another use.
-    pub unsafe fn map_dma(
-        &self,
-        access: DmaAccess,
-        address: *mut u8,
-        iova: u64,
-        length: u64,
-    ) -> Result<()> {
+    pub unsafe fn map_dma(&self, access: DmaAccess, address: *mut u8, iova: u64, length: u64) -> Result<()> {
         let mut map = sys::vfio_iommu_type1_dma_map {
             argsz: argsz::<sys::vfio_iommu_type1_dma_map>(),
             flags: access.bits(),

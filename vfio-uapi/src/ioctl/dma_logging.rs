@@ -52,31 +52,15 @@ pub(crate) fn stop(device: BorrowedFd<'_>) -> RawResult<()> {
 }
 
 /// The argument of a report, for which `bitmap` has to be large enough; `None` if it is not.
-pub(super) fn report_message(
-    iova: u64,
-    length: u64,
-    page_size: u64,
-    bitmap: &mut [u64],
-) -> Option<Feature<Report>> {
-    let pages = length
-        .checked_div(page_size)
-        .filter(|_| length.checked_rem(page_size) == Some(0))?;
+pub(super) fn report_message(iova: u64, length: u64, page_size: u64, bitmap: &mut [u64]) -> Option<Feature<Report>> {
+    let pages = length.checked_div(page_size).filter(|_| length.checked_rem(page_size) == Some(0))?;
     let bits = u64::try_from(size_of_val(bitmap)).ok()?.checked_mul(8)?;
     if pages > bits {
         return None;
     }
-    let payload = Report {
-        iova,
-        length,
-        page_size,
-        bitmap: address(bitmap.as_mut_ptr()),
-    };
+    let payload = Report { iova, length, page_size, bitmap: address(bitmap.as_mut_ptr()) };
     let flags = sys::VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | sys::VFIO_DEVICE_FEATURE_GET;
-    Some(Feature {
-        argsz: super::argsz::<Feature<Report>>(),
-        flags,
-        payload,
-    })
+    Some(Feature { argsz: super::argsz::<Feature<Report>>(), flags, payload })
 }
 
 /// Collects the dirty pages of `[iova, iova + length)` into `bitmap`, one bit per page.
@@ -93,7 +77,6 @@ pub(crate) fn report(
     // SAFETY: the pointer covers all `argsz` bytes of `message`, which the kernel reads. It sets bits in the first
     // length/page_size bits at `bitmap`, which is exclusively borrowed until the call has returned and has at least as many
     // (report_message); any u64 is valid.
-    unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut message).cast()) }
-        .map_err(last_errno)?;
+    unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut message).cast()) }.map_err(last_errno)?;
     Ok(())
 }

@@ -25,10 +25,7 @@ mod raw {
 
 /// `VFIO_GROUP_GET_STATUS`: the flags.
 pub(crate) fn status(group: BorrowedFd<'_>) -> RawResult<u32> {
-    let mut status = sys::vfio_group_status {
-        argsz: argsz::<sys::vfio_group_status>(),
-        flags: 0,
-    };
+    let mut status = sys::vfio_group_status { argsz: argsz::<sys::vfio_group_status>(), flags: 0 };
     // SAFETY: the kernel reads and writes the 8 bytes of `status`, borrowed for this call alone, all integers.
     unsafe { raw::get_status(group.as_raw_fd(), &raw mut status) }.map_err(last_errno)?;
     Ok(status.flags)
@@ -52,8 +49,7 @@ pub(crate) fn unset_container(group: BorrowedFd<'_>) -> RawResult<()> {
 /// `VFIO_GROUP_GET_DEVICE_FD`.
 pub(crate) fn device_fd(group: BorrowedFd<'_>, name: &CStr) -> RawResult<OwnedFd> {
     // SAFETY: the kernel reads up to and including the NUL that ends every CStr.
-    let number =
-        unsafe { raw::get_device_fd(group.as_raw_fd(), name.as_ptr()) }.map_err(last_errno)?;
+    let number = unsafe { raw::get_device_fd(group.as_raw_fd(), name.as_ptr()) }.map_err(last_errno)?;
     // SAFETY: a call that did not fail returns an fd it has just installed for its caller, the only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

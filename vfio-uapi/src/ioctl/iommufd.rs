@@ -69,10 +69,7 @@ pub(crate) struct IoasUnmap {
 
 /// `IOMMU_DESTROY`.
 pub(crate) fn destroy(iommufd: BorrowedFd<'_>, id: u32) -> RawResult<()> {
-    let mut destroy = Destroy {
-        size: argsz::<Destroy>(),
-        id,
-    };
+    let mut destroy = Destroy { size: argsz::<Destroy>(), id };
     // SAFETY: the kernel reads the 8 bytes of `destroy`. Destroying an object only takes access away from devices.
     unsafe { raw::destroy(iommufd.as_raw_fd(), &raw mut destroy) }.map_err(last_errno)?;
     Ok(())
@@ -80,10 +77,7 @@ pub(crate) fn destroy(iommufd: BorrowedFd<'_>, id: u32) -> RawResult<()> {
 
 /// `IOMMU_IOAS_ALLOC`; returns the id.
 pub(crate) fn ioas_alloc(iommufd: BorrowedFd<'_>) -> RawResult<u32> {
-    let mut alloc = IoasAlloc {
-        size: argsz::<IoasAlloc>(),
-        ..Default::default()
-    };
+    let mut alloc = IoasAlloc { size: argsz::<IoasAlloc>(), ..Default::default() };
     // SAFETY: the kernel reads and writes the 12 bytes of `alloc`, borrowed for this call alone, all integers.
     unsafe { raw::ioas_alloc(iommufd.as_raw_fd(), &raw mut alloc) }.map_err(last_errno)?;
     Ok(alloc.out_ioas_id)
@@ -105,24 +99,9 @@ impl<F: AsFd> Iommufd<F> {
     /// Until the range is unmapped or the iommufd and all its devices are closed, the memory belongs to the devices: no
     /// reference to it may exist that a device's write (or, for a mutable one, read) would contradict, and it must not
     /// be freed or put to another use.
-    pub unsafe fn map(
-        &self,
-        ioas: &Ioas,
-        access: DmaAccess,
-        address: *mut u8,
-        iova: u64,
-        length: u64,
-    ) -> Result<()> {
-        let readable = if access.contains(DmaAccess::READ) {
-            MAP_READABLE
-        } else {
-            0
-        };
-        let writeable = if access.contains(DmaAccess::WRITE) {
-            MAP_WRITEABLE
-        } else {
-            0
-        };
+    pub unsafe fn map(&self, ioas: &Ioas, access: DmaAccess, address: *mut u8, iova: u64, length: u64) -> Result<()> {
+        let readable = if access.contains(DmaAccess::READ) { MAP_READABLE } else { 0 };
+        let writeable = if access.contains(DmaAccess::WRITE) { MAP_WRITEABLE } else { 0 };
         let mut map = IoasMap {
             size: argsz::<IoasMap>(),
             flags: MAP_FIXED_IOVA | readable | writeable,
@@ -142,18 +121,8 @@ impl<F: AsFd> Iommufd<F> {
 }
 
 /// `IOMMU_IOAS_UNMAP`; returns the bytes that were unmapped.
-pub(crate) fn ioas_unmap(
-    iommufd: BorrowedFd<'_>,
-    ioas_id: u32,
-    iova: u64,
-    length: u64,
-) -> RawResult<u64> {
-    let mut unmap = IoasUnmap {
-        size: argsz::<IoasUnmap>(),
-        ioas_id,
-        iova,
-        length,
-    };
+pub(crate) fn ioas_unmap(iommufd: BorrowedFd<'_>, ioas_id: u32, iova: u64, length: u64) -> RawResult<u64> {
+    let mut unmap = IoasUnmap { size: argsz::<IoasUnmap>(), ioas_id, iova, length };
     // SAFETY: the kernel reads and writes the 24 bytes of `unmap`, all integers. Unmapping only takes access away from
     // devices.
     unsafe { raw::ioas_unmap(iommufd.as_raw_fd(), &raw mut unmap) }.map_err(last_errno)?;

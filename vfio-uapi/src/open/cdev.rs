@@ -89,10 +89,7 @@ impl<F: AsFd> Cdev<F> {
     fn bound(self, result: RawResult<u32>) -> Result<(Device<F>, CdevId), BindError<F>> {
         match result {
             Ok(id) => Ok((self.0, CdevId(id))),
-            Err(errno) => Err(BindError {
-                error: self.0.error(Call::BindIommufd, errno),
-                cdev: self,
-            }),
+            Err(errno) => Err(BindError { error: self.0.error(Call::BindIommufd, errno), cdev: self }),
         }
     }
 }

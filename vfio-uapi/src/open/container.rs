@@ -41,10 +41,7 @@ impl Container<OwnedFd> {
     ///
     /// Those of `open` and of [`check`](Self::check).
     pub fn open(path: &Path) -> Result<Self> {
-        let container = Self {
-            fd: open_node(path)?,
-            label: label(path),
-        };
+        let container = Self { fd: open_node(path)?, label: label(path) };
         container.check()?;
         Ok(container)
     }
@@ -53,10 +50,7 @@ impl Container<OwnedFd> {
 impl<F> Container<F> {
     /// Wraps the fd of a container. An iommufd serves as one too.
     pub fn new(fd: F) -> Self {
-        Self {
-            fd,
-            label: Arc::from("container"),
-        }
+        Self { fd, label: Arc::from("container") }
     }
 
     /// Gives the fd back.
@@ -76,18 +70,14 @@ impl<F: AsFd> Container<F> {
     ///
     /// [`Refusal::NoType1V2`] if it has not; ENOTTY if this is no container.
     pub fn check(&self) -> Result<()> {
-        let version = ioctl::container::api_version(self.as_fd())
-            .map_err(|errno| self.error(Call::ApiVersion, errno))?;
+        let version =
+            ioctl::container::api_version(self.as_fd()).map_err(|errno| self.error(Call::ApiVersion, errno))?;
         let type1v2 = ioctl::container::check_extension(self.as_fd(), TYPE1V2)
             .map_err(|errno| self.error(Call::CheckExtension, errno))?;
         if version == API_VERSION && type1v2 != 0 {
             Ok(())
         } else {
-            Err(Error::refused(
-                &self.label,
-                Call::CheckExtension,
-                Refusal::NoType1V2,
-            ))
+            Err(Error::refused(&self.label, Call::CheckExtension, Refusal::NoType1V2))
         }
     }
 
@@ -97,8 +87,7 @@ impl<F: AsFd> Container<F> {
     ///
     /// EINVAL without a group or the second time.
     pub fn set_type1v2(&self) -> Result<()> {
-        ioctl::container::set_iommu(self.as_fd(), TYPE1V2)
-            .map_err(|errno| self.error(Call::SetIommu, errno))
+        ioctl::container::set_iommu(self.as_fd(), TYPE1V2).map_err(|errno| self.error(Call::SetIommu, errno))
     }
 
     /// Takes the mapping of `[iova, iova + length)` away from the devices, and returns the bytes that were mapped there.
@@ -107,8 +96,7 @@ impl<F: AsFd> Container<F> {
     ///
     /// EINVAL if the range is unaligned or cuts a mapping.
     pub fn unmap_dma(&self, iova: u64, length: u64) -> Result<u64> {
-        ioctl::container::unmap_dma(self.as_fd(), iova, length)
-            .map_err(|errno| self.error(Call::UnmapDma, errno))
+        ioctl::container::unmap_dma(self.as_fd(), iova, length).map_err(|errno| self.error(Call::UnmapDma, errno))
     }
 }
 

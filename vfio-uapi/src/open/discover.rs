@@ -82,19 +82,14 @@ pub fn discover() -> Result<Vec<VfioDevice>> {
 /// [`Call::Sysfs`] with the path and errno of what could not be read.
 pub fn discover_in(roots: &Roots) -> Result<Vec<VfioDevice>> {
     let mut found = Vec::new();
-    for (bus, directory) in [
-        (Bus::Mdev, "bus/mdev/devices"),
-        (Bus::Pci, "bus/pci/devices"),
-    ] {
+    for (bus, directory) in [(Bus::Mdev, "bus/mdev/devices"), (Bus::Pci, "bus/pci/devices")] {
         for path in entries(&roots.sysfs.join(directory))? {
             found.extend(device(roots, bus, &path)?.filter(|device| is_vfio(bus, &path, device)));
         }
     }
     for class in entries(&roots.sysfs.join("class/vfio-dev"))? {
         // …/DEVICE/vfio-dev/vfioN: the link leads to the class device, and its `device` link or grandparent is the device.
-        let Some(path) =
-            resolve(&class)?.and_then(|path| Some(path.parent()?.parent()?.to_path_buf()))
-        else {
+        let Some(path) = resolve(&class)?.and_then(|path| Some(path.parent()?.parent()?.to_path_buf())) else {
             continue;
         };
         found.extend(device(roots, Bus::Other, &path)?.filter(|device| !known(&found, device)));
@@ -111,9 +106,7 @@ pub fn discover_in(roots: &Roots) -> Result<Vec<VfioDevice>> {
 pub fn find(roots: &Roots, name: &str) -> Result<Option<VfioDevice>> {
     let name = name.to_ascii_lowercase();
     let with_domain = format!("0000:{name}");
-    Ok(discover_in(roots)?
-        .into_iter()
-        .find(|device| device.name == name || device.name == with_domain))
+    Ok(discover_in(roots)?.into_iter().find(|device| device.name == name || device.name == with_domain))
 }
 
 fn known(found: &[VfioDevice], device: &VfioDevice) -> bool {
@@ -122,10 +115,7 @@ fn known(found: &[VfioDevice], device: &VfioDevice) -> bool {
 
 /// A PCI device counts if a vfio driver has it; a mediated device is one by its nature.
 fn is_vfio(bus: Bus, path: &Path, device: &VfioDevice) -> bool {
-    let by_driver = device
-        .driver
-        .as_deref()
-        .is_some_and(|driver| driver.contains("vfio"));
+    let by_driver = device.driver.as_deref().is_some_and(|driver| driver.contains("vfio"));
     // Since 6.1 every vfio driver registers its devices in this directory, whatever its name.
     bus == Bus::Mdev || by_driver || path.join("vfio-dev").is_dir()
 }
@@ -140,14 +130,8 @@ fn device(roots: &Roots, bus: Bus, path: &Path) -> Result<Option<VfioDevice>> {
     };
     let group = link_name(&sysfs.join("iommu_group"))?.and_then(|group| group.parse().ok());
     let mdev_type = link_name(&sysfs.join("mdev_type"))?;
-    let mdev_parent = if bus == Bus::Mdev {
-        sysfs.parent().and_then(file_name)
-    } else {
-        None
-    };
-    let cdev = entries(&sysfs.join("vfio-dev"))?
-        .iter()
-        .find_map(|class| cdev_node(roots, class));
+    let mdev_parent = if bus == Bus::Mdev { sysfs.parent().and_then(file_name) } else { None };
+    let cdev = entries(&sysfs.join("vfio-dev"))?.iter().find_map(|class| cdev_node(roots, class));
     Ok(Some(VfioDevice {
         driver: link_name(&sysfs.join("driver"))?,
         vendor_id: id(&sysfs.join("vendor"))?,
@@ -166,12 +150,9 @@ fn device(roots: &Roots, bus: Bus, path: &Path) -> Result<Option<VfioDevice>> {
 /// The node of a group; without an IOMMU it has another name.
 fn group_node(roots: &Roots, group: u32) -> Option<PathBuf> {
     let directory = roots.dev.join("vfio");
-    [
-        directory.join(group.to_string()),
-        directory.join(format!("noiommu-{group}")),
-    ]
-    .into_iter()
-    .find(|node| node.exists())
+    [directory.join(group.to_string()), directory.join(format!("noiommu-{group}"))]
+        .into_iter()
+        .find(|node| node.exists())
 }
 
 fn cdev_node(roots: &Roots, class: &Path) -> Option<PathBuf> {
@@ -185,9 +166,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let Some(entries) = present(fs::read_dir(directory)).map_err(failed)? else {
         return Ok(Vec::new());
     };
-    entries
-        .map(|entry| Ok(entry.map_err(failed)?.path()))
-        .collect()
+    entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
 }
 
 /// Follows a path to the directory behind its links; `None` if it has gone.
@@ -197,8 +176,7 @@ fn resolve(path: &Path) -> Result<Option<PathBuf>> {
 
 /// The last part of a link's target; `None` if there is no link.
 fn link_name(link: &Path) -> Result<Option<String>> {
-    let target =
-        present(fs::read_link(link)).map_err(|error| path_error(Call::Sysfs, link, &error))?;
+    let target = present(fs::read_link(link)).map_err(|error| path_error(Call::Sysfs, link, &error))?;
     Ok(target.as_deref().and_then(file_name))
 }
 
@@ -214,10 +192,7 @@ fn id(path: &Path) -> Result<Option<u16>> {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
         Err(error) => return Err(failed(error)),
     }
-    Ok(text
-        .trim()
-        .strip_prefix("0x")
-        .and_then(|digits| u16::from_str_radix(digits, 16).ok()))
+    Ok(text.trim().strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok()))
 }
 
 /// Turns "there is none" (or no longer) into `None`.
@@ -227,11 +202,7 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) => match error.raw_os_error() {
             // EINVAL is readlink's answer to what is no link, EISDIR that of a read of a directory.
             Some(
-                nix::libc::ENOENT
-                | nix::libc::ENOTDIR
-                | nix::libc::ENODEV
-                | nix::libc::EINVAL
-                | nix::libc::EISDIR,
+                nix::libc::ENOENT | nix::libc::ENOTDIR | nix::libc::ENODEV | nix::libc::EINVAL | nix::libc::EISDIR,
             ) => Ok(None),
             _ => Err(error),
         },

@@ -36,20 +36,14 @@ impl Group<OwnedFd> {
     ///
     /// EBUSY if it is open elsewhere, or a device of it is in use through its character device.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self {
-            fd: open_node(path)?,
-            label: label(path),
-        })
+        Ok(Self { fd: open_node(path)?, label: label(path) })
     }
 }
 
 impl<F> Group<F> {
     /// Wraps the fd of a group.
     pub fn new(fd: F) -> Self {
-        Self {
-            fd,
-            label: Arc::from("group"),
-        }
+        Self { fd, label: Arc::from("group") }
     }
 
     /// Gives the fd back.
@@ -82,11 +76,7 @@ impl<F: AsFd> Group<F> {
     /// already; EBADFD if `container` is none.
     pub fn set_container(&self, container: &impl AsFd) -> Result<()> {
         if !self.status()?.contains(GroupStatus::VIABLE) {
-            return Err(Error::refused(
-                &self.label,
-                Call::SetContainer,
-                Refusal::NotViable,
-            ));
+            return Err(Error::refused(&self.label, Call::SetContainer, Refusal::NotViable));
         }
         ioctl::group::set_container(self.as_fd(), container.as_fd())
             .map_err(|errno| self.error(Call::SetContainer, errno))
@@ -98,8 +88,7 @@ impl<F: AsFd> Group<F> {
     ///
     /// EBUSY while a device of the group is open; EINVAL without a container.
     pub fn unset_container(&self) -> Result<()> {
-        ioctl::group::unset_container(self.as_fd())
-            .map_err(|errno| self.error(Call::UnsetContainer, errno))
+        ioctl::group::unset_container(self.as_fd()).map_err(|errno| self.error(Call::UnsetContainer, errno))
     }
 
     /// Opens a device of the group: a PCI address such as `0000:06:0d.0`, or the UUID of a mediated device.
@@ -112,10 +101,8 @@ impl<F: AsFd> Group<F> {
     /// ENODEV if the group has no such device; EINVAL before the container has its IOMMU; EACCES for a wrong token.
     pub fn device(&self, name: &str, vf_token: Option<&str>) -> Result<Device<OwnedFd>> {
         let call = Call::GetDeviceFd;
-        let request = device_request(name, vf_token)
-            .ok_or_else(|| Error::refused(&self.label, call, Refusal::Name))?;
-        let fd = ioctl::group::device_fd(self.as_fd(), &request)
-            .map_err(|errno| self.error(call, errno))?;
+        let request = device_request(name, vf_token).ok_or_else(|| Error::refused(&self.label, call, Refusal::Name))?;
+        let fd = ioctl::group::device_fd(self.as_fd(), &request).map_err(|errno| self.error(call, errno))?;
         Ok(Device::with_label(fd, name))
     }
 }
@@ -128,12 +115,7 @@ impl<F: AsFd> AsFd for Group<F> {
 
 /// The string the kernel takes: the name, and options after a blank. A blank or NUL inside a part would change it.
 pub(super) fn device_request(name: &str, vf_token: Option<&str>) -> Option<CString> {
-    let sound = |part: &str| {
-        !part.is_empty()
-            && !part
-                .bytes()
-                .any(|byte| byte == 0 || byte.is_ascii_whitespace())
-    };
+    let sound = |part: &str| !part.is_empty() && !part.bytes().any(|byte| byte == 0 || byte.is_ascii_whitespace());
     match vf_token {
         _ if !sound(name) => None,
         None => CString::new(name).ok(),

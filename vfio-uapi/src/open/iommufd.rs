@@ -41,20 +41,14 @@ impl Iommufd<OwnedFd> {
     ///
     /// ENOENT if the kernel has none.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self {
-            fd: open_node(path)?,
-            label: label(path),
-        })
+        Ok(Self { fd: open_node(path)?, label: label(path) })
     }
 }
 
 impl<F> Iommufd<F> {
     /// Wraps the fd of an iommufd.
     pub fn new(fd: F) -> Self {
-        Self {
-            fd,
-            label: Arc::from("iommufd"),
-        }
+        Self { fd, label: Arc::from("iommufd") }
     }
 
     /// Gives the fd back.
@@ -76,9 +70,7 @@ impl<F: AsFd> Iommufd<F> {
     ///
     /// ENOTTY if this is no iommufd.
     pub fn alloc_ioas(&self) -> Result<Ioas> {
-        ioctl::iommufd::ioas_alloc(self.as_fd())
-            .map(Ioas)
-            .map_err(|errno| self.error(Call::IoasAlloc, errno))
+        ioctl::iommufd::ioas_alloc(self.as_fd()).map(Ioas).map_err(|errno| self.error(Call::IoasAlloc, errno))
     }
 
     /// Takes the mappings within `[iova, iova + length)` away from the devices, and returns the bytes that were mapped.
@@ -97,8 +89,7 @@ impl<F: AsFd> Iommufd<F> {
     ///
     /// EBUSY while a device is attached; ENOENT if it does not exist.
     pub fn destroy(&self, ioas: Ioas) -> Result<()> {
-        ioctl::iommufd::destroy(self.as_fd(), ioas.0)
-            .map_err(|errno| self.error(Call::Destroy, errno))
+        ioctl::iommufd::destroy(self.as_fd(), ioas.0).map_err(|errno| self.error(Call::Destroy, errno))
     }
 }
 
