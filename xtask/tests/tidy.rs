@@ -3,11 +3,7 @@
 //!
 //! Each rule looks at one file and says what is wrong with it; `every_rule_can_fail` shows each of
 //! them a file it must reject.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::unwrap_used
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::{
     fs,
@@ -18,11 +14,7 @@ const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause";
 const LINES_MAX: usize = 500;
 /// What the memory of another program may depend on: ioctls, the preloaded shim, and the programs
 /// that have no standard library to be safe with.
-const UNSAFE_PLACES: [&str; 3] = [
-    "vfio-uapi/src/ioctl",
-    "xtask/softvfio/src/",
-    "xtask/tests/no_std/",
-];
+const UNSAFE_PLACES: [&str; 3] = ["vfio-uapi/src/ioctl", "xtask/softvfio/src/", "xtask/tests/no_std/"];
 const NO_STD: [&str; 2] = ["vfio-mig-fsm/src/", "stream-codec/src/"];
 const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-BSD-3-Clause"];
 const OF_A_PUBLISHED_CRATE: [&str; 4] = ["CHANGELOG.md", LICENCES[0], LICENCES[1], "README.md"];
@@ -59,10 +51,7 @@ const RULES: [Rule; 5] = [
 
 fn starts_with_its_licence(file: &File) -> Result<(), String> {
     if file.is_rust() && file.text.lines().next() != Some(LICENCE) {
-        return Err(format!(
-            "{}:1: the first line must be: {LICENCE}",
-            file.path
-        ));
+        return Err(format!("{}:1: the first line must be: {LICENCE}", file.path));
     }
     Ok(())
 }
@@ -70,28 +59,18 @@ fn starts_with_its_licence(file: &File) -> Result<(), String> {
 fn is_not_too_long(file: &File) -> Result<(), String> {
     let lines = file.text.lines().count();
     if file.is_rust() && lines > LINES_MAX {
-        return Err(format!(
-            "{}: {lines} lines, at most {LINES_MAX}: one idea each",
-            file.path
-        ));
+        return Err(format!("{}: {lines} lines, at most {LINES_MAX}: one idea each", file.path));
     }
     Ok(())
 }
 
 fn keeps_unsafe_code_in_its_place(file: &File) -> Result<(), String> {
-    if !file.is_rust()
-        || UNSAFE_PLACES
-            .iter()
-            .any(|place| file.path.starts_with(place))
-    {
+    if !file.is_rust() || UNSAFE_PLACES.iter().any(|place| file.path.starts_with(place)) {
         return Ok(());
     }
     let keyword = concat!("un", "safe");
     match file.code().find(|(_, line)| has_word(line, keyword)) {
-        Some((number, _)) => Err(format!(
-            "{}:{number}: {keyword} code has no place here",
-            file.path
-        )),
+        Some((number, _)) => Err(format!("{}:{number}: {keyword} code has no place here", file.path)),
         None => Ok(()),
     }
 }
@@ -119,15 +98,8 @@ fn does_not_use_std_without_std(file: &File) -> Result<(), String> {
 /// Paths of somebody's machine; examples live in the home of Ann.
 fn names_no_home_directory(file: &File) -> Result<(), String> {
     let text = file.text.replace(concat!("/ho", "me/ann"), "");
-    for home in [
-        concat!("/ho", "me/"),
-        concat!("/ro", "ot/"),
-        concat!("/Us", "ers/"),
-    ] {
-        if let Some((number, _)) = (1..)
-            .zip(text.lines())
-            .find(|(_, line)| line.contains(home))
-        {
+    for home in [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/Us", "ers/")] {
+        if let Some((number, _)) = (1..).zip(text.lines()).find(|(_, line)| line.contains(home)) {
             return Err(format!("{}:{number}: a path below {home}", file.path));
         }
     }
@@ -136,8 +108,7 @@ fn names_no_home_directory(file: &File) -> Result<(), String> {
 
 /// Whether `word` stands in `line` on its own, not as a part of a longer name.
 fn has_word(line: &str, word: &str) -> bool {
-    line.split(|letter: char| letter != '_' && !letter.is_alphanumeric())
-        .any(|part| part == word)
+    line.split(|letter: char| letter != '_' && !letter.is_alphanumeric()).any(|part| part == word)
 }
 
 fn workspace() -> &'static Path {
@@ -166,9 +137,7 @@ fn conditional_modules(file: &File) -> Vec<String> {
         _ => file.path.trim_end_matches(".rs"),
     };
     let lines: Vec<&str> = file.code().map(|(_, line)| line).collect();
-    let conditional = lines
-        .windows(2)
-        .filter(|pair| pair[0].starts_with("#[cfg("));
+    let conditional = lines.windows(2).filter(|pair| pair[0].starts_with("#[cfg("));
     let names = conditional.filter_map(|pair| {
         let (_, name) = pair[1].strip_suffix(';')?.split_once("mod ")?;
         Some(format!("{folder}/{name}"))
@@ -185,16 +154,8 @@ fn collect(folder: &Path, found: &mut Vec<File>) {
                 collect(&path, found);
             }
         } else if let Ok(text) = fs::read_to_string(&path) {
-            let path = path
-                .strip_prefix(workspace())
-                .unwrap()
-                .display()
-                .to_string();
-            found.push(File {
-                path,
-                text,
-                is_conditional: false,
-            });
+            let path = path.strip_prefix(workspace()).unwrap().display().to_string();
+            found.push(File { path, text, is_conditional: false });
         }
     }
 }
@@ -203,10 +164,7 @@ fn collect(folder: &Path, found: &mut Vec<File>) {
 fn every_file_keeps_the_rules() {
     let all = files();
     assert!(all.iter().any(|file| file.path == "xtask/tests/tidy.rs"));
-    let wrong: Vec<String> = all
-        .iter()
-        .flat_map(|file| RULES.iter().filter_map(|rule| rule(file).err()))
-        .collect();
+    let wrong: Vec<String> = all.iter().flat_map(|file| RULES.iter().filter_map(|rule| rule(file).err())).collect();
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
@@ -220,10 +178,7 @@ fn every_published_crate_has_its_papers() {
         .collect();
     assert!(published.len() >= 4, "only {published:?} are published");
     let mut wrong = Vec::new();
-    for paper in published
-        .iter()
-        .flat_map(|folder| OF_A_PUBLISHED_CRATE.map(|name| folder.join(name)))
-    {
+    for paper in published.iter().flat_map(|folder| OF_A_PUBLISHED_CRATE.map(|name| folder.join(name))) {
         let name = paper.file_name().unwrap();
         if !paper.is_file() {
             wrong.push(format!("{} is missing", paper.display()));
@@ -240,77 +195,25 @@ fn every_published_crate_has_its_papers() {
 fn every_rule_can_fail() {
     let long = "\n".repeat(LINES_MAX + 1);
     let keyword = concat!("un", "safe");
-    let (block, word) = (
-        format!("    {keyword} {{ call() }}"),
-        format!("{keyword}_code = 1; // {keyword}ly"),
-    );
+    let (block, word) = (format!("    {keyword} {{ call() }}"), format!("{keyword}_code = 1; // {keyword}ly"));
     let cases: [(Rule, &str, &str, bool); 14] = [
         (starts_with_its_licence, "a/src/lib.rs", "//! Text.", false),
         (starts_with_its_licence, "a/src/lib.rs", LICENCE, true),
         (starts_with_its_licence, "a/README.md", "Text.", true),
         (is_not_too_long, "a/src/lib.rs", &long, false),
-        (
-            keeps_unsafe_code_in_its_place,
-            "vfio-uapi/src/device.rs",
-            &block,
-            false,
-        ),
-        (
-            keeps_unsafe_code_in_its_place,
-            "vfio-uapi/src/ioctl.rs",
-            &block,
-            true,
-        ),
+        (keeps_unsafe_code_in_its_place, "vfio-uapi/src/device.rs", &block, false),
+        (keeps_unsafe_code_in_its_place, "vfio-uapi/src/ioctl.rs", &block, true),
         (keeps_unsafe_code_in_its_place, "a/src/lib.rs", &word, true),
-        (
-            does_not_use_std_without_std,
-            "stream-codec/src/a.rs",
-            "use std::fs;",
-            false,
-        ),
-        (
-            does_not_use_std_without_std,
-            "stream-codec/src/a.rs",
-            "// std::fs",
-            true,
-        ),
-        (
-            does_not_use_std_without_std,
-            "stream-codec/src/a.rs",
-            "use my_std::fs;",
-            true,
-        ),
-        (
-            does_not_use_std_without_std,
-            "stream-codec/src/a.rs",
-            "#[cfg(feature = \"std\")]\nuse std::fs;",
-            true,
-        ),
-        (
-            does_not_use_std_without_std,
-            "stream-codec/src/a.rs",
-            "#[cfg(test)]\nuse std::fs;",
-            true,
-        ),
-        (
-            does_not_use_std_without_std,
-            "a/src/lib.rs",
-            "use std::fs;",
-            true,
-        ),
-        (
-            names_no_home_directory,
-            "a/README.md",
-            concat!("see /ho", "me/me/notes"),
-            false,
-        ),
+        (does_not_use_std_without_std, "stream-codec/src/a.rs", "use std::fs;", false),
+        (does_not_use_std_without_std, "stream-codec/src/a.rs", "// std::fs", true),
+        (does_not_use_std_without_std, "stream-codec/src/a.rs", "use my_std::fs;", true),
+        (does_not_use_std_without_std, "stream-codec/src/a.rs", "#[cfg(feature = \"std\")]\nuse std::fs;", true),
+        (does_not_use_std_without_std, "stream-codec/src/a.rs", "#[cfg(test)]\nuse std::fs;", true),
+        (does_not_use_std_without_std, "a/src/lib.rs", "use std::fs;", true),
+        (names_no_home_directory, "a/README.md", concat!("see /ho", "me/me/notes"), false),
     ];
     for (index, (rule, path, text, keeps)) in cases.into_iter().enumerate() {
-        let file = File {
-            path: path.into(),
-            text: text.into(),
-            is_conditional: false,
-        };
+        let file = File { path: path.into(), text: text.into(), is_conditional: false };
         assert_eq!(rule(&file).is_ok(), keeps, "case {index}: {path}: {text}");
     }
 }
