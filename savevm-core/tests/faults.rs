@@ -11,11 +11,11 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{assert_all, devices, load_options, migrate, migrate_over, migrate_with, save_options};
 use savevm_core::sim::{FaultPlan, FaultRule};
@@ -195,7 +195,7 @@ fn a_cancel_at_any_phase_of_either_side() {
             if on_source {
                 assert_all(&both.source_states, State::Running, "source");
             }
-            if !(phase == Phase::Commit && !on_source) {
+            if phase != Phase::Commit || on_source {
                 both.assert_one_owner();
             }
         }
@@ -268,6 +268,12 @@ fn cut_after(reads: usize, writes: usize) -> (usize, usize) {
             assert_all(&both.source_states, State::Stop, "source after the commit");
         }
         _ => both.assert_one_owner(),
+    }
+    // The last thing a source says is the Commit: while a byte of it is missing, the target cannot have read it.
+    if writes != ALL {
+        let error = both.source.as_ref().unwrap_err();
+        assert!(!error.committed, "cut after {writes} bytes sent: {error}");
+        assert_all(&both.source_states, State::Running, "source");
     }
     (totals.0.load(Ordering::Relaxed), totals.1.load(Ordering::Relaxed))
 }

@@ -261,3 +261,33 @@ fn every_flipped_bit_of_a_file_is_noticed() {
         assert_eq!(theirs[0].state(), Ok(State::Running), "bit {bit}");
     }
 }
+
+/// Damage that every checksum on the way has been adapted to: only the digest over the whole state tells.
+#[test]
+fn consistent_damage_is_noticed_by_the_digest() {
+    use stream_codec::frame::Limits;
+    use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
+
+    let config = ["model=mtty ports=1"];
+    let mut file = Vec::new();
+    save::save_to(&mut ports(&devices(&config)), &mut file, &mut (), &save_options()).unwrap();
+    let mut reader = FrameReader::new(file.as_slice(), Limits::DEFAULT);
+    let mut damaged = Vec::new();
+    let mut writer = FrameWriter::new(&mut damaged, Limits::DEFAULT);
+    while let Some(received) = reader.read_frame().unwrap() {
+        match received.frame {
+            Frame::Control(message) => writer.write_control(&message).unwrap(),
+            Frame::Data { device, sequence, payload } => {
+                let mut payload = payload.to_vec();
+                *payload.last_mut().unwrap() ^= 1;
+                writer.write_data(device, sequence, &payload).unwrap();
+            }
+            _ => {}
+        }
+    }
+    let target = devices(&config);
+    let mut theirs = ports(&target);
+    let error = load::load_from(&mut theirs, damaged.as_slice(), &mut (), &load_options()).unwrap_err();
+    assert!(matches!(error.cause, Cause::Digest { .. }), "{error}");
+    assert_eq!(theirs[0].state(), Ok(State::Running), "reset, not loaded");
+}
