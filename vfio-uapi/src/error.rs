@@ -276,3 +276,6 @@ impl core::fmt::Display for FoundIn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod test;
