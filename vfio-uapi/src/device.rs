@@ -306,4 +306,7 @@ fn errno_in_size(bytes: u64) -> Option<i32> {
 }
 
 #[cfg(test)]
+#[cfg(not(miri))]
+mod fake_test;
+#[cfg(test)]
 mod test;

@@ -255,3 +255,6 @@ impl core::fmt::Display for FoundIn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod test;

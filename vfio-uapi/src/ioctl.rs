@@ -21,6 +21,9 @@ use vfio_bindings::bindings::vfio as sys;
 pub(crate) mod cdev;
 pub(crate) mod container;
 pub(crate) mod dma_logging;
+#[cfg(test)]
+#[cfg(not(miri))]
+pub(crate) mod fake;
 pub(crate) mod group;
 pub(crate) mod iommufd;
 #[cfg(test)]

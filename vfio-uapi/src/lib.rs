@@ -2,6 +2,8 @@
 
 //! Typed, I/O-safe VFIO device-migration ioctls.
 
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::as_conversions))]
+
 mod call;
 mod data;
 mod device;
@@ -10,6 +12,7 @@ mod error;
 mod info;
 mod ioctl;
 mod ioctls;
+mod layout;
 pub mod open;
 mod probe;
 mod state;

@@ -21,6 +21,7 @@ mod discover;
 mod group;
 mod iommufd;
 #[cfg(test)]
+#[cfg(not(miri))]
 mod test;
 
 pub use cdev::{BindError, Cdev, CdevId};
