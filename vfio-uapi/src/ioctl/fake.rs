@@ -15,7 +15,8 @@ use nix::libc;
 
 use crate::ioctls;
 
-/// The answer of the fake kernel: the return value or an errno. It has the whole struct, and may write to it either way.
+/// The answer of the fake kernel: the return value or an errno. It has the whole struct, and may write to it either
+/// way.
 pub(crate) type Answer = Box<dyn FnOnce(&mut [u8]) -> Result<c_int, c_int>>;
 
 /// What a call must be: the request, and for a feature its flags.
