@@ -207,11 +207,8 @@ fn conclude(
     let word = fs::read_to_string(folder.join("status")).unwrap_or_default();
     let log = job.console_log.clone();
     let text = console::read(&log);
-    if console::panicked(&text) {
-        return Err(VmError::Panic {
-            log,
-            console: console::tail(&job.console_log),
-        });
+    if let Some(console) = console::panic_report(&text) {
+        return Err(VmError::Panic { log, console });
     }
     match verdict(&word) {
         Some(Verdict::Exit(status)) => Ok(GuestExit {

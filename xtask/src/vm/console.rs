@@ -12,6 +12,7 @@ use crate::vm::host;
 const READ_BYTES: u64 = 16 << 20;
 const TAIL_LINES: usize = 30;
 const COMPLAINTS: usize = 20;
+const PANIC: &str = "Kernel panic";
 /// Beginnings of the kernel's reports, after the time stamp.
 const REPORTS: [&str; 7] = [
     "WARNING:",
@@ -39,31 +40,39 @@ pub(crate) fn tail(path: &Path) -> String {
     host::tail(&read(path), TAIL_LINES)
 }
 
-/// True if the kernel panicked.
-pub(crate) fn panicked(text: &str) -> bool {
-    messages(text).any(|message| message.starts_with("Kernel panic"))
+/// If the kernel panicked, its console from the first report on: an oops comes before the panic that it causes, and
+/// both before their long dumps.
+pub(crate) fn panic_report(text: &str) -> Option<String> {
+    messages(text).find(|message| message.starts_with(PANIC))?;
+    let lines = text.lines().map(str::trim_end);
+    let report = lines.skip_while(|line| {
+        !message(line).is_some_and(|message| message.starts_with(PANIC) || is_report(message))
+    });
+    Some(report.take(TAIL_LINES).collect::<Vec<_>>().join("\n"))
 }
 
 /// The kernel's reports of its own misbehaviour.
 pub(crate) fn complaints(text: &str) -> Vec<String> {
-    let is_report = |message: &&str| REPORTS.iter().any(|report| message.starts_with(report));
-    messages(text)
-        .filter(is_report)
-        .take(COMPLAINTS)
-        .map(str::to_owned)
-        .collect()
+    let reports = messages(text).filter(|message| is_report(message));
+    reports.take(COMPLAINTS).map(str::to_owned).collect()
 }
 
-/// Kernel messages `[    1.234567] text`; other lines are the program's.
+fn is_report(message: &str) -> bool {
+    REPORTS.iter().any(|report| message.starts_with(report))
+}
+
 fn messages(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| {
-        let (stamp, message) = line.trim().strip_prefix('[')?.split_once("] ")?;
-        stamp
-            .trim()
-            .chars()
-            .all(|c| c.is_ascii_digit() || c == '.')
-            .then_some(message)
-    })
+    text.lines().filter_map(message)
+}
+
+/// What follows the time stamp of a kernel message `[    1.234567] text`; other lines are the program's.
+fn message(line: &str) -> Option<&str> {
+    let (stamp, message) = line.trim().strip_prefix('[')?.split_once("] ")?;
+    stamp
+        .trim()
+        .chars()
+        .all(|c| c.is_ascii_digit() || c == '.')
+        .then_some(message)
 }
 
 #[cfg(test)]
@@ -80,7 +89,7 @@ the program says: Kernel panic is what WARNING: means
 
     #[test]
     fn only_the_kernel_s_own_reports_count() {
-        assert!(!panicked(CONSOLE));
+        assert_eq!(panic_report(CONSOLE), None);
         let found = complaints(CONSOLE);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
@@ -89,10 +98,21 @@ the program says: Kernel panic is what WARNING: means
     }
 
     #[test]
-    fn a_panic_is_seen() {
-        assert!(panicked(
-            "[    3.000000] Kernel panic - not syncing: sysrq triggered crash\n"
-        ));
+    fn a_panic_is_told_from_its_cause_on() {
+        let text =
+            format!("[    0.1] boot\n{CONSOLE}[    3.000000] Kernel panic - not syncing: Fatal\n");
+        let report = panic_report(&text).unwrap();
+        assert!(
+            report.starts_with("[    2.100000] WARNING: CPU: 0"),
+            "{report}"
+        );
+        assert!(report.ends_with("Fatal"), "{report}");
+        let long = format!("[    3.0] Kernel panic\n{}", "[    3.1] dump\n".repeat(100));
+        assert!(
+            panic_report(&long)
+                .unwrap()
+                .starts_with("[    3.0] Kernel panic")
+        );
     }
 
     #[test]

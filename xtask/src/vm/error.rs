@@ -162,11 +162,11 @@ pub(crate) enum VmError {
         console: String,
     },
     /// The guest's kernel died.
-    #[error("the guest's kernel panicked; the end of its console ({}):\n{console}", log.display())]
+    #[error("the guest's kernel panicked (whole console: {}):\n{console}", log.display())]
     Panic {
         /// The console's file.
         log: PathBuf,
-        /// The end of the console.
+        /// The console from the first report on.
         console: String,
     },
     /// The guest could not be made ready for the job.

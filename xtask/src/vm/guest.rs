@@ -36,7 +36,8 @@ pub(crate) struct GuestJob {
     pub(crate) binary: PathBuf,
     /// Its arguments.
     pub(crate) args: Vec<String>,
-    /// Its environment besides PATH and HOME.
+    /// Its environment besides PATH, HOME and the wish for no colours: its standard output is a terminal, which keeps
+    /// any program's output line by line.
     pub(crate) env: Vec<(String, String)>,
     /// More files: absolute path in the guest, file on the host. The folders must be ones that the guest has
     /// (`/bin`, `/lib`, `/root`); all become executable.

@@ -2,6 +2,7 @@
 
 //! Running the host's tools.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -47,6 +48,21 @@ impl Drop for Guarded {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A command for `program` that the kernel kills when the thread that spawns it ends, even if this process is killed.
+///
+/// The parent death signal is set by `setpriv` (util-linux): setting it here would take unsafe code between fork and
+/// exec. Without `setpriv` it is a plain command.
+pub(crate) fn tied_to_thread(program: &OsStr) -> Command {
+    let tie = ["--pdeathsig", "KILL"];
+    let works = Command::new("setpriv").args(tie).arg("true").output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(tie).arg(program);
+    command
 }
 
 /// True if `program` is in the search path.
@@ -225,6 +241,39 @@ mod test {
             .unwrap_err()
             .to_string();
         assert!(error.contains("broken"), "{error}");
+    }
+
+    #[test]
+    fn a_tied_child_dies_with_its_thread() {
+        if !has("setpriv") {
+            println!("skipped: setpriv is not installed");
+            return;
+        }
+        let spawn = || {
+            let child = tied_to_thread(OsStr::new("sleep"))
+                .arg("600")
+                .spawn()
+                .unwrap();
+            // The tie holds once setpriv has become the program.
+            let name = format!("/proc/{}/comm", child.id());
+            while !std::fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n") {
+                std::thread::yield_now();
+            }
+            child
+        };
+        let mut child = std::thread::spawn(spawn).join().unwrap();
+        for _ in 0..500 {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert_eq!(
+                    std::os::unix::process::ExitStatusExt::signal(&status),
+                    Some(9)
+                );
+                return;
+            }
+            std::thread::sleep(core::time::Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        panic!("the child outlived the thread that spawned it");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 use core::time::Duration;
 
 use crate::vm::cpio::Archive;
+use crate::vm::elf;
 use crate::vm::error::VmError;
 use crate::vm::guest::GuestJob;
 use crate::vm::kernel::Kernel;
@@ -55,9 +56,15 @@ pub(crate) fn write(kernel: &Kernel, job: &GuestJob, out: impl io::Write) -> Res
             .map_err(failed)?;
         modules.push(file);
     }
-    archive
-        .file(PROGRAM, 0o755, &read(&job.binary)?)
-        .map_err(failed)?;
+    let program = read(&job.binary)?;
+    if elf::needs_loader(&program) {
+        let reason = format!(
+            "{} is not statically linked, and the guest has no libraries",
+            job.binary.display()
+        );
+        return Err(VmError::Job { reason });
+    }
+    archive.file(PROGRAM, 0o755, &program).map_err(failed)?;
     for (name, source) in &job.files {
         archive
             .file(name.trim_start_matches('/'), 0o755, &read(source)?)
@@ -99,7 +106,7 @@ fn script(modules: &[String], job: &GuestJob) -> String {
     let limit = job.timeout.saturating_add(GRACE).as_secs();
     format!(
         "#!/bin/sh\n\
-         export PATH=/bin HOME=/root\n\
+         export PATH=/bin HOME=/root NO_COLOR=1 TERM=dumb\n\
          /bin/busybox --install -s /bin\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\

@@ -13,6 +13,7 @@ mod boot;
 mod console;
 mod control;
 mod cpio;
+mod elf;
 mod error;
 mod guest;
 mod host;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::vm::error::ProvisionError;
-use crate::vm::{host, unpack};
+use crate::vm::{elf, host, unpack};
 
 /// A kernel package's modules.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Collection {
             self.loaded.insert(name.to_owned(), data);
         }
         let data = self.loaded.get(name).map(Vec::as_slice).unwrap_or_default();
-        let section = modinfo(data).ok_or_else(|| ProvisionError::Layout {
+        let section = elf::section(data, ".modinfo").ok_or_else(|| ProvisionError::Layout {
             package: format!("module {name} of kernel {}", self.release),
             wanted: "readable .modinfo section".to_owned(),
         })?;
@@ -199,41 +199,6 @@ fn depends(section: &[u8]) -> Vec<String> {
         .filter(|name| !name.is_empty())
         .map(|name| name.replace('-', "_"))
         .collect()
-}
-
-/// The contents of the `.modinfo` section of a 64-bit little-endian ELF file.
-fn modinfo(elf: &[u8]) -> Option<&[u8]> {
-    if !elf.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    // Elf64_Ehdr: e_shoff at 40, e_shentsize at 58, e_shnum at 60, e_shstrndx at 62.
-    let table = number(elf, 40, 8)?;
-    let entry_bytes = number(elf, 58, 2)?;
-    let count = number(elf, 60, 2)?;
-    let names = number(elf, 62, 2)?;
-    let header = |index: usize| elf.get(table.checked_add(index.checked_mul(entry_bytes)?)?..);
-    // Elf64_Shdr: sh_name at 0, sh_offset at 24, sh_size at 32.
-    let contents = |header: &[u8]| {
-        let offset = number(header, 24, 8)?;
-        elf.get(offset..offset.checked_add(number(header, 32, 8)?)?)
-    };
-    let names = contents(header(names)?)?;
-    (0..count).find_map(|index| {
-        let header = header(index)?;
-        let name = names.get(number(header, 0, 4)?..)?;
-        if name.starts_with(b".modinfo\0") {
-            contents(header)
-        } else {
-            None
-        }
-    })
-}
-
-fn number(bytes: &[u8], offset: usize, length: usize) -> Option<usize> {
-    let field = bytes.get(offset..offset.checked_add(length)?)?;
-    let mut whole = [0; 8];
-    whole.get_mut(..length)?.copy_from_slice(field);
-    usize::try_from(u64::from_le_bytes(whole)).ok()
 }
 
 #[cfg(test)]

@@ -104,18 +104,10 @@ impl Qemu {
         self.complete(Command::new(&self.loader))
     }
 
-    /// Like [`Qemu::command`], but the kernel kills the emulator when the thread that spawns it ends, even if this process
-    /// is killed. Without `setpriv` (util-linux) it is the plain command.
+    /// Like [`Qemu::command`], but the emulator does not outlive the thread that spawns it
+    /// ([`host::tied_to_thread`]).
     pub(crate) fn command_tied_to_thread(&self) -> Command {
-        let works = Command::new("setpriv")
-            .args(["--pdeath-signal", "KILL", "true"])
-            .output();
-        if !works.is_ok_and(|output| output.status.success()) {
-            return self.command();
-        }
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeath-signal", "KILL"]).arg(&self.loader);
-        self.complete(command)
+        self.complete(host::tied_to_thread(self.loader.as_os_str()))
     }
 
     fn complete(&self, mut command: Command) -> Command {
