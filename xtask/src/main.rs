@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask`: move the state of VFIO devices, and prove that it can be moved.
 
+mod cache;
 mod cli;
 mod device;
 mod migrate;
 mod probe;
 mod soft;
+mod vm;
 
 use std::process::ExitCode;
 
