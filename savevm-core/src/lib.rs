@@ -12,6 +12,8 @@ pub mod device;
 pub mod digest;
 mod hooks;
 mod limits;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use device::{Device, DeviceError, PrecopyInfo, TransitionError};
 pub use hooks::{Cancel, Hooks, Phase};
