@@ -3,6 +3,9 @@
 //! Typed, I/O-safe VFIO device-migration ioctls.
 
 mod call;
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod contract;
 mod data;
 mod device;
 mod dma;
