@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The places a suite can run. Each starts the same hidden subcommand, `xtask suite`, and returns its runs.
+
+pub(crate) mod device;
+pub(crate) mod soft;
+//VM pub(crate) mod vm;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::{Missing, Plan};
+
+/// The build folder this executable came from: `target` of the workspace, or where Cargo was told to build.
+pub(crate) fn build_folder() -> PathBuf {
+    let executable = std::env::current_exe().unwrap_or_default();
+    // <build folder>/<profile>/xtask, or <build folder>/<profile>/deps/… for a test.
+    let folder = executable.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    folder.map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
+/// `xtask suite` of this very executable, writing its events to standard output.
+pub(crate) fn suite_command(plan: &Plan<'_>) -> Result<Command, Missing> {
+    let executable = std::env::current_exe().map_err(|error| {
+        Missing::new(format!("This program cannot find its own executable: {error}."), "Mount /proc.")
+    })?;
+    let mut command = Command::new(executable);
+    command.args(["suite", "--events", "-"]);
+    if let Some(filter) = plan.filter {
+        command.args(["--filter", filter]);
+    }
+    Ok(command)
+}
