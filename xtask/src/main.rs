@@ -2,7 +2,9 @@
 
 //! The workspace's command.
 
+mod cache;
 mod hw_test;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -67,7 +67,7 @@ enum Target {
     /// The whole stack on simulated drivers behind a preload library; needs nothing.
     Soft,
     /// A real kernel and its mtty driver in a virtual machine.
-    Vm,
+    Vm(target::vm::Args),
     /// A real device, which will be reset again and again.
     Device(target::device::Args),
 }
@@ -76,7 +76,7 @@ impl Target {
     fn name(&self) -> String {
         match self {
             Self::Soft => "soft".into(),
-            Self::Vm => "vm".into(),
+            Self::Vm(_) => "vm".into(),
             Self::Device(args) => format!("device {}", args.id),
         }
     }
@@ -160,7 +160,7 @@ fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>
     };
     match target {
         Target::Soft => target::soft::run(&plan, progress),
-        Target::Vm => target::soft::run(&plan, progress),
+        Target::Vm(vm) => target::vm::run(vm, &plan, progress),
         Target::Device(device) => target::device::run(device, &plan, progress),
     }
 }

@@ -4,7 +4,7 @@
 
 pub(crate) mod device;
 pub(crate) mod soft;
-//VM pub(crate) mod vm;
+pub(crate) mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,15 +19,21 @@ pub(crate) fn build_folder() -> PathBuf {
     folder.map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }
 
-/// `xtask suite` of this very executable, writing its events to standard output.
+/// Arguments of `xtask suite` that are the same everywhere: events to standard output.
+pub(crate) fn suite_arguments(plan: &Plan<'_>) -> Vec<String> {
+    let mut arguments: Vec<String> = ["suite", "--events", "-"].map(Into::into).into();
+    if let Some(filter) = plan.filter {
+        arguments.extend(["--filter".into(), filter.into()]);
+    }
+    arguments
+}
+
+/// `xtask suite` of this very executable.
 pub(crate) fn suite_command(plan: &Plan<'_>) -> Result<Command, Missing> {
     let executable = std::env::current_exe().map_err(|error| {
         Missing::new(format!("This program cannot find its own executable: {error}."), "Mount /proc.")
     })?;
     let mut command = Command::new(executable);
-    command.args(["suite", "--events", "-"]);
-    if let Some(filter) = plan.filter {
-        command.args(["--filter", filter]);
-    }
+    command.args(suite_arguments(plan));
     Ok(command)
 }
