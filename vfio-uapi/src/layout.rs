@@ -191,21 +191,11 @@ numbers! {
 const _: () = {
     assert!(FeatureOp::MIGRATION.flags() == 0x1_0000 && FeatureOp::MIGRATION.index() == 1);
     assert!(FeatureOp::DEVICE_STATE.flags() == 0x3_0000 && FeatureOp::DEVICE_STATE.index() == 2);
-    assert!(
-        FeatureOp::DMA_LOGGING_START.flags() == 0x2_0000
-            && FeatureOp::DMA_LOGGING_START.index() == 6
-    );
-    assert!(
-        FeatureOp::DMA_LOGGING_STOP.flags() == 0x2_0000 && FeatureOp::DMA_LOGGING_STOP.index() == 7
-    );
-    assert!(
-        FeatureOp::DMA_LOGGING_REPORT.flags() == 0x1_0000
-            && FeatureOp::DMA_LOGGING_REPORT.index() == 8
-    );
+    assert!(FeatureOp::DMA_LOGGING_START.flags() == 0x2_0000 && FeatureOp::DMA_LOGGING_START.index() == 6);
+    assert!(FeatureOp::DMA_LOGGING_STOP.flags() == 0x2_0000 && FeatureOp::DMA_LOGGING_STOP.index() == 7);
+    assert!(FeatureOp::DMA_LOGGING_REPORT.flags() == 0x1_0000 && FeatureOp::DMA_LOGGING_REPORT.index() == 8);
     assert!(FeatureOp::MIG_DATA_SIZE.flags() == 0x1_0000 && FeatureOp::MIG_DATA_SIZE.index() == 9);
-    assert!(
-        FeatureOp::PRECOPY_INFO_V2.flags() == 0x2_0000 && FeatureOp::PRECOPY_INFO_V2.index() == 12
-    );
+    assert!(FeatureOp::PRECOPY_INFO_V2.flags() == 0x2_0000 && FeatureOp::PRECOPY_INFO_V2.index() == 12);
 };
 
 /// Asserts a request number against the formula of the header: `_IO(';', base + nr)`.
@@ -216,10 +206,7 @@ macro_rules! requests {
 }
 
 /// The number in the type this host's `ioctl` has it in.
-#[expect(
-    clippy::as_conversions,
-    reason = "no conversion trait in const; all numbers are below 0x10000"
-)]
+#[expect(clippy::as_conversions, reason = "no conversion trait in const; all numbers are below 0x10000")]
 const fn same(number: u32) -> nix::sys::ioctl::ioctl_num_type {
     number as nix::sys::ioctl::ioctl_num_type
 }

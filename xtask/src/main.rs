@@ -4,6 +4,7 @@
 mod cache;
 mod cli;
 mod device;
+mod hw_test;
 mod migrate;
 mod probe;
 mod soft;
@@ -18,5 +19,7 @@ fn main() -> ExitCode {
     match cli.command {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
+        cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::Suite(args) => hw_test::suite::main(&args),
     }
 }

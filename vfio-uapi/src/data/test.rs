@@ -26,11 +26,7 @@ fn nothing_now_and_the_end_are_told_apart_by_the_phase() {
         (Err(ENODEV), PreCopy, Err(ENODEV)),
         (Err(EINVAL), StopCopy, Err(EINVAL)),
     ] {
-        assert_eq!(
-            interpret(result, phase),
-            expected,
-            "{result:?} in {phase:?}"
-        );
+        assert_eq!(interpret(result, phase), expected, "{result:?} in {phase:?}");
     }
 }
 
@@ -46,10 +42,7 @@ fn reading_yields_what_is_there() {
     assert_eq!(save.read(&mut buffer, SavePhase::StopCopy), Ok(bytes(2)));
     assert_eq!(&buffer[..2], b"te");
     drop(driver);
-    assert_eq!(
-        save.read(&mut buffer, SavePhase::PreCopy),
-        Ok(Read::Drained)
-    );
+    assert_eq!(save.read(&mut buffer, SavePhase::PreCopy), Ok(Read::Drained));
     assert_eq!(save.read(&mut buffer, SavePhase::StopCopy), Ok(Read::End));
 }
 
@@ -57,19 +50,8 @@ fn reading_yields_what_is_there() {
 #[cfg_attr(miri, ignore = "sockets")]
 fn an_empty_buffer_is_no_end() {
     let (_driver, fd) = UnixStream::pair().unwrap();
-    let error = SaveFd::from(OwnedFd::from(fd))
-        .read(&mut [], SavePhase::StopCopy)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Refused {
-                reason: Refusal::EmptyBuffer,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = SaveFd::from(OwnedFd::from(fd)).read(&mut [], SavePhase::StopCopy).unwrap_err();
+    assert!(matches!(error, Error::Refused { reason: Refusal::EmptyBuffer, .. }), "{error}");
 }
 
 #[test]
@@ -79,10 +61,7 @@ fn a_non_blocking_fd_says_so() {
     fd.set_nonblocking(true).unwrap();
     let save = SaveFd::with_label(fd.into(), "vf1", PrecopyInfoVersion::V1);
     let error = save.read(&mut [0; 8], SavePhase::PreCopy).unwrap_err();
-    assert_eq!(
-        (error.errno(), error.device(), error.call()),
-        (Some(EAGAIN), "vf1", Call::ReadPreCopy)
-    );
+    assert_eq!((error.errno(), error.device(), error.call()), (Some(EAGAIN), "vf1", Call::ReadPreCopy));
 }
 
 #[test]
@@ -90,10 +69,7 @@ fn a_non_blocking_fd_says_so() {
 fn precopy_info_of_something_else_is_an_error() {
     let (_driver, fd) = UnixStream::pair().unwrap();
     let error = SaveFd::from(OwnedFd::from(fd)).precopy_info().unwrap_err();
-    assert_eq!(
-        (error.errno(), error.call()),
-        (Some(ENOTTY), Call::PrecopyInfo)
-    );
+    assert_eq!((error.errno(), error.call()), (Some(ENOTTY), Call::PrecopyInfo));
     assert!(error.is_unsupported());
 }
 
@@ -102,9 +78,7 @@ fn precopy_info_of_something_else_is_an_error() {
 fn writing_delivers_every_byte() {
     let (mut driver, fd) = UnixStream::pair().unwrap();
     let mut load = LoadFd::from(OwnedFd::from(fd));
-    let stream: Vec<u8> = (0..1_000_000_u32)
-        .map(|index| (index % 251).try_into().unwrap())
-        .collect();
+    let stream: Vec<u8> = (0..1_000_000_u32).map(|index| (index % 251).try_into().unwrap()).collect();
     let reader = std::thread::spawn(move || {
         let mut received = Vec::new();
         driver.read_to_end(&mut received).unwrap();
@@ -126,30 +100,15 @@ fn the_first_failed_write_is_the_last() {
     driver.set_nonblocking(true).unwrap();
     let mut load = LoadFd::with_label(fd.into(), "vf1");
     let error = load.write_all(&vec![1; 4 << 20]).unwrap_err();
-    assert_eq!(
-        (error.errno(), error.device(), error.call()),
-        (Some(EAGAIN), "vf1", Call::Write)
-    );
+    assert_eq!((error.errno(), error.device(), error.call()), (Some(EAGAIN), "vf1", Call::Write));
 
     // The kernel would take data again, and must not be asked.
     let mut taken = vec![0; 4 << 20];
     while driver.read(&mut taken).is_ok() {}
     let error = load.write_all(&[2]).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Refused {
-                reason: Refusal::AfterFailedWrite { errno: EAGAIN },
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Refused { reason: Refusal::AfterFailedWrite { errno: EAGAIN }, .. }), "{error}");
     assert_eq!(error.errno(), Some(EAGAIN));
-    assert_eq!(
-        driver.read(&mut taken).unwrap_err().kind(),
-        ErrorKind::WouldBlock
-    );
+    assert_eq!(driver.read(&mut taken).unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -157,16 +116,9 @@ fn the_first_failed_write_is_the_last() {
 fn a_failed_write_names_its_errno() {
     let (driver, fd) = UnixStream::pair().unwrap();
     drop(driver);
-    let error = LoadFd::with_label(fd.into(), "vf1")
-        .write_all(&[0])
-        .unwrap_err();
+    let error = LoadFd::with_label(fd.into(), "vf1").write_all(&[0]).unwrap_err();
     assert_eq!(error.errno(), Some(EPIPE));
-    assert!(
-        error
-            .to_string()
-            .starts_with("vf1: write to the resuming fd: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("vf1: write to the resuming fd: "), "{error}");
 }
 
 #[test]
@@ -180,20 +132,8 @@ fn nothing_is_written_after_the_session() {
     load.write_all(b"a").unwrap();
     epoch.advance();
     let error = load.write_all(b"b").unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Refused {
-                reason: Refusal::SessionEnded,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Refused { reason: Refusal::SessionEnded, .. }), "{error}");
     let mut received = [0; 8];
     assert_eq!(driver.read(&mut received).unwrap(), 1);
-    assert_eq!(
-        driver.read(&mut received).unwrap_err().kind(),
-        ErrorKind::WouldBlock
-    );
+    assert_eq!(driver.read(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
 }

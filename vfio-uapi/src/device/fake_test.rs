@@ -90,9 +90,7 @@ fn flags_come_back_with_those_unknown() {
     script([(GET_FLAGS, fails(EINTR)), (GET_FLAGS, number(0x8000_0007))]);
     let flags = device().migration_flags().unwrap().unwrap();
     assert_eq!(flags.bits(), 0x8000_0007);
-    assert!(
-        flags.contains(MigrationFlags::STOP_COPY | MigrationFlags::P2P | MigrationFlags::PRE_COPY)
-    );
+    assert!(flags.contains(MigrationFlags::STOP_COPY | MigrationFlags::P2P | MigrationFlags::PRE_COPY));
     done();
 }
 
@@ -124,20 +122,10 @@ fn a_transition_returns_the_fd_it_opened() {
         (GET_STATE, state(DeviceState::PRE_COPY)),
         (SET_STATE, set(DeviceState::STOP_COPY, -1, Ok(0))),
     ]);
-    let save = device
-        .set_device_state(DeviceState::PRE_COPY)
-        .unwrap()
-        .unwrap();
+    let save = device.set_device_state(DeviceState::PRE_COPY).unwrap().unwrap();
     assert_eq!(save.as_fd().as_raw_fd(), fd);
-    assert!(
-        device
-            .set_device_state(DeviceState::STOP_COPY)
-            .unwrap()
-            .is_none()
-    );
-    let DataFd::Save(save) = save else {
-        panic!("{save:?}")
-    };
+    assert!(device.set_device_state(DeviceState::STOP_COPY).unwrap().is_none());
+    let DataFd::Save(save) = save else { panic!("{save:?}") };
     drop(save);
     assert!(!is_open(fd));
     done();
@@ -151,13 +139,8 @@ fn no_fd_is_taken_from_a_failed_request() {
         (SET_STATE, set(DeviceState::PRE_COPY, fd, Err(EMFILE))),
         (GET_STATE, state(DeviceState::PRE_COPY)),
     ]);
-    let failed = device()
-        .set_device_state(DeviceState::PRE_COPY)
-        .unwrap_err();
-    assert_eq!(
-        (failed.errno(), failed.found),
-        (Some(EMFILE), Ok(DeviceState::PRE_COPY))
-    );
+    let failed = device().set_device_state(DeviceState::PRE_COPY).unwrap_err();
+    assert_eq!((failed.errno(), failed.found), (Some(EMFILE), Ok(DeviceState::PRE_COPY)));
     assert!(is_open(fd), "the fd in the buffer is not ours to close");
     drop(driver);
     done();
@@ -172,43 +155,17 @@ fn a_request_is_never_repeated() {
         (GET_STATE, state(DeviceState::RUNNING_P2P)),
     ]);
     let failed = device().set_device_state(DeviceState::STOP).unwrap_err();
-    assert_eq!(
-        (failed.errno(), failed.found),
-        (Some(EINTR), Ok(DeviceState::RUNNING_P2P))
-    );
+    assert_eq!((failed.errno(), failed.found), (Some(EINTR), Ok(DeviceState::RUNNING_P2P)));
     done();
 }
 
 #[test]
 fn harmful_requests_do_not_reach_the_kernel() {
-    script([
-        (GET_STATE, state(DeviceState::ERROR)),
-        (GET_STATE, state(DeviceState::STOP_COPY)),
-    ]);
+    script([(GET_STATE, state(DeviceState::ERROR)), (GET_STATE, state(DeviceState::STOP_COPY))]);
     let failed = device().set_device_state(DeviceState::RUNNING).unwrap_err();
-    assert!(
-        matches!(
-            failed.error,
-            Error::Refused {
-                reason: Refusal::InError,
-                ..
-            }
-        ),
-        "{failed}"
-    );
-    let failed = device()
-        .set_device_state(DeviceState::PRE_COPY)
-        .unwrap_err();
-    assert!(
-        matches!(
-            failed.error,
-            Error::Refused {
-                reason: Refusal::NoWayBack { .. },
-                ..
-            }
-        ),
-        "{failed}"
-    );
+    assert!(matches!(failed.error, Error::Refused { reason: Refusal::InError, .. }), "{failed}");
+    let failed = device().set_device_state(DeviceState::PRE_COPY).unwrap_err();
+    assert!(matches!(failed.error, Error::Refused { reason: Refusal::NoWayBack { .. }, .. }), "{failed}");
     assert_eq!(failed.found, Ok(DeviceState::STOP_COPY));
     done();
 }
@@ -231,16 +188,8 @@ fn an_fd_with_a_state_that_has_none_is_closed_and_an_error() {
 fn resuming() -> (Device<File>, LoadFd, UnixStream) {
     let (fd, driver) = data_fd();
     let device = device();
-    script([
-        (GET_STATE, state(DeviceState::RUNNING)),
-        (SET_STATE, set(DeviceState::RESUMING, fd, Ok(0))),
-    ]);
-    let load = device
-        .set_device_state(DeviceState::RESUMING)
-        .unwrap()
-        .unwrap()
-        .load()
-        .unwrap();
+    script([(GET_STATE, state(DeviceState::RUNNING)), (SET_STATE, set(DeviceState::RESUMING, fd, Ok(0)))]);
+    let load = device.set_device_state(DeviceState::RESUMING).unwrap().unwrap().load().unwrap();
     (device, load, driver)
 }
 
@@ -256,32 +205,15 @@ fn the_resuming_fd_lives_as_long_as_its_session() {
         (SET_STATE, set(DeviceState::STOP, -1, Err(EINVAL))),
         (GET_STATE, state(DeviceState::RESUMING)),
     ]);
-    assert!(
-        device
-            .set_device_state(DeviceState::RESUMING)
-            .unwrap()
-            .is_none()
-    );
+    assert!(device.set_device_state(DeviceState::RESUMING).unwrap().is_none());
     load.write_all(b"b").unwrap();
     device.set_device_state(DeviceState::STOP).unwrap_err();
     load.write_all(b"c").unwrap();
 
-    script([
-        (GET_STATE, state(DeviceState::RESUMING)),
-        (SET_STATE, set(DeviceState::STOP, -1, Ok(0))),
-    ]);
+    script([(GET_STATE, state(DeviceState::RESUMING)), (SET_STATE, set(DeviceState::STOP, -1, Ok(0)))]);
     device.set_device_state(DeviceState::STOP).unwrap();
     let error = load.write_all(b"d").unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Refused {
-                reason: Refusal::SessionEnded,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Refused { reason: Refusal::SessionEnded, .. }), "{error}");
     done();
 }
 
@@ -327,36 +259,19 @@ fn reinit_is_believed_after_the_opt_in_only() {
     let device = device();
     let saving = || {
         let (fd, driver) = data_fd();
-        script([
-            (GET_STATE, state(DeviceState::RUNNING)),
-            (SET_STATE, set(DeviceState::PRE_COPY, fd, Ok(0))),
-        ]);
-        (
-            device
-                .set_device_state(DeviceState::PRE_COPY)
-                .unwrap()
-                .unwrap()
-                .save()
-                .unwrap(),
-            driver,
-        )
+        script([(GET_STATE, state(DeviceState::RUNNING)), (SET_STATE, set(DeviceState::PRE_COPY, fd, Ok(0)))]);
+        (device.set_device_state(DeviceState::PRE_COPY).unwrap().unwrap().save().unwrap(), driver)
     };
     let (before, _driver) = saving();
     script([(SET_V2, ok())]);
     assert_eq!(device.enable_precopy_info_v2(), Ok(true));
     let (after, _driver) = saving();
-    for (save, flags, reinit) in [
-        (&before, 1, None),
-        (&after, 1, Some(true)),
-        (&after, 0, Some(false)),
-        (&after, 2, Some(false)),
-    ] {
+    for (save, flags, reinit) in
+        [(&before, 1, None), (&after, 1, Some(true)), (&after, 0, Some(false)), (&after, 2, Some(false))]
+    {
         script([(PRECOPY_INFO, fails(EINTR)), (PRECOPY_INFO, precopy(flags))]);
         let info = save.precopy_info().unwrap();
-        assert_eq!(
-            (info.initial_bytes, info.dirty_bytes, info.reinit),
-            (24, 5, reinit)
-        );
+        assert_eq!((info.initial_bytes, info.dirty_bytes, info.reinit), (24, 5, reinit));
     }
     done();
 }
@@ -371,30 +286,14 @@ fn logging_returns_the_page_size_the_device_chose() {
         Ok(0)
     };
     script([(START, Box::new(answer))]);
-    let ranges = [
-        DmaRange {
-            iova: 0,
-            length: 4096,
-        },
-        DmaRange {
-            iova: 8192,
-            length: 4096,
-        },
-    ];
+    let ranges = [DmaRange { iova: 0, length: 4096 }, DmaRange { iova: 8192, length: 4096 }];
     assert_eq!(device().dma_logging_start(4096, &ranges), Ok(65536));
     done();
 }
 
 #[test]
 fn each_report_stands_alone() {
-    let mut bitmap = DirtyBitmap::new(
-        DmaRange {
-            iova: 1 << 20,
-            length: 3 << 12,
-        },
-        4096,
-    )
-    .unwrap();
+    let mut bitmap = DirtyBitmap::new(DmaRange { iova: 1 << 20, length: 3 << 12 }, 4096).unwrap();
     script([(REPORT, fails(EIO)), (REPORT, ok())]);
     device().dma_logging_report(&mut bitmap).unwrap_err();
     assert_eq!(bitmap.dirty_pages(), 3);

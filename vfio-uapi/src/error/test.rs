@@ -25,23 +25,11 @@ fn the_same_errno_means_what_the_call_makes_of_it() {
     for (call, errno, part) in [
         (Call::SetDeviceState, EMFILE, "no fd was left"),
         (Call::SetDeviceState, ENOTTY, "does not support migration"),
-        (
-            Call::ReadStopCopy,
-            ENOMSG,
-            "the driver announces a temporary end in STOP_COPY",
-        ),
-        (
-            Call::ReadPreCopy,
-            EINTR,
-            "on xe the bytes of this call are lost",
-        ),
+        (Call::ReadStopCopy, ENOMSG, "the driver announces a temporary end in STOP_COPY"),
+        (Call::ReadPreCopy, EINTR, "on xe the bytes of this call are lost"),
         (Call::DmaLoggingReport, EOPNOTSUPP, "CONFIG_IOMMUFD_DRIVER"),
         (Call::SetContainer, EPERM, "not viable"),
-        (
-            Call::GetDeviceFd,
-            EINVAL,
-            "the container's IOMMU is not set",
-        ),
+        (Call::GetDeviceFd, EINVAL, "the container's IOMMU is not set"),
         (Call::Reset, EXDEV, "Cross-device link"),
     ] {
         let text = failed(call, errno).to_string();
@@ -53,10 +41,7 @@ fn the_same_errno_means_what_the_call_makes_of_it() {
 fn every_errno_of_a_report_means_dirty() {
     for errno in 1..134 {
         let meaning = Call::DmaLoggingReport.meaning(errno);
-        assert!(
-            meaning.contains("every page as dirty"),
-            "{errno}: {meaning}"
-        );
+        assert!(meaning.contains("every page as dirty"), "{errno}: {meaning}");
     }
 }
 
@@ -68,9 +53,6 @@ fn a_failed_request_says_where_the_device_is() {
         found: Ok(DeviceState::from_raw(9)),
     };
     let text = error.to_string();
-    assert!(
-        text.ends_with("(EINVAL, errno 22); asked for STOP_COPY, found in state 9"),
-        "{text}"
-    );
+    assert!(text.ends_with("(EINVAL, errno 22); asked for STOP_COPY, found in state 9"), "{text}");
     assert_eq!(error.errno(), Some(EINVAL));
 }

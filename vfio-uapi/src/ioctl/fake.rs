@@ -36,13 +36,7 @@ pub(crate) fn script<const N: usize>(answers: [(Ask, Answer); N]) {
 
 /// Asserts that every scripted call was made.
 pub(crate) fn done() {
-    SCRIPT.with_borrow(|script| {
-        assert!(
-            script.is_empty(),
-            "{} scripted calls were not made",
-            script.len()
-        )
-    });
+    SCRIPT.with_borrow(|script| assert!(script.is_empty(), "{} scripted calls were not made", script.len()));
 }
 
 /// Answers a call as the kernel would: by address, argsz bytes of it.
@@ -58,17 +52,11 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int
     }
     // SAFETY: all scripted requests but RESET pass the address of a struct that starts with argsz and flags.
     let [argsz, flags] = unsafe { argument.cast::<[u32; 2]>().read() };
-    let asked = if request == ioctls::DEVICE_FEATURE {
-        Ask::Feature(flags)
-    } else {
-        Ask::Plain(request)
-    };
+    let asked = if request == ioctls::DEVICE_FEATURE { Ask::Feature(flags) } else { Ask::Plain(request) };
     assert_eq!(asked, ask);
     let length = usize::try_from(argsz).unwrap();
     // SAFETY: the struct is argsz bytes long, all integers, and its owner waits for this call to return.
-    finish(answer(unsafe {
-        slice::from_raw_parts_mut(argument.cast::<u8>(), length)
-    }))
+    finish(answer(unsafe { slice::from_raw_parts_mut(argument.cast::<u8>(), length) }))
 }
 
 fn real(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {

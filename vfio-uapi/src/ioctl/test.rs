@@ -33,10 +33,7 @@ fn migration_flags_come_back() {
 
 #[test]
 fn a_state_goes_out_and_an_fd_comes_back() {
-    let request = sys::vfio_device_feature_mig_state {
-        device_state: 6,
-        data_fd: -1,
-    };
+    let request = sys::vfio_device_feature_mig_state { device_state: 6, data_fd: -1 };
     let mut message = Feature::new(Op::Set, request);
     kernel(message.as_mut_ptr(), |argsz, flags, payload| {
         assert_eq!((argsz, flags), (16, 0x2_0002));
@@ -44,10 +41,7 @@ fn a_state_goes_out_and_an_fd_comes_back() {
         assert_eq!(payload[4..], (-1_i32).to_ne_bytes());
         payload[4..].copy_from_slice(&9_i32.to_ne_bytes());
     });
-    assert_eq!(
-        (message.payload.device_state, message.payload.data_fd),
-        (6, 9)
-    );
+    assert_eq!((message.payload.device_state, message.payload.data_fd), (6, 9));
 }
 
 #[test]
@@ -98,10 +92,7 @@ fn a_report_writes_into_the_bitmap() {
     kernel((&raw mut message).cast(), |argsz, flags, payload| {
         assert_eq!((argsz, flags), (40, 0x1_0008));
         let field = |at: usize| u64::from_ne_bytes(payload[at..at + 8].try_into().unwrap());
-        assert_eq!(
-            [field(0), field(8), field(16)],
-            [0x10_0000, 70 << 12, 1 << 12]
-        );
+        assert_eq!([field(0), field(8), field(16)], [0x10_0000, 70 << 12, 1 << 12]);
         let words = with_exposed_provenance_mut::<u64>(field(24).try_into().unwrap());
         // SAFETY: the address is that of `bitmap`, two words, which nothing else refers to meanwhile.
         let words = unsafe { slice::from_raw_parts_mut(words, 2) };

@@ -24,37 +24,22 @@ int main(void) {
 
 /// Everything to compare: the layouts and the ioctls.
 fn entries() -> impl Iterator<Item = Entry> {
-    let listed = STRUCTS.iter().chain(NUMBERS).map(
-        |&Entry {
-             guard,
-             expression,
-             value,
-         }| Entry {
-            guard,
-            expression,
-            value,
-        },
-    );
-    let ioctls = IOCTLS.iter().map(|ioctl| Entry {
-        guard: ioctl.name,
-        expression: ioctl.name,
-        value: ioctl.number.into(),
-    });
+    let listed =
+        STRUCTS.iter().chain(NUMBERS).map(|&Entry { guard, expression, value }| Entry { guard, expression, value });
+    let ioctls =
+        IOCTLS.iter().map(|ioctl| Entry { guard: ioctl.name, expression: ioctl.name, value: ioctl.number.into() });
     listed.chain(ioctls)
 }
 
 fn program() -> String {
     let mut program = String::from(PROGRAM);
-    for Entry {
-        guard, expression, ..
-    } in entries()
-    {
-        writeln!(program, "#ifdef {guard}\nprintf(\"%s=%llu\\n\", \"{expression}\", (unsigned long long)({expression}));").unwrap();
+    for Entry { guard, expression, .. } in entries() {
         writeln!(
             program,
-            "#else\nprintf(\"%s=absent\\n\", \"{expression}\");\n#endif"
+            "#ifdef {guard}\nprintf(\"%s=%llu\\n\", \"{expression}\", (unsigned long long)({expression}));"
         )
         .unwrap();
+        writeln!(program, "#else\nprintf(\"%s=absent\\n\", \"{expression}\");\n#endif").unwrap();
     }
     program.push_str("return 0; }\n");
     program
@@ -84,26 +69,13 @@ fn compile_and_run(program: &str) -> Option<String> {
             return None;
         }
         Ok(output) if !output.status.success() => {
-            println!(
-                "SKIPPED: {compiler} finds no linux/vfio.h: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            println!("SKIPPED: {compiler} finds no linux/vfio.h: {}", String::from_utf8_lossy(&output.stderr));
             return None;
         }
         Ok(_) => {}
     }
-    let output = cc(&[
-        "-Werror".as_ref(),
-        "-o".as_ref(),
-        binary.as_ref(),
-        source.as_ref(),
-    ])
-    .unwrap();
-    assert!(
-        output.status.success(),
-        "the layout program: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = cc(&["-Werror".as_ref(), "-o".as_ref(), binary.as_ref(), source.as_ref()]).unwrap();
+    assert!(output.status.success(), "the layout program: {}", String::from_utf8_lossy(&output.stderr));
     let output = Command::new(binary).output().unwrap();
     assert!(output.status.success());
     Some(String::from_utf8(output.stdout).unwrap())
@@ -115,35 +87,21 @@ fn agrees_with_the_kernel_headers() {
     let Some(output) = compile_and_run(&program()) else {
         return;
     };
-    let header: HashMap<&str, &str> = output
-        .lines()
-        .map(|line| line.split_once('=').unwrap())
-        .collect();
+    let header: HashMap<&str, &str> = output.lines().map(|line| line.split_once('=').unwrap()).collect();
     let mut compared = 0;
     let mut absent = Vec::new();
-    for Entry {
-        expression, value, ..
-    } in entries()
-    {
+    for Entry { expression, value, .. } in entries() {
         match header[expression] {
             "absent" => absent.push(expression),
             found => {
-                assert_eq!(
-                    found,
-                    value.to_string(),
-                    "{expression} of the header against this crate's"
-                );
+                assert_eq!(found, value.to_string(), "{expression} of the header against this crate's");
                 compared += 1;
             }
         }
     }
     println!("{compared} values agree with the kernel headers");
     if !absent.is_empty() {
-        println!(
-            "{} values the headers lack: {}",
-            absent.len(),
-            absent.join(", ")
-        );
+        println!("{} values the headers lack: {}", absent.len(), absent.join(", "));
     }
     if absent.contains(&"VFIO_DEVICE_STATE_STOP_COPY") {
         println!("SKIPPED in part: headers older than the migration uAPI of Linux 5.18");
