@@ -20,6 +20,8 @@ use vfio_bindings::bindings::vfio as sys;
 
 pub(crate) mod cdev;
 pub(crate) mod container;
+#[cfg(feature = "contract")]
+pub(crate) mod contract;
 pub(crate) mod dma_logging;
 #[cfg(test)]
 #[cfg(not(miri))]

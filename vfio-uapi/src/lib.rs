@@ -34,6 +34,9 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::as_conversions))]
 
 mod call;
+#[cfg(feature = "contract")]
+#[doc(hidden)]
+pub mod contract;
 mod data;
 mod device;
 mod dma;
