@@ -75,11 +75,7 @@ impl<'a> Cursor<'a> {
     /// A cursor over a slice whose first byte stands at `offset` of the stream.
     #[must_use]
     pub const fn at(bytes: &'a [u8], offset: u64) -> Self {
-        Self {
-            rest: bytes,
-            consumed: 0,
-            offset,
-        }
+        Self { rest: bytes, consumed: 0, offset }
     }
 
     /// The stream offset of the next byte. Saturates at `u64::MAX`.
@@ -125,10 +121,7 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// [`CursorError::Missing`] if fewer are left. Nothing is read then.
     pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], CursorError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(n)
-            .ok_or_else(|| self.missing(n, what))?;
+        let (taken, rest) = self.rest.split_at_checked(n).ok_or_else(|| self.missing(n, what))?;
         self.advance(n, rest);
         Ok(taken)
     }
@@ -137,14 +130,8 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// [`CursorError::Missing`] if fewer are left. Nothing is read then.
-    pub fn take_array<const N: usize>(
-        &mut self,
-        what: &'static str,
-    ) -> Result<[u8; N], CursorError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or_else(|| self.missing(N, what))?;
+    pub fn take_array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], CursorError> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.missing(N, what))?;
         self.advance(N, rest);
         Ok(*taken)
     }
@@ -169,11 +156,7 @@ impl<'a> Cursor<'a> {
             match reserved.u8(what)? {
                 0 => {}
                 value => {
-                    return Err(CursorError::NotZero {
-                        what,
-                        value,
-                        offset,
-                    });
+                    return Err(CursorError::NotZero { what, value, offset });
                 }
             }
         }
@@ -188,29 +171,18 @@ impl<'a> Cursor<'a> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(CursorError::Leftover {
-                what,
-                left: self.rest.len(),
-                offset: self.offset,
-            })
+            Err(CursorError::Leftover { what, left: self.rest.len(), offset: self.offset })
         }
     }
 
     fn missing(&self, wanted: usize, what: &'static str) -> CursorError {
-        CursorError::Missing {
-            what,
-            wanted,
-            left: self.rest.len(),
-            offset: self.offset,
-        }
+        CursorError::Missing { what, wanted, left: self.rest.len(), offset: self.offset }
     }
 
     fn advance(&mut self, n: usize, rest: &'a [u8]) {
         self.rest = rest;
         self.consumed = self.consumed.saturating_add(n);
-        self.offset = self
-            .offset
-            .saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+        self.offset = self.offset.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
     }
 }
 
@@ -261,35 +233,18 @@ mod test {
         assert_eq!(Cursor::new(&bytes).u64_be("a"), Ok(0x0102_0304_0506_0708));
         assert_eq!(Cursor::new(&[0xfe, 0xff, 0xff, 0xff]).i32_le("a"), Ok(-2));
         assert_eq!(Cursor::new(&[0xff, 0xff, 0xff, 0xfe]).i32_be("a"), Ok(-2));
-        assert_eq!(
-            Cursor::new(&[0xfe, 255, 255, 255, 255, 255, 255, 255]).i64_le("a"),
-            Ok(-2)
-        );
-        assert_eq!(
-            Cursor::new(&[255, 255, 255, 255, 255, 255, 255, 0xfe]).i64_be("a"),
-            Ok(-2)
-        );
+        assert_eq!(Cursor::new(&[0xfe, 255, 255, 255, 255, 255, 255, 255]).i64_le("a"), Ok(-2));
+        assert_eq!(Cursor::new(&[255, 255, 255, 255, 255, 255, 255, 0xfe]).i64_be("a"), Ok(-2));
     }
 
     #[test]
     fn a_failed_read_consumes_nothing() {
         let mut cursor = Cursor::at(&[7, 8, 9], 40);
-        let missing = CursorError::Missing {
-            what: "size",
-            wanted: 4,
-            left: 3,
-            offset: 40,
-        };
+        let missing = CursorError::Missing { what: "size", wanted: 4, left: 3, offset: 40 };
         assert_eq!(cursor.u32_le("size"), Err(missing));
-        assert_eq!(
-            (cursor.position(), cursor.offset(), cursor.left()),
-            (0, 40, 3)
-        );
+        assert_eq!((cursor.position(), cursor.offset(), cursor.left()), (0, 40, 3));
         assert_eq!(cursor.take(3, "body"), Ok(&[7, 8, 9][..]));
-        assert_eq!(
-            (cursor.position(), cursor.offset(), cursor.left()),
-            (3, 43, 0)
-        );
+        assert_eq!((cursor.position(), cursor.offset(), cursor.left()), (3, 43, 0));
     }
 
     #[test]
@@ -299,12 +254,7 @@ mod test {
         assert_eq!(inner.u8("first"), Ok(1));
         assert_eq!(
             inner.u16_le("second"),
-            Err(CursorError::Missing {
-                what: "second",
-                wanted: 2,
-                left: 1,
-                offset: 11
-            })
+            Err(CursorError::Missing { what: "second", wanted: 2, left: 1, offset: 11 })
         );
         assert_eq!(cursor.rest(), [3, 4]);
         assert!(cursor.is_empty());
@@ -314,14 +264,7 @@ mod test {
     fn finish_rejects_leftovers() {
         let mut cursor = Cursor::at(&[1, 2, 3], 5);
         cursor.u8("a").unwrap();
-        assert_eq!(
-            cursor.finish("record"),
-            Err(CursorError::Leftover {
-                what: "record",
-                left: 2,
-                offset: 6
-            })
-        );
+        assert_eq!(cursor.finish("record"), Err(CursorError::Leftover { what: "record", left: 2, offset: 6 }));
         assert_eq!(Cursor::new(&[]).finish("record"), Ok(()));
     }
 
@@ -330,11 +273,7 @@ mod test {
         assert_eq!(Cursor::new(&[0, 0, 0]).zeros(3, "reserved"), Ok(()));
         assert_eq!(
             Cursor::at(&[0, 0, 9, 1], 7).zeros(4, "reserved"),
-            Err(CursorError::NotZero {
-                what: "reserved",
-                value: 9,
-                offset: 9
-            })
+            Err(CursorError::NotZero { what: "reserved", value: 9, offset: 9 })
         );
     }
 

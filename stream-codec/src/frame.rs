@@ -162,9 +162,7 @@ pub use self::kind::{FLAG_SKIPPABLE, Kind, NO_DEVICE};
 pub use self::limits::Limits;
 pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message};
 pub use self::parse::{parse_control, verify_payload};
-pub use self::prologue::{
-    FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue,
-};
+pub use self::prologue::{FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue};
 pub use self::session::{DevicePhase, Phase, Session, SessionError, Violation};
 pub use self::text::{TextFault, printable};
 

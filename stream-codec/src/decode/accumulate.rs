@@ -27,10 +27,7 @@ impl<const N: usize> Accumulator<N> {
     /// An empty accumulator.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; N],
-            filled: 0,
-        }
+        Self { bytes: [0; N], filled: 0 }
     }
 
     /// Copies what is missing from the front of `input` and returns how many bytes that was.
@@ -104,11 +101,7 @@ impl Gather {
     /// An empty buffer that will never hold more than `limit` bytes. Allocates nothing yet.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            wanted: 0,
-            limit,
-        }
+        Self { bytes: Vec::new(), wanted: 0, limit }
     }
 
     /// Starts a record of `wanted` bytes and forgets the one before.
@@ -118,15 +111,10 @@ impl Gather {
     /// memory.
     pub fn start(&mut self, wanted: usize) -> Result<(), GatherError> {
         if wanted > self.limit {
-            return Err(GatherError::TooLong {
-                wanted,
-                limit: self.limit,
-            });
+            return Err(GatherError::TooLong { wanted, limit: self.limit });
         }
         self.bytes.clear();
-        self.bytes
-            .try_reserve_exact(wanted)
-            .map_err(|_| GatherError::NoMemory { wanted })?;
+        self.bytes.try_reserve_exact(wanted).map_err(|_| GatherError::NoMemory { wanted })?;
         self.wanted = wanted;
         Ok(())
     }
@@ -134,8 +122,7 @@ impl Gather {
     /// Copies what is missing from the front of `input` and returns how many bytes that was.
     pub fn fill(&mut self, input: &[u8]) -> usize {
         let taken = self.missing().min(input.len());
-        self.bytes
-            .extend_from_slice(input.get(..taken).unwrap_or_default());
+        self.bytes.extend_from_slice(input.get(..taken).unwrap_or_default());
         taken
     }
 
@@ -171,20 +158,8 @@ mod test {
     #[test]
     fn a_record_above_the_limit_allocates_nothing() {
         let mut gather = Gather::new(8);
-        assert_eq!(
-            gather.start(9),
-            Err(GatherError::TooLong {
-                wanted: 9,
-                limit: 8
-            })
-        );
-        assert_eq!(
-            gather.start(usize::MAX),
-            Err(GatherError::TooLong {
-                wanted: usize::MAX,
-                limit: 8
-            })
-        );
+        assert_eq!(gather.start(9), Err(GatherError::TooLong { wanted: 9, limit: 8 }));
+        assert_eq!(gather.start(usize::MAX), Err(GatherError::TooLong { wanted: usize::MAX, limit: 8 }));
         assert_eq!(gather.capacity(), 0);
     }
 

@@ -27,15 +27,9 @@ impl Fault {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Sender => "do not use the data; report the error to whoever maintains the sender",
-            Self::Transport => {
-                "do not use the data; check the connection or the file, then repeat the transfer"
-            }
-            Self::Versions => {
-                "update one of the two ends, or do without the feature that the error names"
-            }
-            Self::Limits => {
-                "raise the limit that the error names, if the sender is trusted to need it"
-            }
+            Self::Transport => "do not use the data; check the connection or the file, then repeat the transfer",
+            Self::Versions => "update one of the two ends, or do without the feature that the error names",
+            Self::Limits => "raise the limit that the error names, if the sender is trusted to need it",
             Self::Caller => "correct the calling program",
         }
     }

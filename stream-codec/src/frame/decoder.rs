@@ -114,11 +114,7 @@ struct Payload {
 
 impl Payload {
     fn new(header: Header) -> Self {
-        Self {
-            header,
-            seen: 0,
-            crc: crc32fast::Hasher::new(),
-        }
+        Self { header, seen: 0, crc: crc32fast::Hasher::new() }
     }
 
     fn missing(&self) -> u32 {
@@ -130,9 +126,7 @@ impl Payload {
         let missing = usize::try_from(self.missing()).unwrap_or(usize::MAX);
         let bytes = input.get(..missing).unwrap_or(input);
         self.crc.update(bytes);
-        self.seen = self
-            .seen
-            .saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.seen = self.seen.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         bytes
     }
 
@@ -227,15 +221,7 @@ impl FrameDecoder {
                         Err(reason) => State::Failed(located(reason)),
                     };
                 }
-                Ok((
-                    bytes,
-                    Progress::Data {
-                        header,
-                        position,
-                        last,
-                        bytes,
-                    },
-                ))
+                Ok((bytes, Progress::Data { header, position, last, bytes }))
             }
             State::DataEnd(header) => {
                 let header = *header;
@@ -260,9 +246,7 @@ impl FrameDecoder {
         self.state = match header.kind() {
             Some(Kind::Data) => State::Data(Payload::new(header)),
             Some(_) => {
-                let no_memory = |_| Reason::NoMemory {
-                    length: header.payload_length,
-                };
+                let no_memory = |_| Reason::NoMemory { length: header.payload_length };
                 let started = self.control.start(header.payload_size()).map_err(no_memory);
                 started.map_err(|reason| Located::new(self.frame_offset, reason))?;
                 State::Control(header)
@@ -273,61 +257,27 @@ impl FrameDecoder {
     }
 
     /// The event for what `advance` found, if it is one. `input` starts where `advance` started.
-    fn event<'a>(
-        &'a self,
-        progress: &Progress,
-        input: &'a [u8],
-    ) -> Result<Option<Event<'a>>, Error> {
+    fn event<'a>(&'a self, progress: &Progress, input: &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         let offset = self.frame_offset;
         Ok(match *progress {
             Progress::Starved | Progress::Go => None,
-            Progress::Control(header) => {
-                parse_control(&header, self.control.bytes(), &self.limits, offset)?
-                    .map(|message| Event::Control { offset, message })
-            }
+            Progress::Control(header) => parse_control(&header, self.control.bytes(), &self.limits, offset)?
+                .map(|message| Event::Control { offset, message }),
             Progress::Data {
-                header:
-                    Header {
-                        device,
-                        sequence,
-                        payload_length: length,
-                        ..
-                    },
+                header: Header { device, sequence, payload_length: length, .. },
                 position,
                 last,
                 bytes,
             } => {
                 let bytes = input.get(..bytes).unwrap_or_default();
-                Some(Event::Data(DataPiece {
-                    offset,
-                    device,
-                    sequence,
-                    length,
-                    position,
-                    bytes,
-                    last,
-                }))
+                Some(Event::Data(DataPiece { offset, device, sequence, length, position, bytes, last }))
             }
-            Progress::DataEnd(Header {
-                device,
-                sequence,
-                payload_length: length,
-                ..
-            }) => Some(Event::DataEnd {
-                offset,
-                device,
-                sequence,
-                length,
-            }),
-            Progress::Skipped(Header {
-                kind,
-                payload_length: length,
-                ..
-            }) => Some(Event::Skipped {
-                offset,
-                kind,
-                length,
-            }),
+            Progress::DataEnd(Header { device, sequence, payload_length: length, .. }) => {
+                Some(Event::DataEnd { offset, device, sequence, length })
+            }
+            Progress::Skipped(Header { kind, payload_length: length, .. }) => {
+                Some(Event::Skipped { offset, kind, length })
+            }
         })
     }
 
@@ -335,32 +285,18 @@ impl FrameDecoder {
     fn open_part(&self) -> Option<(&'static str, u32, u32)> {
         let count = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         match &self.state {
-            State::Prologue => Some((
-                "the prologue",
-                count(PROLOGUE_BYTES),
-                count(self.prologue.filled()),
-            )),
-            State::Header if self.header.filled() > 0 => Some((
-                "a frame header",
-                count(HEADER_BYTES),
-                count(self.header.filled()),
-            )),
+            State::Prologue => Some(("the prologue", count(PROLOGUE_BYTES), count(self.prologue.filled()))),
+            State::Header if self.header.filled() > 0 => {
+                Some(("a frame header", count(HEADER_BYTES), count(self.header.filled())))
+            }
             State::Header | State::DataEnd(_) | State::Failed(_) => None,
-            State::Control(header) => Some((
-                "the payload of a control frame",
-                header.payload_length,
-                count(self.control.filled()),
-            )),
-            State::Data(payload) => Some((
-                "the payload of a Data frame",
-                payload.header.payload_length,
-                payload.seen,
-            )),
-            State::Skip(payload) => Some((
-                "the payload of a skipped frame",
-                payload.header.payload_length,
-                payload.seen,
-            )),
+            State::Control(header) => {
+                Some(("the payload of a control frame", header.payload_length, count(self.control.filled())))
+            }
+            State::Data(payload) => Some(("the payload of a Data frame", payload.header.payload_length, payload.seen)),
+            State::Skip(payload) => {
+                Some(("the payload of a skipped frame", payload.header.payload_length, payload.seen))
+            }
         }
     }
 }
@@ -373,20 +309,13 @@ impl Decoder for FrameDecoder {
         let mut consumed = 0usize;
         let (progress, input) = loop {
             let rest = input.get(consumed..).unwrap_or_default();
-            let (used, progress) = self
-                .advance(rest)
-                .inspect_err(|error| self.state = State::Failed(*error))?;
+            let (used, progress) = self.advance(rest).inspect_err(|error| self.state = State::Failed(*error))?;
             consumed = consumed.saturating_add(used);
-            self.offset = self
-                .offset
-                .saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
+            self.offset = self.offset.saturating_add(u64::try_from(used).unwrap_or(u64::MAX));
             match progress {
                 Progress::Go => {}
                 Progress::Starved => {
-                    return Ok(Step {
-                        consumed,
-                        event: None,
-                    });
+                    return Ok(Step { consumed, event: None });
                 }
                 progress => break (progress, rest),
             }
@@ -405,10 +334,7 @@ impl Decoder for FrameDecoder {
             return Err(*error);
         }
         self.open_part().map_or(Ok(()), |(what, wanted, have)| {
-            Err(Located::new(
-                self.frame_offset,
-                Reason::Truncated { what, wanted, have },
-            ))
+            Err(Located::new(self.frame_offset, Reason::Truncated { what, wanted, have }))
         })
     }
 

@@ -42,35 +42,20 @@ pub struct Digest {
 
 impl Digest {
     /// No digest.
-    pub const NONE: Self = Self {
-        algorithm: DigestAlgorithm::NONE,
-        length: 0,
-        bytes: [0; DIGEST_BYTES_MAX],
-    };
+    pub const NONE: Self = Self { algorithm: DigestAlgorithm::NONE, length: 0, bytes: [0; DIGEST_BYTES_MAX] };
 
     /// A digest of at most 32 bytes.
     ///
     /// # Errors
     /// [`Reason::Digest`] if the length does not fit the algorithm: exact for a known one, 1 to 32 for any other.
     pub fn new(algorithm: DigestAlgorithm, digest: &[u8]) -> Result<Self, Reason> {
-        let wrong = || Reason::Digest {
-            algorithm: algorithm.0,
-            length: u16::try_from(digest.len()).unwrap_or(u16::MAX),
-        };
-        let fits = algorithm
-            .length()
-            .map_or(!digest.is_empty(), |length| length == digest.len());
+        let wrong =
+            || Reason::Digest { algorithm: algorithm.0, length: u16::try_from(digest.len()).unwrap_or(u16::MAX) };
+        let fits = algorithm.length().map_or(!digest.is_empty(), |length| length == digest.len());
         let mut bytes = [0; DIGEST_BYTES_MAX];
-        let slot = bytes
-            .get_mut(..digest.len())
-            .filter(|_| fits)
-            .ok_or_else(wrong)?;
+        let slot = bytes.get_mut(..digest.len()).filter(|_| fits).ok_or_else(wrong)?;
         slot.copy_from_slice(digest);
-        Ok(Self {
-            algorithm,
-            length: u8::try_from(digest.len()).map_err(|_| wrong())?,
-            bytes,
-        })
+        Ok(Self { algorithm, length: u8::try_from(digest.len()).map_err(|_| wrong())?, bytes })
     }
 
     /// A CRC-64/NVME.
@@ -89,9 +74,7 @@ impl Digest {
     /// Its bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.bytes
-            .get(..usize::from(self.length))
-            .unwrap_or_default()
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 }
 
@@ -110,9 +93,7 @@ impl fmt::Display for Digest {
             DigestAlgorithm::BLAKE3 => formatter.write_str("blake3:")?,
             DigestAlgorithm(number) => write!(formatter, "algorithm-{number}:")?,
         }
-        self.bytes()
-            .iter()
-            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.bytes().iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -127,17 +108,11 @@ mod test {
         let wrong = |algorithm, length| Err(Reason::Digest { algorithm, length });
         assert_eq!(Digest::new(DigestAlgorithm::NONE, &[]), Ok(Digest::NONE));
         assert_eq!(Digest::new(DigestAlgorithm::NONE, &[1]), wrong(0, 1));
-        assert_eq!(
-            Digest::new(DigestAlgorithm::CRC64_NVME, &[1; 7]),
-            wrong(1, 7)
-        );
+        assert_eq!(Digest::new(DigestAlgorithm::CRC64_NVME, &[1; 7]), wrong(1, 7));
         assert_eq!(Digest::new(DigestAlgorithm::SHA256, &[1; 33]), wrong(2, 33));
         assert_eq!(Digest::new(DigestAlgorithm(900), &[]), wrong(900, 0));
         assert_eq!(Digest::new(DigestAlgorithm(900), &[1; 33]), wrong(900, 33));
-        assert_eq!(
-            Digest::new(DigestAlgorithm(900), &[1, 2]).unwrap().bytes(),
-            [1, 2]
-        );
+        assert_eq!(Digest::new(DigestAlgorithm(900), &[1, 2]).unwrap().bytes(), [1, 2]);
     }
 
     #[test]

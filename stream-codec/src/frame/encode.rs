@@ -26,11 +26,7 @@ use super::text;
 /// # Errors
 /// [`Reason::EmptyData`], [`Reason::PayloadLength`] for a payload of 4 GiB or more, [`Reason::DeviceField`] for
 /// [`NO_DEVICE`].
-pub fn data_header(
-    device: u32,
-    sequence: u64,
-    payload: &[u8],
-) -> Result<[u8; HEADER_BYTES], Reason> {
+pub fn data_header(device: u32, sequence: u64, payload: &[u8]) -> Result<[u8; HEADER_BYTES], Reason> {
     if payload.is_empty() {
         return Err(Reason::EmptyData);
     }
@@ -64,10 +60,7 @@ fn append(message: &Message<'_>, out: &mut Vec<u8>, start: usize) -> Result<(), 
     append_payload(message, out)?;
     let payload = out.get(payload_start..).unwrap_or_default();
     let header = Header::new(kind, device, message.sequence_field(), payload)?.encode();
-    out.iter_mut()
-        .skip(start)
-        .zip(header)
-        .for_each(|(slot, byte)| *slot = byte);
+    out.iter_mut().skip(start).zip(header).for_each(|(slot, byte)| *slot = byte);
     Ok(())
 }
 
@@ -78,22 +71,12 @@ fn append_payload(message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Reason
         Message::DeviceEnd(end) => append_total(end.bytes, &end.digest, out),
         Message::Loaded(loaded) => append_total(loaded.bytes, &loaded.digest, out),
         Message::Abort(abort) => append_abort(abort, out),
-        Message::DeviceAccept { .. }
-        | Message::Switchover
-        | Message::Commit
-        | Message::Complete => Ok(()),
+        Message::DeviceAccept { .. } | Message::Switchover | Message::Commit | Message::Complete => Ok(()),
     }
 }
 
 fn append_hello(hello: &Hello, out: &mut Vec<u8>) -> Result<(), Reason> {
-    let Hello {
-        support,
-        role,
-        nonce,
-        channel,
-        device_count,
-        data_bytes_max,
-    } = hello;
+    let Hello { support, role, nonce, channel, device_count, data_bytes_max } = hello;
     super::parse::check_hello(hello, &Limits::FORMAT)?;
     out.extend_from_slice(&support.version_min.to_le_bytes());
     out.extend_from_slice(&support.version_max.to_le_bytes());

@@ -30,9 +30,7 @@ pub enum Reason {
         computed: u32,
     },
     /// The stream is framed in a way this version does not know.
-    #[error(
-        "framing version {version} with headers of {header_bytes} bytes; this reader knows version 1 with 32"
-    )]
+    #[error("framing version {version} with headers of {header_bytes} bytes; this reader knows version 1 with 32")]
     Framing {
         /// The framing version.
         version: u16,
@@ -197,10 +195,7 @@ impl Blame for Reason {
             Self::Devices { .. }
             | Self::PayloadLength { .. }
             | Self::NoMemory { .. }
-            | Self::Text {
-                fault: TextFault::TooLong { .. },
-                ..
-            } => Fault::Limits,
+            | Self::Text { fault: TextFault::TooLong { .. }, .. } => Fault::Limits,
             Self::Buffer { .. } => Fault::Caller,
             Self::Magic { .. }
             | Self::Flags { .. }

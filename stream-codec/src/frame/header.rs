@@ -34,17 +34,8 @@ impl Header {
     ///
     /// # Errors
     /// [`Reason::PayloadLength`] if the payload is 4 GiB or more.
-    pub(super) fn new(
-        kind: Kind,
-        device: u32,
-        sequence: u64,
-        payload: &[u8],
-    ) -> Result<Self, Reason> {
-        let too_long = |_| Reason::PayloadLength {
-            kind: kind.raw(),
-            length: u32::MAX,
-            limit: u32::MAX,
-        };
+    pub(super) fn new(kind: Kind, device: u32, sequence: u64, payload: &[u8]) -> Result<Self, Reason> {
+        let too_long = |_| Reason::PayloadLength { kind: kind.raw(), length: u32::MAX, limit: u32::MAX };
         Ok(Self {
             kind: kind.raw(),
             flags: 0,
@@ -80,10 +71,7 @@ impl Header {
             .chain(self.sequence.to_le_bytes())
             .chain(self.payload_crc.to_le_bytes());
         let mut bytes = [0; HEADER_BYTES];
-        bytes
-            .iter_mut()
-            .zip(fields)
-            .for_each(|(slot, byte)| *slot = byte);
+        bytes.iter_mut().zip(fields).for_each(|(slot, byte)| *slot = byte);
         if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
             *crc = crc32fast::hash(checked).to_le_bytes();
         }
@@ -102,47 +90,10 @@ impl Header {
 
     /// Takes the fields apart and compares the checksum.
     fn split(bytes: &[u8; HEADER_BYTES]) -> Result<Self, Reason> {
-        let [
-            k0,
-            k1,
-            f0,
-            f1,
-            l0,
-            l1,
-            l2,
-            l3,
-            d0,
-            d1,
-            d2,
-            d3,
-            c0,
-            c1,
-            c2,
-            c3,
-            rest @ ..,
-        ] = *bytes;
-        let [
-            s0,
-            s1,
-            s2,
-            s3,
-            s4,
-            s5,
-            s6,
-            s7,
-            p0,
-            p1,
-            p2,
-            p3,
-            h0,
-            h1,
-            h2,
-            h3,
-        ] = rest;
+        let [k0, k1, f0, f1, l0, l1, l2, l3, d0, d1, d2, d3, c0, c1, c2, c3, rest @ ..] = *bytes;
+        let [s0, s1, s2, s3, s4, s5, s6, s7, p0, p1, p2, p3, h0, h1, h2, h3] = rest;
         let stated = u32::from_le_bytes([h0, h1, h2, h3]);
-        let computed = bytes
-            .split_last_chunk::<4>()
-            .map_or(0, |(checked, _)| crc32fast::hash(checked));
+        let computed = bytes.split_last_chunk::<4>().map_or(0, |(checked, _)| crc32fast::hash(checked));
         if stated != computed {
             return Err(Reason::HeaderChecksum { stated, computed });
         }
@@ -158,12 +109,7 @@ impl Header {
     }
 
     fn check(&self, limits: &Limits) -> Result<(), Reason> {
-        let Self {
-            kind,
-            flags,
-            payload_length: length,
-            ..
-        } = *self;
+        let Self { kind, flags, payload_length: length, .. } = *self;
         let known = self.kind();
         // No kind of version 1 may be skipped, so on those the flag is a fault too.
         let allowed_flags = if known.is_some() { 0 } else { FLAG_SKIPPABLE };
@@ -179,58 +125,30 @@ impl Header {
             None => limits.payload_bytes(),
         };
         if length > limit {
-            return Err(Reason::PayloadLength {
-                kind,
-                length,
-                limit,
-            });
+            return Err(Reason::PayloadLength { kind, length, limit });
         }
         known.map_or(Ok(()), |kind| self.check_known(kind, limits))
     }
 
     fn check_known(&self, kind: Kind, limits: &Limits) -> Result<(), Reason> {
-        let Self {
-            device,
-            channel,
-            sequence,
-            payload_length,
-            payload_crc,
-            ..
-        } = *self;
+        let Self { device, channel, sequence, payload_length, payload_crc, .. } = *self;
         if channel != 0 {
-            return Err(Reason::NotZero {
-                kind,
-                what: "channel",
-                value: channel.into(),
-            });
+            return Err(Reason::NotZero { kind, what: "channel", value: channel.into() });
         }
         if sequence != 0 && !kind.has_sequence() {
-            return Err(Reason::NotZero {
-                kind,
-                what: "sequence",
-                value: sequence,
-            });
+            return Err(Reason::NotZero { kind, what: "sequence", value: sequence });
         }
         if payload_length == 0 && payload_crc != 0 {
-            return Err(Reason::NotZero {
-                kind,
-                what: "payload CRC",
-                value: payload_crc.into(),
-            });
+            return Err(Reason::NotZero { kind, what: "payload CRC", value: payload_crc.into() });
         }
         if payload_length == 0 && kind == Kind::Data {
             return Err(Reason::EmptyData);
         }
         match (kind.device_field(), device) {
             (DeviceField::Absent | DeviceField::Optional, NO_DEVICE) => Ok(()),
-            (DeviceField::Required, NO_DEVICE) | (DeviceField::Absent, _) => {
-                Err(Reason::DeviceField { kind, device })
-            }
+            (DeviceField::Required, NO_DEVICE) | (DeviceField::Absent, _) => Err(Reason::DeviceField { kind, device }),
             (DeviceField::Required | DeviceField::Optional, _) if device >= limits.devices => {
-                Err(Reason::Devices {
-                    count: device.saturating_add(1),
-                    limit: limits.devices,
-                })
+                Err(Reason::Devices { count: device.saturating_add(1), limit: limits.devices })
             }
             (DeviceField::Required | DeviceField::Optional, _) => Ok(()),
         }

@@ -71,12 +71,7 @@ pub struct Support {
 
 impl Support {
     /// What this crate speaks: version 1 and no feature.
-    pub const CURRENT: Self = Self {
-        version_min: VERSION,
-        version_max: VERSION,
-        offered: 0,
-        required: 0,
-    };
+    pub const CURRENT: Self = Self { version_min: VERSION, version_max: VERSION, offered: 0, required: 0 };
 
     /// What this side and its peer will speak: the highest version both know and the features both offer.
     ///
@@ -105,22 +100,15 @@ impl Support {
         if let Some(bit) = lowest_bit(self.required & !peer.offered) {
             return Err(Refusal::WeRequire { bit });
         }
-        Ok(Agreement {
-            version,
-            features: self.offered & peer.offered,
-        })
+        Ok(Agreement { version, features: self.offered & peer.offered })
     }
 
     /// Checks what one side says about itself.
     pub(super) fn check(&self) -> Result<(), Reason> {
         if self.version_min == 0 || self.version_min > self.version_max {
-            return Err(Reason::VersionRange {
-                min: self.version_min,
-                max: self.version_max,
-            });
+            return Err(Reason::VersionRange { min: self.version_min, max: self.version_max });
         }
-        lowest_bit(self.required & !self.offered)
-            .map_or(Ok(()), |bit| Err(Reason::RequiredNotOffered { bit }))
+        lowest_bit(self.required & !self.offered).map_or(Ok(()), |bit| Err(Reason::RequiredNotOffered { bit }))
     }
 }
 
@@ -204,11 +192,6 @@ impl Hello {
     /// A target's answer to this Hello of a source.
     #[must_use]
     pub const fn reply(&self, support: Support, data_bytes_max: u32) -> Self {
-        Self {
-            support,
-            role: Role::Target,
-            data_bytes_max,
-            ..*self
-        }
+        Self { support, role: Role::Target, data_bytes_max, ..*self }
     }
 }

@@ -139,9 +139,7 @@ mod test {
 
     #[test]
     fn numbers_and_kinds_are_a_bijection() {
-        let known = (0..=u16::MAX)
-            .filter_map(Kind::from_raw)
-            .collect::<alloc::vec::Vec<_>>();
+        let known = (0..=u16::MAX).filter_map(Kind::from_raw).collect::<alloc::vec::Vec<_>>();
         assert_eq!(known, Kind::ALL);
         for kind in Kind::ALL {
             assert_eq!(Kind::from_raw(kind.raw()), Some(kind), "{kind}");

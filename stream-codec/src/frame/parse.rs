@@ -22,11 +22,7 @@ pub fn verify_payload(header: &Header, payload: &[u8], offset: u64) -> Result<()
 
 pub(super) fn compare_crc(header: &Header, computed: u32) -> Result<(), Reason> {
     let stated = header.payload_crc;
-    if stated == computed {
-        Ok(())
-    } else {
-        Err(Reason::PayloadChecksum { stated, computed })
-    }
+    if stated == computed { Ok(()) } else { Err(Reason::PayloadChecksum { stated, computed }) }
 }
 
 /// Reads the payload of a control frame whose header stands at `offset` of the stream. `None` for a Data frame and
@@ -48,27 +44,13 @@ pub fn parse_control<'a>(
     let message = match kind {
         Kind::Data => return Ok(None),
         Kind::Hello => hello(&mut cursor, limits).map(Message::Hello),
-        Kind::DeviceOpen => {
-            device_open(&mut cursor, header.device, limits).map(Message::DeviceOpen)
-        }
-        Kind::DeviceAccept => Ok(Message::DeviceAccept {
-            device: header.device,
-        }),
+        Kind::DeviceOpen => device_open(&mut cursor, header.device, limits).map(Message::DeviceOpen),
+        Kind::DeviceAccept => Ok(Message::DeviceAccept { device: header.device }),
         Kind::DeviceEnd => total(&mut cursor, kind).map(|(bytes, digest)| {
-            Message::DeviceEnd(DeviceEnd {
-                device: header.device,
-                frames: header.sequence,
-                bytes,
-                digest,
-            })
+            Message::DeviceEnd(DeviceEnd { device: header.device, frames: header.sequence, bytes, digest })
         }),
-        Kind::Loaded => total(&mut cursor, kind).map(|(bytes, digest)| {
-            Message::Loaded(Loaded {
-                device: header.device,
-                bytes,
-                digest,
-            })
-        }),
+        Kind::Loaded => total(&mut cursor, kind)
+            .map(|(bytes, digest)| Message::Loaded(Loaded { device: header.device, bytes, digest })),
         Kind::Abort => abort(&mut cursor, header.device, limits).map(Message::Abort),
         Kind::Switchover => Ok(Message::Switchover),
         Kind::Commit => Ok(Message::Commit),
@@ -87,47 +69,25 @@ fn malformed(kind: Kind) -> impl Fn(CursorError) -> Reason {
 
 fn hello(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<Hello, Reason> {
     let mut fields = || {
-        let (version_min, version_max) = (
-            cursor.u16_le("lowest version")?,
-            cursor.u16_le("highest version")?,
-        );
+        let (version_min, version_max) = (cursor.u16_le("lowest version")?, cursor.u16_le("highest version")?);
         let role = cursor.u8("role")?;
         cursor.zeros(3, "reserved bytes after the role")?;
-        let channel = Channel {
-            index: cursor.u16_le("channel index")?,
-            count: cursor.u16_le("channel count")?,
-        };
+        let channel = Channel { index: cursor.u16_le("channel index")?, count: cursor.u16_le("channel count")? };
         let device_count = cursor.u32_le("device count")?;
-        let (offered, required) = (
-            cursor.u64_le("offered features")?,
-            cursor.u64_le("required features")?,
-        );
+        let (offered, required) = (cursor.u64_le("offered features")?, cursor.u64_le("required features")?);
         let nonce = cursor.take_array("session nonce")?;
         let data_bytes_max = cursor.u32_le("largest data payload")?;
         cursor.zeros(12, "reserved bytes at the end")?;
-        let support = Support {
-            version_min,
-            version_max,
-            offered,
-            required,
-        };
+        let support = Support { version_min, version_max, offered, required };
         // A later version may say more in its Hello, and must be able to before it knows whom it talks to.
         if version_max > VERSION {
             let _later_fields = cursor.rest();
         }
         Ok((support, role, nonce, channel, device_count, data_bytes_max))
     };
-    let (support, role, nonce, channel, device_count, data_bytes_max) =
-        fields().map_err(malformed(Kind::Hello))?;
+    let (support, role, nonce, channel, device_count, data_bytes_max) = fields().map_err(malformed(Kind::Hello))?;
     let role = Role::from_raw(role).ok_or(Reason::Role { role })?;
-    let hello = Hello {
-        support,
-        role,
-        nonce,
-        channel,
-        device_count,
-        data_bytes_max,
-    };
+    let hello = Hello { support, role, nonce, channel, device_count, data_bytes_max };
     check_hello(&hello, limits)?;
     Ok(hello)
 }
@@ -140,52 +100,32 @@ pub(super) fn check_hello(hello: &Hello, limits: &Limits) -> Result<(), Reason> 
         return Err(Reason::Channel { index, count });
     }
     if hello.device_count > limits.devices {
-        return Err(Reason::Devices {
-            count: hello.device_count,
-            limit: limits.devices,
-        });
+        return Err(Reason::Devices { count: hello.device_count, limit: limits.devices });
     }
     Ok(())
 }
 
-fn device_open<'a>(
-    cursor: &mut Cursor<'a>,
-    device: u32,
-    limits: &Limits,
-) -> Result<DeviceOpen<'a>, Reason> {
+fn device_open<'a>(cursor: &mut Cursor<'a>, device: u32, limits: &Limits) -> Result<DeviceOpen<'a>, Reason> {
     let mut fields = || {
         let migration_flags = cursor.u64_le("migration flags")?;
         let stop_copy_bytes = cursor.u64_le("stop-copy size")?;
-        let (name_bytes, identity_bytes) = (
-            cursor.u16_le("name length")?,
-            cursor.u16_le("identity length")?,
-        );
+        let (name_bytes, identity_bytes) = (cursor.u16_le("name length")?, cursor.u16_le("identity length")?);
         cursor.zeros(4, "reserved bytes before the name")?;
         let name = cursor.take(name_bytes.into(), "name")?;
         let identity = cursor.take(identity_bytes.into(), "identity")?;
         Ok((migration_flags, stop_copy_bytes, name, identity))
     };
-    let (migration_flags, stop_copy_bytes, name, identity) =
-        fields().map_err(malformed(Kind::DeviceOpen))?;
+    let (migration_flags, stop_copy_bytes, name, identity) = fields().map_err(malformed(Kind::DeviceOpen))?;
     let name = text::name(name, limits.name_bytes)?;
     let identity = text::line("identity", identity, limits.identity_bytes)?;
-    Ok(DeviceOpen {
-        device,
-        name,
-        identity,
-        migration_flags,
-        stop_copy_bytes,
-    })
+    Ok(DeviceOpen { device, name, identity, migration_flags, stop_copy_bytes })
 }
 
 /// Byte count and digest, as DeviceEnd and Loaded carry them.
 fn total(cursor: &mut Cursor<'_>, kind: Kind) -> Result<(u64, Digest), Reason> {
     let mut fields = || {
         let bytes = cursor.u64_le("byte count")?;
-        let (algorithm, length) = (
-            cursor.u16_le("digest algorithm")?,
-            cursor.u16_le("digest length")?,
-        );
+        let (algorithm, length) = (cursor.u16_le("digest algorithm")?, cursor.u16_le("digest length")?);
         cursor.zeros(4, "reserved bytes before the digest")?;
         let digest = cursor.take(length.into(), "digest")?;
         Ok((bytes, DigestAlgorithm(algorithm), digest))
@@ -202,9 +142,5 @@ fn abort<'a>(cursor: &mut Cursor<'a>, device: u32, limits: &Limits) -> Result<Ab
     };
     let (code, reason) = fields().map_err(malformed(Kind::Abort))?;
     let reason = text::line("reason", reason, limits.reason_bytes)?;
-    Ok(Abort {
-        code,
-        device: (device != NO_DEVICE).then_some(device),
-        reason,
-    })
+    Ok(Abort { code, device: (device != NO_DEVICE).then_some(device), reason })
 }

@@ -21,15 +21,9 @@ const _: () = assert!(HEADER_BYTES == 32, "the prologue states the header's size
 /// The prologue of a stream in framing version 1.
 #[must_use]
 pub fn encode_prologue() -> [u8; PROLOGUE_BYTES] {
-    let fields = MAGIC
-        .into_iter()
-        .chain(FRAMING_VERSION.to_le_bytes())
-        .chain(HEADER_BYTES_FIELD.to_le_bytes());
+    let fields = MAGIC.into_iter().chain(FRAMING_VERSION.to_le_bytes()).chain(HEADER_BYTES_FIELD.to_le_bytes());
     let mut bytes = [0; PROLOGUE_BYTES];
-    bytes
-        .iter_mut()
-        .zip(fields)
-        .for_each(|(slot, byte)| *slot = byte);
+    bytes.iter_mut().zip(fields).for_each(|(slot, byte)| *slot = byte);
     if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
         *crc = crc32fast::hash(checked).to_le_bytes();
     }
@@ -41,39 +35,17 @@ pub fn encode_prologue() -> [u8; PROLOGUE_BYTES] {
 /// # Errors
 /// [`Reason::Magic`], [`Reason::PrologueChecksum`] or [`Reason::Framing`], at offset 0.
 pub fn decode_prologue(bytes: &[u8; PROLOGUE_BYTES]) -> Result<(), Error> {
-    let [
-        m0,
-        m1,
-        m2,
-        m3,
-        m4,
-        m5,
-        m6,
-        m7,
-        v0,
-        v1,
-        h0,
-        h1,
-        c0,
-        c1,
-        c2,
-        c3,
-    ] = *bytes;
+    let [m0, m1, m2, m3, m4, m5, m6, m7, v0, v1, h0, h1, c0, c1, c2, c3] = *bytes;
     let found = [m0, m1, m2, m3, m4, m5, m6, m7];
     let (version, header_bytes) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([h0, h1]));
     let stated = u32::from_le_bytes([c0, c1, c2, c3]);
-    let computed = bytes
-        .split_last_chunk::<4>()
-        .map_or(0, |(checked, _)| crc32fast::hash(checked));
+    let computed = bytes.split_last_chunk::<4>().map_or(0, |(checked, _)| crc32fast::hash(checked));
     let reason = if found != MAGIC {
         Reason::Magic { found }
     } else if stated != computed {
         Reason::PrologueChecksum { stated, computed }
     } else if (version, header_bytes) != (FRAMING_VERSION, HEADER_BYTES_FIELD) {
-        Reason::Framing {
-            version,
-            header_bytes,
-        }
+        Reason::Framing { version, header_bytes }
     } else {
         return Ok(());
     };

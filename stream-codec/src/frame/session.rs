@@ -135,8 +135,7 @@ impl Session {
     /// Whether the stream is a file, in which nobody answers.
     #[must_use]
     pub fn is_file(&self) -> bool {
-        self.source_hello
-            .is_some_and(|hello| hello.role == Role::File)
+        self.source_hello.is_some_and(|hello| hello.role == Role::File)
     }
 
     /// How far a device has come; `None` if there is no device of that number.
@@ -169,15 +168,8 @@ impl Session {
     ///
     /// # Errors
     /// As for [`received`](Self::received).
-    pub fn received_data(
-        &mut self,
-        device: u32,
-        sequence: u64,
-        length: u32,
-    ) -> Result<(), SessionError> {
-        self.receive(Kind::Data, |session, by| {
-            session.data(by, device, sequence, length)
-        })
+    pub fn received_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
+        self.receive(Kind::Data, |session, by| session.data(by, device, sequence, length))
     }
 
     /// Takes note of a control frame that this side is about to send.
@@ -189,10 +181,7 @@ impl Session {
         if matches!(message, Message::Abort(_)) && (self.failed.is_some() || self.is_aborted()) {
             self.failed = None;
             if !self.is_aborted() {
-                self.phase = Phase::Aborted {
-                    by: ours,
-                    committed: self.is_committed(),
-                };
+                self.phase = Phase::Aborted { by: ours, committed: self.is_committed() };
             }
             return Ok(());
         }
@@ -203,16 +192,9 @@ impl Session {
     ///
     /// # Errors
     /// As for [`sent`](Self::sent).
-    pub fn sent_data(
-        &mut self,
-        device: u32,
-        sequence: u64,
-        length: u32,
-    ) -> Result<(), SessionError> {
+    pub fn sent_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
         let ours = self.role;
-        self.send(Kind::Data, |session| {
-            session.data(ours, device, sequence, length)
-        })
+        self.send(Kind::Data, |session| session.data(ours, device, sequence, length))
     }
 
     /// Says whether the peer's stream may end here: after the last frame the peer has to send, or after an Abort.
@@ -229,11 +211,7 @@ impl Session {
             Phase::Committed => self.role != Role::Source,
             Phase::Complete | Phase::Aborted { .. } => true,
         };
-        if may_end {
-            Ok(())
-        } else {
-            Err(self.received_error(Violation::EndedEarly { phase: self.phase }))
-        }
+        if may_end { Ok(()) } else { Err(self.received_error(Violation::EndedEarly { phase: self.phase })) }
     }
 
     fn receive(
@@ -258,11 +236,7 @@ impl Session {
         })
     }
 
-    fn send(
-        &mut self,
-        kind: Kind,
-        apply: impl FnOnce(&mut Self) -> Result<(), Violation>,
-    ) -> Result<(), SessionError> {
+    fn send(&mut self, kind: Kind, apply: impl FnOnce(&mut Self) -> Result<(), Violation>) -> Result<(), SessionError> {
         let result = if let Some(error) = self.failed {
             Err(error.violation)
         } else if self.is_aborted() {
@@ -270,19 +244,11 @@ impl Session {
         } else {
             apply(self)
         };
-        result.map_err(|violation| SessionError {
-            by: self.role,
-            is_ours: true,
-            violation,
-        })
+        result.map_err(|violation| SessionError { by: self.role, is_ours: true, violation })
     }
 
     fn received_error(&self, violation: Violation) -> SessionError {
-        SessionError {
-            by: self.peer_role(),
-            is_ours: false,
-            violation,
-        }
+        SessionError { by: self.peer_role(), is_ours: false, violation }
     }
 
     /// The other side's role, as far as it is known.
@@ -346,17 +312,9 @@ impl Session {
             return Err(Violation::WrongSender { kind: Kind::Data });
         }
         self.check_phase(Kind::Data)?;
-        let limit = if by == self.role {
-            self.data_bytes_max
-        } else {
-            self.limits.data_bytes
-        };
+        let limit = if by == self.role { self.data_bytes_max } else { self.limits.data_bytes };
         if length > limit {
-            return Err(Violation::DataLength {
-                device,
-                length,
-                limit,
-            });
+            return Err(Violation::DataLength { device, length, limit });
         }
         self.devices.data(device, sequence, length)
     }
@@ -371,30 +329,17 @@ impl Session {
             Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,
             Kind::Complete => phase == Phase::Committed,
         };
-        if fits {
-            Ok(())
-        } else {
-            Err(Violation::Phase { kind, phase })
-        }
+        if fits { Ok(()) } else { Err(Violation::Phase { kind, phase }) }
     }
 
     fn hello(&mut self, by: Role, hello: &Hello) -> Result<(), Violation> {
         if self.phase != Phase::Greeting {
-            return Err(Violation::Phase {
-                kind: Kind::Hello,
-                phase: self.phase,
-            });
+            return Err(Violation::Phase { kind: Kind::Hello, phase: self.phase });
         }
         match (by, self.source_hello) {
-            (Role::Target, None) => Err(Violation::Phase {
-                kind: Kind::Hello,
-                phase: self.phase,
-            }),
+            (Role::Target, None) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
             (Role::Target, Some(source)) => self.target_hello(&source, hello),
-            (_, Some(_)) => Err(Violation::Phase {
-                kind: Kind::Hello,
-                phase: self.phase,
-            }),
+            (_, Some(_)) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
             (_, None) => self.first_hello(hello),
         }
     }
@@ -407,21 +352,13 @@ impl Session {
             return Err(Violation::Role { role });
         }
         if hello.channel != Channel::ONLY {
-            return Err(Violation::Channels {
-                count: hello.channel.count,
-            });
+            return Err(Violation::Channels { count: hello.channel.count });
         }
         if hello.device_count > self.limits.devices {
-            return Err(Violation::Devices {
-                count: hello.device_count,
-                limit: self.limits.devices,
-            });
+            return Err(Violation::Devices { count: hello.device_count, limit: self.limits.devices });
         }
         // A target can tell from the first Hello that they will not agree; a file's reader has nothing else.
-        let agreement = self
-            .support
-            .agree(&hello.support)
-            .map_err(Violation::Refused)?;
+        let agreement = self.support.agree(&hello.support).map_err(Violation::Refused)?;
         self.devices.expect(hello.device_count)?;
         self.source_hello = Some(*hello);
         if role == Role::File {
@@ -432,34 +369,20 @@ impl Session {
     }
 
     fn target_hello(&mut self, source: &Hello, hello: &Hello) -> Result<(), Violation> {
-        if hello.role != Role::Target
-            || (self.role == Role::Target && hello.support != self.support)
-        {
+        if hello.role != Role::Target || (self.role == Role::Target && hello.support != self.support) {
             return Err(Violation::Role { role: hello.role });
         }
         if hello.nonce != source.nonce {
-            return Err(Violation::Echo {
-                what: "session nonce",
-            });
+            return Err(Violation::Echo { what: "session nonce" });
         }
         if hello.channel != source.channel {
             return Err(Violation::Echo { what: "channel" });
         }
         if hello.device_count != source.device_count {
-            return Err(Violation::Echo {
-                what: "device count",
-            });
+            return Err(Violation::Echo { what: "device count" });
         }
-        let (ours, theirs) = if self.role == Role::Target {
-            (hello, source)
-        } else {
-            (source, hello)
-        };
-        self.agreement = Some(
-            ours.support
-                .agree(&theirs.support)
-                .map_err(Violation::Refused)?,
-        );
+        let (ours, theirs) = if self.role == Role::Target { (hello, source) } else { (source, hello) };
+        self.agreement = Some(ours.support.agree(&theirs.support).map_err(Violation::Refused)?);
         self.data_bytes_max = hello.data_bytes_max;
         self.phase = Phase::PreCopy;
         Ok(())
@@ -468,10 +391,7 @@ impl Session {
     fn abort(&mut self, by: Role) -> Result<(), Violation> {
         let committed = self.is_committed();
         if self.phase == Phase::Complete || (committed && by != Role::Target) {
-            return Err(Violation::Phase {
-                kind: Kind::Abort,
-                phase: self.phase,
-            });
+            return Err(Violation::Phase { kind: Kind::Abort, phase: self.phase });
         }
         self.phase = Phase::Aborted { by, committed };
         Ok(())

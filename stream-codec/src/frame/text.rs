@@ -62,16 +62,10 @@ impl fmt::Display for TextFault {
 /// ```
 #[must_use]
 pub fn printable(text: &str, bytes_max: u16) -> Cow<'_, str> {
-    let end = (0..=usize::from(bytes_max).min(text.len()))
-        .rev()
-        .find(|&end| text.is_char_boundary(end));
+    let end = (0..=usize::from(bytes_max).min(text.len())).rev().find(|&end| text.is_char_boundary(end));
     let cut = text.get(..end.unwrap_or(0)).unwrap_or_default();
     if cut.contains(char::is_control) {
-        Cow::Owned(
-            cut.chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect::<String>(),
-        )
+        Cow::Owned(cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>())
     } else {
         Cow::Borrowed(cut)
     }
@@ -81,17 +75,11 @@ pub fn printable(text: &str, bytes_max: u16) -> Cow<'_, str> {
 pub(super) fn name(bytes: &[u8], limit: u16) -> Result<&str, Reason> {
     let what = "device name";
     if bytes.is_empty() {
-        return Err(Reason::Text {
-            what,
-            fault: TextFault::Empty,
-        });
+        return Err(Reason::Text { what, fault: TextFault::Empty });
     }
     let name = line(what, bytes, limit.min(super::NAME_BYTES_MAX))?;
     if name.contains('/') || name == "." || name == ".." {
-        return Err(Reason::Text {
-            what,
-            fault: TextFault::Path,
-        });
+        return Err(Reason::Text { what, fault: TextFault::Path });
     }
     Ok(name)
 }
@@ -103,14 +91,9 @@ pub(super) fn line<'a>(what: &'static str, bytes: &'a [u8], limit: u16) -> Resul
 
 fn check_line(bytes: &[u8], limit: u16) -> Result<&str, TextFault> {
     if bytes.len() > usize::from(limit) {
-        return Err(TextFault::TooLong {
-            length: bytes.len(),
-            limit,
-        });
+        return Err(TextFault::TooLong { length: bytes.len(), limit });
     }
-    let text = core::str::from_utf8(bytes).map_err(|error| TextFault::NotUtf8 {
-        valid_bytes: error.valid_up_to(),
-    })?;
+    let text = core::str::from_utf8(bytes).map_err(|error| TextFault::NotUtf8 { valid_bytes: error.valid_up_to() })?;
     match text.chars().find(|c| c.is_control()) {
         Some(character) => Err(TextFault::Control { character }),
         None => Ok(text),
@@ -123,10 +106,7 @@ mod test {
 
     fn refused(bytes: &[u8]) -> TextFault {
         match name(bytes, 255) {
-            Err(Reason::Text {
-                what: "device name",
-                fault,
-            }) => fault,
+            Err(Reason::Text { what: "device name", fault }) => fault,
             other => panic!("{bytes:02x?}: {other:?}"),
         }
     }
@@ -135,32 +115,15 @@ mod test {
     fn names_are_one_harmless_path_component() {
         assert_eq!(refused(b""), TextFault::Empty);
         assert_eq!(refused(b"a\0b"), TextFault::Control { character: '\0' });
-        assert_eq!(
-            refused("a\u{85}b".as_bytes()),
-            TextFault::Control {
-                character: '\u{85}'
-            }
-        );
+        assert_eq!(refused("a\u{85}b".as_bytes()), TextFault::Control { character: '\u{85}' });
         assert_eq!(refused(b"a\x7f"), TextFault::Control { character: '\x7f' });
-        assert_eq!(
-            refused(&[b'a', b'b', 0xff]),
-            TextFault::NotUtf8 { valid_bytes: 2 }
-        );
+        assert_eq!(refused(&[b'a', b'b', 0xff]), TextFault::NotUtf8 { valid_bytes: 2 });
         for path in [&b"../x"[..], b"/", b".", b".."] {
             assert_eq!(refused(path), TextFault::Path);
         }
-        assert_eq!(
-            refused(&[b'n'; 256]),
-            TextFault::TooLong {
-                length: 256,
-                limit: 255
-            }
-        );
+        assert_eq!(refused(&[b'n'; 256]), TextFault::TooLong { length: 256, limit: 255 });
         assert_eq!(name(&[b'n'; 255], 255).map(str::len), Ok(255));
-        assert_eq!(
-            name("0000:01:10.2 größe".as_bytes(), 255),
-            Ok("0000:01:10.2 größe")
-        );
+        assert_eq!(name("0000:01:10.2 größe".as_bytes(), 255), Ok("0000:01:10.2 größe"));
         assert_eq!(name(b"...", 255), Ok("..."));
     }
 
@@ -168,10 +131,7 @@ mod test {
     fn printable_keeps_whole_characters() {
         for bytes_max in 0..=8 {
             let text = printable("a\u{20ac}\nb", bytes_max);
-            assert!(
-                text.len() <= usize::from(bytes_max),
-                "{text:?} at {bytes_max}"
-            );
+            assert!(text.len() <= usize::from(bytes_max), "{text:?} at {bytes_max}");
             assert!(check_line(text.as_bytes(), bytes_max).is_ok());
         }
         assert_eq!(printable("a\u{20ac}\nb", 3), "a");

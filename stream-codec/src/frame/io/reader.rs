@@ -60,19 +60,13 @@ impl<R: Read> FrameReader<R> {
     #[must_use]
     pub fn new(reader: R, limits: Limits) -> Self {
         let buffer = vec![0; usize::try_from(limits.payload_bytes()).unwrap_or(usize::MAX)];
-        Self {
-            source: Source::new(reader, limits),
-            buffer,
-        }
+        Self { source: Source::new(reader, limits), buffer }
     }
 
     /// A reader without a buffer of its own, for [`read_frame_into`](Self::read_frame_into) only.
     #[must_use]
     pub const fn unbuffered(reader: R, limits: Limits) -> Self {
-        Self {
-            source: Source::new(reader, limits),
-            buffer: Vec::new(),
-        }
+        Self { source: Source::new(reader, limits), buffer: Vec::new() }
     }
 
     /// The next frame, or `None` where the stream ends between two frames.
@@ -89,10 +83,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// As [`read_frame`](Self::read_frame), and [`Reason::Buffer`] if the payload does not fit, which is not final.
-    pub fn read_frame_into<'b>(
-        &mut self,
-        buffer: &'b mut [u8],
-    ) -> Result<Option<Received<'b>>, Error> {
+    pub fn read_frame_into<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Received<'b>>, Error> {
         self.source.read_frame(buffer)
     }
 
@@ -146,24 +137,16 @@ impl<R: Read> Source<R> {
 
     fn read_frame<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Received<'b>>, Error> {
         if self.failed {
-            return Err(Error::AfterError {
-                offset: self.offset,
-            });
+            return Err(Error::AfterError { offset: self.offset });
         }
-        let fetched = self
-            .fetch_known(buffer)
-            .inspect_err(|error| self.failed = is_final(error))?;
+        let fetched = self.fetch_known(buffer).inspect_err(|error| self.failed = is_final(error))?;
         let Some((header, offset)) = fetched else {
             return Ok(None);
         };
         let payload = buffer.get(..header.payload_size()).unwrap_or_default();
         let frame = match parse_control(&header, payload, &self.limits, offset) {
             Ok(Some(message)) => Frame::Control(message),
-            Ok(None) => Frame::Data {
-                device: header.device,
-                sequence: header.sequence,
-                payload,
-            },
+            Ok(None) => Frame::Data { device: header.device, sequence: header.sequence, payload },
             Err(error) => {
                 self.failed = true;
                 return Err(error.into());
@@ -190,15 +173,9 @@ impl<R: Read> Source<R> {
         };
         let length = header.payload_length;
         let available = buffer.len();
-        let payload = buffer.get_mut(..header.payload_size()).ok_or_else(|| {
-            Located::new(
-                offset,
-                Reason::Buffer {
-                    length,
-                    buffer: available,
-                },
-            )
-        })?;
+        let payload = buffer
+            .get_mut(..header.payload_size())
+            .ok_or_else(|| Located::new(offset, Reason::Buffer { length, buffer: available }))?;
         self.fetch_payload(payload, &header, offset)?;
         self.open = None;
         verify_payload(&header, payload, offset)?;
@@ -207,18 +184,14 @@ impl<R: Read> Source<R> {
 
     fn fetch_prologue(&mut self) -> Result<(), Error> {
         while self.prologue_filled < PROLOGUE_BYTES {
-            let missing = self
-                .prologue
-                .get_mut(self.prologue_filled..)
-                .unwrap_or_default();
+            let missing = self.prologue.get_mut(self.prologue_filled..).unwrap_or_default();
             let have = (self.prologue_filled, PROLOGUE_BYTES);
             let header = self.header.as_mut_slice();
-            let (first, second) =
-                read_two(&mut self.reader, missing, header).map_err(|source| Error::Read {
-                    what: "the prologue",
-                    offset: self.offset,
-                    source,
-                })?;
+            let (first, second) = read_two(&mut self.reader, missing, header).map_err(|source| Error::Read {
+                what: "the prologue",
+                offset: self.offset,
+                source,
+            })?;
             if first == 0 {
                 return Err(truncated("the prologue", 0, have));
             }
@@ -238,20 +211,14 @@ impl<R: Read> Source<R> {
         if let Some((header, offset, _)) = self.open {
             return Ok(Some((header, offset)));
         }
-        let start = self
-            .offset
-            .saturating_sub(u64::try_from(self.header_filled).unwrap_or(0));
+        let start = self.offset.saturating_sub(u64::try_from(self.header_filled).unwrap_or(0));
         while self.header_filled < HEADER_BYTES {
-            let missing = self
-                .header
-                .get_mut(self.header_filled..)
-                .unwrap_or_default();
-            let (count, _) =
-                read_two(&mut self.reader, missing, &mut []).map_err(|source| Error::Read {
-                    what: "a frame header",
-                    offset: self.offset,
-                    source,
-                })?;
+            let missing = self.header.get_mut(self.header_filled..).unwrap_or_default();
+            let (count, _) = read_two(&mut self.reader, missing, &mut []).map_err(|source| Error::Read {
+                what: "a frame header",
+                offset: self.offset,
+                source,
+            })?;
             match (count, self.header_filled) {
                 (0, 0) => return Ok(None),
                 (0, filled) => {
@@ -268,29 +235,14 @@ impl<R: Read> Source<R> {
     }
 
     /// Fills `payload`, and takes along what the transport already has of the next header.
-    fn fetch_payload(
-        &mut self,
-        payload: &mut [u8],
-        header: &Header,
-        start: u64,
-    ) -> Result<(), Error> {
-        let what = if header.kind() == Some(Kind::Data) {
-            "the payload of a Data frame"
-        } else {
-            "a control payload"
-        };
+    fn fetch_payload(&mut self, payload: &mut [u8], header: &Header, start: u64) -> Result<(), Error> {
+        let what = if header.kind() == Some(Kind::Data) { "the payload of a Data frame" } else { "a control payload" };
         let mut filled = self.open.map_or(0, |(_, _, filled)| filled);
         while filled < payload.len() {
             let wanted = payload.len();
             let missing = payload.get_mut(filled..).unwrap_or_default();
-            let (first, second) =
-                read_two(&mut self.reader, missing, &mut self.header).map_err(|source| {
-                    Error::Read {
-                        what,
-                        offset: self.offset,
-                        source,
-                    }
-                })?;
+            let (first, second) = read_two(&mut self.reader, missing, &mut self.header)
+                .map_err(|source| Error::Read { what, offset: self.offset, source })?;
             if first == 0 {
                 return Err(truncated(what, start, (filled, wanted)));
             }
@@ -303,18 +255,12 @@ impl<R: Read> Source<R> {
     }
 
     fn count(&mut self, bytes: usize) {
-        self.offset = self
-            .offset
-            .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        self.offset = self.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 }
 
 /// One scatter read. Returns how many bytes went into each slice; zero in the first is the end of the stream.
-fn read_two(
-    reader: &mut impl Read,
-    first: &mut [u8],
-    second: &mut [u8],
-) -> Result<(usize, usize), std::io::Error> {
+fn read_two(reader: &mut impl Read, first: &mut [u8], second: &mut [u8]) -> Result<(usize, usize), std::io::Error> {
     let (first_bytes, second_bytes) = (first.len(), second.len());
     loop {
         let result = if second_bytes == 0 {
@@ -330,9 +276,7 @@ fn read_two(
                 return if into_second <= second_bytes {
                     Ok((into_first, into_second))
                 } else {
-                    Err(std::io::Error::other(
-                        "the reader claims more bytes than it was asked for",
-                    ))
+                    Err(std::io::Error::other("the reader claims more bytes than it was asked for"))
                 };
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -343,23 +287,13 @@ fn read_two(
 
 fn truncated(what: &'static str, offset: u64, (have, wanted): (usize, usize)) -> Error {
     let count = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-    Located::new(
-        offset,
-        Reason::Truncated {
-            what,
-            wanted: count(wanted),
-            have: count(have),
-        },
-    )
-    .into()
+    Located::new(offset, Reason::Truncated { what, wanted: count(wanted), have: count(have) }).into()
 }
 
 /// Whether the position in the stream is lost.
 fn is_final(error: &Error) -> bool {
     match error {
-        Error::Read { source, .. } => {
-            !matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-        }
+        Error::Read { source, .. } => !matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
         Error::Format(error) => !matches!(error.reason, Reason::Buffer { .. }),
         _ => true,
     }

@@ -32,13 +32,7 @@ impl<W: Write> FrameWriter<W> {
     /// a frame beyond them is refused here instead of there.
     #[must_use]
     pub const fn new(writer: W, limits: Limits) -> Self {
-        Self {
-            writer,
-            limits,
-            offset: 0,
-            control: Vec::new(),
-            failed: false,
-        }
+        Self { writer, limits, offset: 0, control: Vec::new(), failed: false }
     }
 
     /// Writes a control frame.
@@ -52,8 +46,7 @@ impl<W: Write> FrameWriter<W> {
         let prologue_bytes = self.control.len();
         encode_control(message, &mut self.control).map_err(|reason| self.located(reason))?;
         let frame_bytes = self.control.len().saturating_sub(prologue_bytes);
-        let length = u32::try_from(frame_bytes.saturating_sub(super::super::HEADER_BYTES))
-            .unwrap_or(u32::MAX);
+        let length = u32::try_from(frame_bytes.saturating_sub(super::super::HEADER_BYTES)).unwrap_or(u32::MAX);
         self.check_length(message.kind(), length, self.limits.control_bytes)?;
         self.write_all(message.kind().name(), &[])
     }
@@ -66,8 +59,7 @@ impl<W: Write> FrameWriter<W> {
         self.check_usable()?;
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.check_length(Kind::Data, length, self.limits.data_bytes)?;
-        let header =
-            data_header(device, sequence, payload).map_err(|reason| self.located(reason))?;
+        let header = data_header(device, sequence, payload).map_err(|reason| self.located(reason))?;
         self.control.clear();
         self.begin_stream();
         self.control.extend_from_slice(&header);
@@ -80,9 +72,7 @@ impl<W: Write> FrameWriter<W> {
     /// [`Error::Write`] from the transport.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.check_usable()?;
-        self.writer
-            .flush()
-            .map_err(|source| self.write_error("buffered frames", source))
+        self.writer.flush().map_err(|source| self.write_error("buffered frames", source))
     }
 
     /// The limits that frames are held against.
@@ -116,24 +106,12 @@ impl<W: Write> FrameWriter<W> {
     }
 
     fn check_usable(&self) -> Result<(), Error> {
-        if self.failed {
-            Err(Error::AfterError {
-                offset: self.offset,
-            })
-        } else {
-            Ok(())
-        }
+        if self.failed { Err(Error::AfterError { offset: self.offset }) } else { Ok(()) }
     }
 
     fn check_length(&self, kind: Kind, length: u32, limit: u32) -> Result<(), Error> {
         if length > limit {
-            return Err(self
-                .located(Reason::PayloadLength {
-                    kind: kind.raw(),
-                    length,
-                    limit,
-                })
-                .into());
+            return Err(self.located(Reason::PayloadLength { kind: kind.raw(), length, limit }).into());
         }
         Ok(())
     }
@@ -155,15 +133,11 @@ impl<W: Write> FrameWriter<W> {
         let mut written = 0usize;
         while written < total {
             let head = self.control.get(written..).unwrap_or_default();
-            let body = payload
-                .get(written.saturating_sub(front)..)
-                .unwrap_or_default();
+            let body = payload.get(written.saturating_sub(front)..).unwrap_or_default();
             match write_two(&mut self.writer, head, body) {
                 Ok(count) => {
                     written = written.saturating_add(count);
-                    self.offset = self
-                        .offset
-                        .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+                    self.offset = self.offset.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.write_error(what, error)),
@@ -174,11 +148,7 @@ impl<W: Write> FrameWriter<W> {
 
     fn write_error(&mut self, what: &'static str, source: std::io::Error) -> Error {
         self.failed = true;
-        Error::Write {
-            what,
-            offset: self.offset,
-            source,
-        }
+        Error::Write { what, offset: self.offset, source }
     }
 }
 
@@ -190,9 +160,9 @@ fn write_two(writer: &mut impl Write, head: &[u8], body: &[u8]) -> Result<usize,
     };
     match count {
         0 => Err(ErrorKind::WriteZero.into()),
-        count if count > head.len().saturating_add(body.len()) => Err(std::io::Error::other(
-            "the writer claims more bytes than it was given",
-        )),
+        count if count > head.len().saturating_add(body.len()) => {
+            Err(std::io::Error::other("the writer claims more bytes than it was given"))
+        }
         count => Ok(count),
     }
 }

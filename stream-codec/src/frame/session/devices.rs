@@ -48,12 +48,7 @@ struct Track {
 }
 
 impl Track {
-    const NEW: Self = Self {
-        phase: DevicePhase::Unopened,
-        frames: 0,
-        bytes: 0,
-        digest: Digest::NONE,
-    };
+    const NEW: Self = Self { phase: DevicePhase::Unopened, frames: 0, bytes: 0, digest: Digest::NONE };
 }
 
 #[derive(Clone, Debug)]
@@ -67,12 +62,7 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) const fn new() -> Self {
-        Self {
-            tracks: Vec::new(),
-            names: BTreeSet::new(),
-            accepted: 0,
-            loaded: 0,
-        }
+        Self { tracks: Vec::new(), names: BTreeSet::new(), accepted: 0, loaded: 0 }
     }
 
     /// Prepares for `count` devices, a number that was compared with the limit.
@@ -98,12 +88,7 @@ impl Devices {
 
     pub(super) fn open(&mut self, open: &DeviceOpen<'_>, is_file: bool) -> Result<(), Violation> {
         let device = open.device;
-        let track = find(
-            &mut self.tracks,
-            Kind::DeviceOpen,
-            device,
-            DevicePhase::Unopened,
-        )?;
+        let track = find(&mut self.tracks, Kind::DeviceOpen, device, DevicePhase::Unopened)?;
         if self.names.contains(open.name) {
             return Err(Violation::DuplicateName { device });
         }
@@ -113,99 +98,44 @@ impl Devices {
     }
 
     pub(super) fn accept(&mut self, device: u32) -> Result<(), Violation> {
-        let track = find(
-            &mut self.tracks,
-            Kind::DeviceAccept,
-            device,
-            DevicePhase::Opened,
-        )?;
+        let track = find(&mut self.tracks, Kind::DeviceAccept, device, DevicePhase::Opened)?;
         track.phase = DevicePhase::Accepted;
         self.accepted = self.accepted.saturating_add(1);
         Ok(())
     }
 
-    pub(super) fn data(
-        &mut self,
-        device: u32,
-        sequence: u64,
-        length: u32,
-    ) -> Result<(), Violation> {
+    pub(super) fn data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
         let track = find(&mut self.tracks, Kind::Data, device, DevicePhase::Accepted)?;
         if sequence != track.frames {
-            return Err(Violation::Sequence {
-                device,
-                expected: track.frames,
-                found: sequence,
-            });
+            return Err(Violation::Sequence { device, expected: track.frames, found: sequence });
         }
-        let totals = track
-            .frames
-            .checked_add(1)
-            .zip(track.bytes.checked_add(length.into()));
+        let totals = track.frames.checked_add(1).zip(track.bytes.checked_add(length.into()));
         (track.frames, track.bytes) = totals.ok_or(Violation::Overflow { device })?;
         Ok(())
     }
 
     pub(super) fn end(&mut self, end: &DeviceEnd, is_file: bool) -> Result<(), Violation> {
-        let DeviceEnd {
-            device,
-            frames,
-            bytes,
-            digest,
-        } = *end;
-        let track = find(
-            &mut self.tracks,
-            Kind::DeviceEnd,
-            device,
-            DevicePhase::Accepted,
-        )?;
+        let DeviceEnd { device, frames, bytes, digest } = *end;
+        let track = find(&mut self.tracks, Kind::DeviceEnd, device, DevicePhase::Accepted)?;
         if frames != track.frames {
-            return Err(Violation::FrameCount {
-                device,
-                stated: frames,
-                counted: track.frames,
-            });
+            return Err(Violation::FrameCount { device, stated: frames, counted: track.frames });
         }
         if bytes != track.bytes {
-            return Err(Violation::ByteCount {
-                device,
-                stated: bytes,
-                counted: track.bytes,
-            });
+            return Err(Violation::ByteCount { device, stated: bytes, counted: track.bytes });
         }
         track.digest = digest;
         track.phase = DevicePhase::Ended;
-        if is_file {
-            self.load(&Loaded {
-                device,
-                bytes,
-                digest,
-            })
-        } else {
-            Ok(())
-        }
+        if is_file { self.load(&Loaded { device, bytes, digest }) } else { Ok(()) }
     }
 
     pub(super) fn load(&mut self, loaded: &Loaded) -> Result<(), Violation> {
-        let Loaded {
-            device,
-            bytes,
-            digest,
-        } = *loaded;
+        let Loaded { device, bytes, digest } = *loaded;
         let track = find(&mut self.tracks, Kind::Loaded, device, DevicePhase::Ended)?;
         if bytes != track.bytes {
-            return Err(Violation::ByteCount {
-                device,
-                stated: bytes,
-                counted: track.bytes,
-            });
+            return Err(Violation::ByteCount { device, stated: bytes, counted: track.bytes });
         }
         if digest != track.digest {
-            return Err(Violation::Digests {
-                device,
-                source_digest: track.digest,
-                target_digest: digest,
-            });
+            return Err(Violation::Digests { device, source_digest: track.digest, target_digest: digest });
         }
         track.phase = DevicePhase::Loaded;
         self.loaded = self.loaded.saturating_add(1);
@@ -223,11 +153,7 @@ impl Devices {
     fn require(&self, kind: Kind, needed: DevicePhase, have: usize) -> Result<(), Violation> {
         match self.tracks.len().saturating_sub(have) {
             0 => Ok(()),
-            missing => Err(Violation::NotAll {
-                kind,
-                needed,
-                missing: u32::try_from(missing).unwrap_or(u32::MAX),
-            }),
+            missing => Err(Violation::NotAll { kind, needed, missing: u32::try_from(missing).unwrap_or(u32::MAX) }),
         }
     }
 
@@ -237,28 +163,9 @@ impl Devices {
 }
 
 /// The device's record, if the device is in the phase that a frame of this kind needs.
-fn find(
-    tracks: &mut [Track],
-    kind: Kind,
-    device: u32,
-    needed: DevicePhase,
-) -> Result<&mut Track, Violation> {
+fn find(tracks: &mut [Track], kind: Kind, device: u32, needed: DevicePhase) -> Result<&mut Track, Violation> {
     let count = u32::try_from(tracks.len()).unwrap_or(u32::MAX);
-    let track = usize::try_from(device)
-        .ok()
-        .and_then(|index| tracks.get_mut(index));
-    let track = track.ok_or(Violation::UnknownDevice {
-        kind,
-        device,
-        count,
-    })?;
-    if track.phase == needed {
-        Ok(track)
-    } else {
-        Err(Violation::Device {
-            kind,
-            device,
-            phase: track.phase,
-        })
-    }
+    let track = usize::try_from(device).ok().and_then(|index| tracks.get_mut(index));
+    let track = track.ok_or(Violation::UnknownDevice { kind, device, count })?;
+    if track.phase == needed { Ok(track) } else { Err(Violation::Device { kind, device, phase: track.phase }) }
 }

@@ -24,16 +24,8 @@ pub struct SessionError {
 
 impl fmt::Display for SessionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.is_ours {
-            "must not send"
-        } else {
-            "sent"
-        };
-        write!(
-            formatter,
-            "this is what the {} {verb}: {}",
-            self.by, self.violation
-        )
+        let verb = if self.is_ours { "must not send" } else { "sent" };
+        write!(formatter, "this is what the {} {verb}: {}", self.by, self.violation)
     }
 }
 
