@@ -6,9 +6,7 @@ use std::{env, process::ExitCode};
 use vfio_mig_fsm::{Capabilities, Dot};
 
 fn main() -> ExitCode {
-    let flags = env::args()
-        .nth(1)
-        .and_then(|argument| argument.parse().ok());
+    let flags = env::args().nth(1).and_then(|argument| argument.parse().ok());
     if let Some(caps) = flags.and_then(Capabilities::from_flags) {
         print!("{}", Dot(caps));
         ExitCode::SUCCESS

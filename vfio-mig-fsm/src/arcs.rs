@@ -17,27 +17,14 @@ pub const fn successors(caps: Capabilities, from: State) -> StateSet {
     let none = StateSet::EMPTY;
     let arcs = match from {
         State::Error => none,
-        State::Stop => none
-            .with(above_stop)
-            .with(State::StopCopy)
-            .with(State::Resuming),
+        State::Stop => none.with(above_stop).with(State::StopCopy).with(State::Resuming),
         State::Running => none.with(below_running).with(State::PreCopy),
-        State::RunningP2p => none
-            .with(State::Running)
-            .with(State::Stop)
-            .with(State::PreCopyP2p),
+        State::RunningP2p => none.with(State::Running).with(State::Stop).with(State::PreCopyP2p),
         State::StopCopy | State::Resuming => none.with(State::Stop),
         State::PreCopy => none.with(State::Running).with(below_pre_copy),
-        State::PreCopyP2p => none
-            .with(State::RunningP2p)
-            .with(State::PreCopy)
-            .with(State::StopCopy),
+        State::PreCopyP2p => none.with(State::RunningP2p).with(State::PreCopy).with(State::StopCopy),
     };
-    if caps.supports(from) {
-        arcs.intersection(caps.states())
-    } else {
-        StateSet::EMPTY
-    }
+    if caps.supports(from) { arcs.intersection(caps.states()) } else { StateSet::EMPTY }
 }
 
 /// Whether `from` → `to` is one arc: a driver implements it as a single step.

@@ -113,11 +113,7 @@ mod test {
         ];
         for (flags, set) in expected {
             assert_eq!(Capabilities::from_flags(flags), set, "flags {flags}");
-            assert_eq!(
-                Capabilities::from_flags(flags | 1 << 3 | 1 << 63),
-                set,
-                "flags {flags}"
-            );
+            assert_eq!(Capabilities::from_flags(flags | 1 << 3 | 1 << 63), set, "flags {flags}");
             if let Some(set) = set {
                 assert_eq!(set.flags(), flags);
                 assert_eq!(set.has_p2p(), flags & 2 != 0);

@@ -17,10 +17,7 @@ use crate::{Capabilities, SessionEffect, State, session, successors};
 /// assert!(graph.contains("STOP_COPY -> STOP"));
 /// ```
 #[derive(Clone, Copy, Debug)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a wrapper around its one argument"
-)]
+#[expect(clippy::exhaustive_structs, reason = "a wrapper around its one argument")]
 pub struct Dot(pub Capabilities);
 
 impl fmt::Display for Dot {
@@ -28,14 +25,8 @@ impl fmt::Display for Dot {
         let caps = self.0;
         writeln!(formatter, "digraph vfio_migration_{} {{", caps.flags())?;
         writeln!(formatter, "    rankdir=LR;")?;
-        writeln!(
-            formatter,
-            "    node [shape=box, style=rounded, fontname=\"monospace\"];"
-        )?;
-        writeln!(
-            formatter,
-            "    edge [fontname=\"sans-serif\", fontsize=10];"
-        )?;
+        writeln!(formatter, "    node [shape=box, style=rounded, fontname=\"monospace\"];")?;
+        writeln!(formatter, "    edge [fontname=\"sans-serif\", fontsize=10];")?;
         writeln!(formatter, "    subgraph cluster_saving {{")?;
         writeln!(formatter, "        label=\"one saving data fd\";")?;
         writeln!(formatter, "        fontname=\"sans-serif\";")?;
@@ -64,9 +55,7 @@ impl fmt::Display for Arc {
         formatter.write_str(match session(self.from, self.to) {
             SessionEffect::None => "",
             SessionEffect::Keeps => " [color=\"#1f6feb\", label=\"keeps fd\"]",
-            SessionEffect::OpensSaving | SessionEffect::OpensResuming => {
-                " [color=\"#1a7f37\", label=\"opens fd\"]"
-            }
+            SessionEffect::OpensSaving | SessionEffect::OpensResuming => " [color=\"#1a7f37\", label=\"opens fd\"]",
             SessionEffect::Ends => " [color=\"#cf222e\", label=\"ends fd\"]",
         })
     }

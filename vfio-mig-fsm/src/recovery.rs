@@ -70,11 +70,7 @@ mod test {
                 _ => (Recovery::Set(State::Running), Recovery::Set(State::Stop)),
             };
             assert_eq!(recovery(Role::Source, found), running, "{found}");
-            assert_eq!(
-                recovery_while_stopped(Role::Source, found),
-                stopped,
-                "{found}"
-            );
+            assert_eq!(recovery_while_stopped(Role::Source, found), stopped, "{found}");
         }
     }
 
@@ -82,15 +78,9 @@ mod test {
     fn no_step_is_one_the_kernel_refuses() {
         for caps in Capabilities::ALL {
             for found in State::ALL.into_iter().filter(|&state| caps.supports(state)) {
-                for step in [
-                    recovery(Role::Source, found),
-                    recovery_while_stopped(Role::Source, found),
-                ] {
+                for step in [recovery(Role::Source, found), recovery_while_stopped(Role::Source, found)] {
                     if let Recovery::Set(state) = step {
-                        assert!(
-                            next(caps, found, state).is_some(),
-                            "{caps:?}: {found} to {state}"
-                        );
+                        assert!(next(caps, found, state).is_some(), "{caps:?}: {found} to {state}");
                     }
                 }
             }

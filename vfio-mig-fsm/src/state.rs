@@ -58,10 +58,7 @@ impl State {
 
     /// The kernel's number, as in `vfio_device_feature_mig_state.device_state`.
     #[must_use]
-    #[expect(
-        clippy::as_conversions,
-        reason = "the only const way to read the discriminant of a repr(u32) enum"
-    )]
+    #[expect(clippy::as_conversions, reason = "the only const way to read the discriminant of a repr(u32) enum")]
     pub const fn raw(self) -> u32 {
         self as u32
     }

@@ -117,10 +117,7 @@ mod test {
     use crate::State;
 
     fn members(bits: u32) -> Vec<State> {
-        State::ALL
-            .into_iter()
-            .filter(|state| bits & (1 << state.raw()) != 0)
-            .collect()
+        State::ALL.into_iter().filter(|state| bits & (1 << state.raw()) != 0).collect()
     }
 
     #[test]
@@ -131,24 +128,9 @@ mod test {
             let set_b: StateSet = list_b.iter().copied().collect();
             let model_a: BTreeSet<_> = list_a.iter().copied().collect();
             let model_b: BTreeSet<_> = list_b.iter().copied().collect();
-            assert!(
-                set_a
-                    .intersection(set_b)
-                    .iter()
-                    .eq(model_a.intersection(&model_b).copied())
-            );
-            assert!(
-                set_a
-                    .difference(set_b)
-                    .iter()
-                    .eq(model_a.difference(&model_b).copied())
-            );
-            assert!(
-                set_a
-                    .union(set_b)
-                    .iter()
-                    .eq(model_a.union(&model_b).copied())
-            );
+            assert!(set_a.intersection(set_b).iter().eq(model_a.intersection(&model_b).copied()));
+            assert!(set_a.difference(set_b).iter().eq(model_a.difference(&model_b).copied()));
+            assert!(set_a.union(set_b).iter().eq(model_a.union(&model_b).copied()));
             assert_eq!(usize::try_from(set_a.len()).unwrap(), model_a.len());
             assert_eq!(set_a.is_empty(), model_a.is_empty());
             assert_eq!(set_a.first(), model_a.first().copied());

@@ -40,16 +40,7 @@ struct PerState<T>([T; 8]);
 
 impl<T: Copy> PerState<T> {
     const fn get(&self, state: State) -> T {
-        let [
-            error,
-            stop,
-            running,
-            stop_copy,
-            resuming,
-            running_p2p,
-            pre_copy,
-            pre_copy_p2p,
-        ] = self.0;
+        let [error, stop, running, stop_copy, resuming, running_p2p, pre_copy, pre_copy_p2p] = self.0;
         match state {
             State::Error => error,
             State::Stop => stop,
@@ -103,9 +94,7 @@ const fn first_steps(caps: Capabilities, from: State, to: State) -> StateSet {
         if !steps.is_empty() {
             return steps;
         }
-        layer = predecessors(caps, layer)
-            .intersection(interior)
-            .difference(seen);
+        layer = predecessors(caps, layer).intersection(interior).difference(seen);
         seen = seen.union(layer);
     }
     StateSet::EMPTY

@@ -11,30 +11,17 @@ fn committed_graphs_are_current() {
     for caps in Capabilities::ALL {
         let name = format!("fsm-{}", caps.flags());
         let committed = fs::read_to_string(docs.join(&name).with_extension("dot")).unwrap();
-        assert_eq!(
-            committed,
-            Dot(caps).to_string(),
-            "regenerate docs/{name}.dot and its .svg"
-        );
+        assert_eq!(committed, Dot(caps).to_string(), "regenerate docs/{name}.dot and its .svg");
         // The drawing is Graphviz's; the titles of its edges name the arcs.
         let drawing = fs::read_to_string(docs.join(&name).with_extension("svg")).unwrap();
         let arcs = caps.states().iter().flat_map(|from| {
-            successors(caps, from)
-                .iter()
-                .map(move |to| format!("<title>{from}&#45;&gt;{to}</title>"))
+            successors(caps, from).iter().map(move |to| format!("<title>{from}&#45;&gt;{to}</title>"))
         });
         let mut edges = 0;
         for title in arcs {
-            assert!(
-                drawing.contains(&title),
-                "redraw docs/{name}.svg: {title} is missing"
-            );
+            assert!(drawing.contains(&title), "redraw docs/{name}.svg: {title} is missing");
             edges += 1;
         }
-        assert_eq!(
-            drawing.matches("class=\"edge\"").count(),
-            edges,
-            "redraw docs/{name}.svg"
-        );
+        assert_eq!(drawing.matches("class=\"edge\"").count(), edges, "redraw docs/{name}.svg");
     }
 }

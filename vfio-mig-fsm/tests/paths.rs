@@ -1,47 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whole requests: against an independent search over the arcs, and against the paths the kernel
 //! was seen to take.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::unwrap_used
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 
 use State::{Error, PreCopy, PreCopyP2p, Resuming, Running, RunningP2p, Stop, StopCopy};
 use vfio_mig_fsm::{
-    Capabilities, SessionEffect, State, StateSet, is_arc, path, request_session, session,
-    successors, visible_on_failure,
+    Capabilities, SessionEffect, State, StateSet, is_arc, path, request_session, session, successors,
+    visible_on_failure,
 };
 
 /// The arcs of each capability set as drivers implement them: four in every set, then the rest.
-const COMMON: [(State, State); 4] = [
-    (Stop, StopCopy),
-    (StopCopy, Stop),
-    (Stop, Resuming),
-    (Resuming, Stop),
-];
+const COMMON: [(State, State); 4] = [(Stop, StopCopy), (StopCopy, Stop), (Stop, Resuming), (Resuming, Stop)];
 const OWN: [(Capabilities, &[(State, State)]); 4] = [
     (Capabilities::StopCopy, &[(Running, Stop), (Stop, Running)]),
-    (
-        Capabilities::P2p,
-        &[
-            (Running, RunningP2p),
-            (RunningP2p, Running),
-            (RunningP2p, Stop),
-            (Stop, RunningP2p),
-        ],
-    ),
+    (Capabilities::P2p, &[(Running, RunningP2p), (RunningP2p, Running), (RunningP2p, Stop), (Stop, RunningP2p)]),
     (
         Capabilities::PreCopy,
-        &[
-            (Running, Stop),
-            (Stop, Running),
-            (Running, PreCopy),
-            (PreCopy, Running),
-            (PreCopy, StopCopy),
-        ],
+        &[(Running, Stop), (Stop, Running), (Running, PreCopy), (PreCopy, Running), (PreCopy, StopCopy)],
     ),
     (
         Capabilities::P2pPreCopy,
@@ -68,9 +45,7 @@ fn arcs(caps: Capabilities) -> Vec<(State, State)> {
 
 fn every_request() -> impl Iterator<Item = (Capabilities, State, State)> {
     Capabilities::ALL.into_iter().flat_map(|caps| {
-        State::ALL
-            .into_iter()
-            .flat_map(move |from| State::ALL.into_iter().map(move |to| (caps, from, to)))
+        State::ALL.into_iter().flat_map(move |from| State::ALL.into_iter().map(move |to| (caps, from, to)))
     })
 }
 
@@ -100,10 +75,7 @@ fn shortest_paths(caps: Capabilities, from: State, to: State) -> Vec<Vec<State>>
     let mut queue = VecDeque::from([vec![from]]);
     while let Some(walk) = queue.pop_front() {
         let last = *walk.last().unwrap();
-        if found
-            .first()
-            .is_some_and(|shortest| walk.len() > shortest.len() + 1)
-        {
+        if found.first().is_some_and(|shortest| walk.len() > shortest.len() + 1) {
             break;
         }
         if last == to {
@@ -123,15 +95,8 @@ fn shortest_paths(caps: Capabilities, from: State, to: State) -> Vec<Vec<State>>
 fn a_search_over_the_arcs_finds_the_same_single_path() {
     for (caps, from, to) in every_request() {
         let ends_exist = caps.supports(from) && caps.supports(to);
-        let expected = if ends_exist {
-            shortest_paths(caps, from, to)
-        } else {
-            Vec::new()
-        };
-        assert!(
-            expected.len() <= 1,
-            "{caps:?}: {from} to {to} is ambiguous: {expected:?}"
-        );
+        let expected = if ends_exist { shortest_paths(caps, from, to) } else { Vec::new() };
+        assert!(expected.len() <= 1, "{caps:?}: {from} to {to} is ambiguous: {expected:?}");
         let actual = path(caps, from, to);
         assert_eq!(
             actual.as_ref().map(|path| path.steps()),
@@ -188,24 +153,15 @@ fn full_paths_are_the_kernels() {
 fn a_request_for_the_current_state_takes_no_step() {
     for (caps, state, _) in every_request().filter(|(_, from, to)| from == to) {
         let steps = path(caps, state, state).map(|path| path.steps().len());
-        assert_eq!(
-            steps,
-            caps.supports(state).then_some(0),
-            "{caps:?}: {state}"
-        );
+        assert_eq!(steps, caps.supports(state).then_some(0), "{caps:?}: {state}");
     }
 }
 
 #[test]
 fn each_arc_treats_the_data_fd_as_the_kernel_does() {
-    for (from, to) in arcs(Capabilities::P2pPreCopy)
-        .into_iter()
-        .chain(arcs(Capabilities::PreCopy))
-    {
+    for (from, to) in arcs(Capabilities::P2pPreCopy).into_iter().chain(arcs(Capabilities::PreCopy)) {
         let expected = match (from, to) {
-            (Running, PreCopy) | (RunningP2p, PreCopyP2p) | (Stop, StopCopy) => {
-                SessionEffect::OpensSaving
-            }
+            (Running, PreCopy) | (RunningP2p, PreCopyP2p) | (Stop, StopCopy) => SessionEffect::OpensSaving,
             (Stop, Resuming) => SessionEffect::OpensResuming,
             (PreCopy, PreCopyP2p) | (PreCopyP2p, PreCopy) => SessionEffect::Keeps,
             (PreCopy | PreCopyP2p, StopCopy) => SessionEffect::Keeps,
@@ -221,37 +177,22 @@ fn each_arc_treats_the_data_fd_as_the_kernel_does() {
 fn a_request_does_what_its_arcs_do() {
     for (caps, from, to) in every_request() {
         let Some(path) = path(caps, from, to) else {
-            assert_eq!(
-                request_session(caps, from, to),
-                None,
-                "{caps:?}: {from} to {to}"
-            );
+            assert_eq!(request_session(caps, from, to), None, "{caps:?}: {from} to {to}");
             continue;
         };
         let has_session = |state: State| state.is_saving() || state == Resuming;
-        let mut effect = if has_session(from) {
-            SessionEffect::Keeps
-        } else {
-            SessionEffect::None
-        };
+        let mut effect = if has_session(from) { SessionEffect::Keeps } else { SessionEffect::None };
         let mut current = from;
         for &step in path.steps() {
             let opened = [SessionEffect::OpensSaving, SessionEffect::OpensResuming];
-            assert!(
-                !opened.contains(&effect),
-                "{caps:?}: {from} to {to} opens before its end"
-            );
+            assert!(!opened.contains(&effect), "{caps:?}: {from} to {to} opens before its end");
             effect = match (effect, session(current, step)) {
                 (SessionEffect::Ends, SessionEffect::None) => SessionEffect::Ends,
                 (_, now) => now,
             };
             current = step;
         }
-        assert_eq!(
-            request_session(caps, from, to),
-            Some(effect),
-            "{caps:?}: {from} to {to}"
-        );
+        assert_eq!(request_session(caps, from, to), Some(effect), "{caps:?}: {from} to {to}");
     }
 }
 
@@ -264,11 +205,7 @@ fn a_failure_shows_the_start_the_way_the_end_or_error() {
                 expected = steps.iter().copied().chain([from, Error]).collect();
             }
         }
-        assert_eq!(
-            visible_on_failure(caps, from, to),
-            expected,
-            "{caps:?}: {from} to {to}"
-        );
+        assert_eq!(visible_on_failure(caps, from, to), expected, "{caps:?}: {from} to {to}");
     }
     // The fd of the new session found no number (EMFILE): the device is in PRE_COPY all the same.
     assert!(visible_on_failure(Capabilities::PreCopy, Running, PreCopy).contains(PreCopy));

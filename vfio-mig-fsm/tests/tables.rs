@@ -64,12 +64,7 @@ fn state(name: &str) -> Option<State> {
 
 fn cells(table: &str) -> HashMap<(State, State), State> {
     let mut lines = table.lines().filter(|line| !line.trim().is_empty());
-    let columns: Vec<State> = lines
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .filter_map(state)
-        .collect();
+    let columns: Vec<State> = lines.next().unwrap().split_whitespace().filter_map(state).collect();
     let mut cells = HashMap::new();
     for line in lines {
         let mut words = line.split_whitespace();
@@ -92,11 +87,7 @@ fn every_cell_is_the_kernels() {
         let expected = cells(table);
         for from in State::ALL {
             for to in State::ALL {
-                assert_eq!(
-                    next(caps, from, to),
-                    expected.get(&(from, to)).copied(),
-                    "{caps:?}: {from} to {to}"
-                );
+                assert_eq!(next(caps, from, to), expected.get(&(from, to)).copied(), "{caps:?}: {from} to {to}");
                 compared += 1;
             }
         }
@@ -123,16 +114,8 @@ fn requests_that_hang_old_kernels_are_refused() {
 fn error_is_neither_left_nor_requested() {
     for caps in Capabilities::ALL {
         for state in State::ALL {
-            assert_eq!(
-                next(caps, State::Error, state),
-                None,
-                "{caps:?}: ERROR to {state}"
-            );
-            assert_eq!(
-                next(caps, state, State::Error),
-                None,
-                "{caps:?}: {state} to ERROR"
-            );
+            assert_eq!(next(caps, State::Error, state), None, "{caps:?}: ERROR to {state}");
+            assert_eq!(next(caps, state, State::Error), None, "{caps:?}: {state} to ERROR");
         }
     }
 }

@@ -12,8 +12,8 @@ use vfio_mig_fsm::Capabilities;
 
 use super::fault::parse_step;
 use super::{
-    Clock, DirtyLogging, Drained, FaultPlan, FaultRule, Model, Mtty, Plain, PlainConfig, SimDevice,
-    SystemClock, Timing, units,
+    Clock, DirtyLogging, Drained, FaultPlan, FaultRule, Model, Mtty, Plain, PlainConfig, SimDevice, SystemClock,
+    Timing, units,
 };
 
 /// What is wrong with a configuration, and where.
@@ -77,16 +77,8 @@ impl Options {
                 let (key, value) = word
                     .split_once('=')
                     .filter(|(key, _)| !key.is_empty())
-                    .ok_or_else(|| ConfigError {
-                        line,
-                        key: word.to_owned(),
-                        expected: "key=value".to_owned(),
-                    })?;
-                entries.push(Entry {
-                    line,
-                    key: key.to_owned(),
-                    value: value.to_owned(),
-                });
+                    .ok_or_else(|| ConfigError { line, key: word.to_owned(), expected: "key=value".to_owned() })?;
+                entries.push(Entry { line, key: key.to_owned(), value: value.to_owned() });
             }
         }
         Ok(Self { entries })
@@ -109,9 +101,7 @@ impl Options {
         if let Some(again) = self.entries.iter().find(|entry| entry.key == key) {
             return Err(again.error("only one"));
         }
-        parse(&entry.value)
-            .map(Some)
-            .ok_or_else(|| entry.error(expected))
+        parse(&entry.value).map(Some).ok_or_else(|| entry.error(expected))
     }
 
     /// Takes all values of a key that may be repeated, in order.
@@ -123,15 +113,10 @@ impl Options {
         key: &str,
         parse: impl Fn(&str) -> Result<T, &'static str>,
     ) -> Result<Vec<T>, ConfigError> {
-        let (taken, left) = core::mem::take(&mut self.entries)
-            .into_iter()
-            .partition(|entry| entry.key == key);
+        let (taken, left) = core::mem::take(&mut self.entries).into_iter().partition(|entry| entry.key == key);
         self.entries = left;
         let taken: Vec<Entry> = taken;
-        taken
-            .iter()
-            .map(|entry| parse(&entry.value).map_err(|expected| entry.error(expected)))
-            .collect()
+        taken.iter().map(|entry| parse(&entry.value).map_err(|expected| entry.error(expected))).collect()
     }
 
     /// [`take`](Self::take) of a size: `17`, `4KiB`, `1MiB`, `2GiB`.
@@ -175,19 +160,13 @@ impl Options {
     /// # Errors
     /// For the first pair left.
     pub fn finish(&self, known: &str) -> Result<(), ConfigError> {
-        self.entries
-            .first()
-            .map_or(Ok(()), |entry| Err(entry.error(known)))
+        self.entries.first().map_or(Ok(()), |entry| Err(entry.error(known)))
     }
 }
 
 impl Entry {
     fn error(&self, expected: &str) -> ConfigError {
-        ConfigError {
-            line: self.line,
-            key: std::format!("{}={}", self.key, self.value),
-            expected: expected.to_owned(),
-        }
+        ConfigError { line: self.line, key: std::format!("{}={}", self.key, self.value), expected: expected.to_owned() }
     }
 }
 
@@ -289,29 +268,16 @@ impl SimConfig {
         })?;
         let mut timing = Timing::default();
         timing.transition = options.take_duration("transition-ms")?.unwrap_or_default();
-        timing.read_per_mib = options
-            .take_duration("read-ms-per-mib")?
-            .unwrap_or_default();
-        timing.write_per_mib = options
-            .take_duration("write-ms-per-mib")?
-            .unwrap_or_default();
+        timing.read_per_mib = options.take_duration("read-ms-per-mib")?.unwrap_or_default();
+        timing.write_per_mib = options.take_duration("write-ms-per-mib")?.unwrap_or_default();
         timing.query = options.take_duration("query-ms")?.unwrap_or_default();
         timing.steps = options.take_all("step-ms", |text| {
-            let parsed = text
-                .split_once(':')
-                .and_then(|(step, time)| Some((parse_step(step)?, units::duration(time)?)));
+            let parsed =
+                text.split_once(':').and_then(|(step, time)| Some((parse_step(step)?, units::duration(time)?)));
             parsed.ok_or("a step and a time, as in step-ms=STOP>STOP_COPY:20")
         })?;
-        let faults = options
-            .take_all("fault", FaultRule::parse)?
-            .into_iter()
-            .collect();
-        Ok(Self {
-            model,
-            timing,
-            faults,
-            options,
-        })
+        let faults = options.take_all("fault", FaultRule::parse)?.into_iter().collect();
+        Ok(Self { model, timing, faults, options })
     }
 
     /// The name of the model.
@@ -339,40 +305,23 @@ impl SimConfig {
     ) -> Result<SimDevice, ConfigError> {
         let mut options = self.options.clone();
         let line = options.entries.first().map_or(1, |entry| entry.line);
-        let model = match (
-            self.model.as_str(),
-            models.iter().find(|(name, _)| *name == self.model),
-        ) {
+        let model = match (self.model.as_str(), models.iter().find(|(name, _)| *name == self.model)) {
             (_, Some((_, factory))) => factory(&mut options)?,
             ("plain", None) => Box::new(Plain::new(plain(&mut options)?)),
             ("mtty", None) => Box::new(mtty(&mut options)?),
             (unknown, None) => {
-                let names: String = models
-                    .iter()
-                    .map(|(name, _)| std::format!(", {name}"))
-                    .collect();
+                let names: String = models.iter().map(|(name, _)| std::format!(", {name}")).collect();
                 let expected = std::format!("plain, mtty{names}");
-                return Err(ConfigError {
-                    line,
-                    key: std::format!("model={unknown}"),
-                    expected,
-                });
+                return Err(ConfigError { line, key: std::format!("model={unknown}"), expected });
             }
         };
         options.finish("a key of this model")?;
-        Ok(SimDevice::with(
-            model,
-            self.timing.clone(),
-            self.faults.clone(),
-            clock,
-        ))
+        Ok(SimDevice::with(model, self.timing.clone(), self.faults.clone(), clock))
     }
 }
 
 fn mtty(options: &mut Options) -> Result<Mtty, ConfigError> {
-    let ports = options.take("ports", "1 or 2", |text| {
-        text.parse().ok().filter(|ports| (1..=2).contains(ports))
-    })?;
+    let ports = options.take("ports", "1 or 2", |text| text.parse().ok().filter(|ports| (1..=2).contains(ports)))?;
     Ok(Mtty::new(ports.unwrap_or(1)))
 }
 
@@ -386,39 +335,27 @@ fn plain(options: &mut Options) -> Result<PlainConfig, ConfigError> {
     config.capabilities = capabilities.unwrap_or(config.capabilities);
     set(&mut config.initial_bytes, options.take_bytes("initial")?);
     set(&mut config.dirty_bytes, options.take_bytes("dirty")?);
-    set(
-        &mut config.dirty_total_bytes,
-        options.take_bytes("dirty-total")?,
-    );
+    set(&mut config.dirty_total_bytes, options.take_bytes("dirty-total")?);
     set(&mut config.stop_bytes, options.take_bytes("stop")?);
     set(&mut config.seed, options.take_number("seed")?);
     config.dirty_rate = options.take("dirty-rate", "a rate, as in 100MiB/s", units::bytes_per_s)?;
-    config.reinit_after = options.take("reinit-after", "a number from 1", |text| {
-        units::number(text).filter(|n| *n > 0)
-    })?;
+    config.reinit_after =
+        options.take("reinit-after", "a number from 1", |text| units::number(text).filter(|n| *n > 0))?;
     let drained = options.take("drained", "nomsg or zero", |text| match text {
         "nomsg" => Some(Drained::Nomsg),
         "zero" => Some(Drained::Zero),
         _ => None,
     })?;
     config.drained = drained.unwrap_or(config.drained);
-    let logging = options.take(
-        "dirty-log",
-        "absent, permissive or exclusive",
-        |text| match text {
-            "absent" => Some(DirtyLogging::Absent),
-            "permissive" => Some(DirtyLogging::Permissive),
-            "exclusive" => Some(DirtyLogging::Exclusive),
-            _ => None,
-        },
-    )?;
+    let logging = options.take("dirty-log", "absent, permissive or exclusive", |text| match text {
+        "absent" => Some(DirtyLogging::Absent),
+        "permissive" => Some(DirtyLogging::Permissive),
+        "exclusive" => Some(DirtyLogging::Exclusive),
+        _ => None,
+    })?;
     config.dirty_logging = logging.unwrap_or(config.dirty_logging);
-    config.sticky_errors = options
-        .take_bool("sticky-errors")?
-        .unwrap_or(config.sticky_errors);
-    config.write_holds_state = options
-        .take_bool("write-holds-state")?
-        .unwrap_or(config.write_holds_state);
+    config.sticky_errors = options.take_bool("sticky-errors")?.unwrap_or(config.sticky_errors);
+    config.write_holds_state = options.take_bool("write-holds-state")?.unwrap_or(config.write_holds_state);
     Ok(config)
 }
 
@@ -431,40 +368,20 @@ mod test {
     #[test]
     fn errors_say_line_key_and_what_was_expected() {
         for (text, expected) in [
-            (
-                "ports=1",
-                "line 1: model: expected model=plain or model=mtty",
-            ),
+            ("ports=1", "line 1: model: expected model=plain or model=mtty"),
             ("model=mtty\n\nports", "line 3: ports: expected key=value"),
-            (
-                "model=mtty ports=1 ports=2",
-                "line 1: ports=2: expected only one",
-            ),
-            (
-                "model=mtty speed=9",
-                "line 1: speed=9: expected a key of this model",
-            ),
+            ("model=mtty ports=1 ports=2", "line 1: ports=2: expected only one"),
+            ("model=mtty speed=9", "line 1: speed=9: expected a key of this model"),
             ("model=teapot", "line 1: model=teapot: expected plain, mtty"),
-            (
-                "model=plain caps=2",
-                "line 1: caps=2: expected 1, 3, 5 or 7",
-            ),
-            (
-                "model=plain caps=9",
-                "line 1: caps=9: expected 1, 3, 5 or 7",
-            ),
-            (
-                "model=plain\ninitial=1MB",
-                "line 2: initial=1MB: expected a size, as in 4096 or 16MiB",
-            ),
+            ("model=plain caps=2", "line 1: caps=2: expected 1, 3, 5 or 7"),
+            ("model=plain caps=9", "line 1: caps=9: expected 1, 3, 5 or 7"),
+            ("model=plain\ninitial=1MB", "line 2: initial=1MB: expected a size, as in 4096 or 16MiB"),
             (
                 "model=plain step-ms=STOP:5",
                 "line 1: step-ms=STOP:5: expected a step and a time, as in step-ms=STOP>STOP_COPY:20",
             ),
         ] {
-            let error = SimConfig::parse(text)
-                .and_then(|config| config.device().map(|_| ()))
-                .unwrap_err();
+            let error = SimConfig::parse(text).and_then(|config| config.device().map(|_| ())).unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
     }
@@ -500,9 +417,7 @@ mod test {
             let lanes = options.take_number("lanes")?.unwrap_or(1);
             Ok(Box::new(Mtty::new(u32::try_from(lanes).unwrap())))
         };
-        let device = config
-            .device_with(&[("card", factory)], Arc::new(SystemClock::new()))
-            .unwrap();
+        let device = config.device_with(&[("card", factory)], Arc::new(SystemClock::new())).unwrap();
         device.open().unwrap();
         assert_eq!(device.mig_data_size(), Ok(96));
     }

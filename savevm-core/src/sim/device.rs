@@ -14,10 +14,7 @@ use vfio_mig_fsm::{Capabilities, SessionEffect, State, next, session};
 
 use super::fault::{Action, Call, Place};
 use super::session::{Live, Progress};
-use super::{
-    Clock, Direction, Errno, Facts, FaultPlan, Model, SimEvent, SimSession, Step, SystemClock,
-    Timing,
-};
+use super::{Clock, Direction, Errno, Facts, FaultPlan, Model, SimEvent, SimSession, Step, SystemClock, Timing};
 
 /// A simulated device: the kernel's driver of one VFIO device, seen from the ioctl layer.
 ///
@@ -69,22 +66,12 @@ impl SimDevice {
     /// A device of `model`, in RUNNING, with real time, no delays and no faults.
     #[must_use]
     pub fn new(model: Box<dyn Model>) -> Self {
-        Self::with(
-            model,
-            Timing::default(),
-            FaultPlan::new(),
-            Arc::new(SystemClock::new()),
-        )
+        Self::with(model, Timing::default(), FaultPlan::new(), Arc::new(SystemClock::new()))
     }
 
     /// A device of `model` with delays, faults and a clock of the caller's.
     #[must_use]
-    pub fn with(
-        model: Box<dyn Model>,
-        timing: Timing,
-        faults: FaultPlan,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn with(model: Box<dyn Model>, timing: Timing, faults: FaultPlan, clock: Arc<dyn Clock>) -> Self {
         let facts = model.facts();
         let core = Core {
             model,
@@ -106,9 +93,7 @@ impl SimDevice {
             state_lock: Mutex::new(()),
             core: Mutex::new(core),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     /// The constant answers of the device.
@@ -171,11 +156,7 @@ impl SimDevice {
     pub fn get_state(&self) -> Result<u32, Errno> {
         self.require_migration()?;
         let held = self.shared.hold();
-        if let Some((raw, _)) = self
-            .shared
-            .faulted(Call::GetState, None, Some(&held))?
-            .answer
-        {
+        if let Some((raw, _)) = self.shared.faulted(Call::GetState, None, Some(&held))?.answer {
             return Ok(u32::try_from(raw).unwrap_or(u32::MAX));
         }
         Ok(self.shared.core().state.raw())
@@ -206,15 +187,9 @@ impl SimDevice {
         result
     }
 
-    fn set_held(
-        &self,
-        held: &Held<'_>,
-        capabilities: Capabilities,
-        raw: u32,
-    ) -> Result<Option<SimSession>, Errno> {
+    fn set_held(&self, held: &Held<'_>, capabilities: Capabilities, raw: u32) -> Result<Option<SimSession>, Errno> {
         let target = State::from_raw(raw);
-        self.shared
-            .faulted(Call::SetState, target.map(Place::Target), Some(held))?;
+        self.shared.faulted(Call::SetState, target.map(Place::Target), Some(held))?;
         let mut opened = None;
         loop {
             let from = self.shared.core().state;
@@ -225,32 +200,20 @@ impl SimDevice {
             if from == State::Error {
                 return Err(self.shared.facts.set_in_error);
             }
-            let target = target
-                .filter(|target| capabilities.supports(*target))
-                .ok_or(Errno::EINVAL)?;
+            let target = target.filter(|target| capabilities.supports(*target)).ok_or(Errno::EINVAL)?;
             let to = next(capabilities, from, target).ok_or(Errno::EINVAL)?;
             opened = self.step(held, Step { from, to })?;
         }
     }
 
     fn step(&self, held: &Held<'_>, step: Step) -> Result<Option<SimSession>, Errno> {
-        let delay = self
-            .shared
-            .timing
-            .step(step)
-            .saturating_add(self.shared.core().model.step_delay(step));
+        let delay = self.shared.timing.step(step).saturating_add(self.shared.core().model.step_delay(step));
         self.shared.clock.sleep_if(delay);
-        let faulted = self
-            .shared
-            .faulted(Call::Step, Some(Place::Step(step)), Some(held));
+        let faulted = self.shared.faulted(Call::Step, Some(Place::Step(step)), Some(held));
         let now = self.shared.clock.now();
         let mut core = self.shared.core();
         let done = faulted.and_then(|_| core.model.step(step, now));
-        core.tell(&SimEvent::Step {
-            from: step.from.raw(),
-            to: step.to.raw(),
-            errno: done.err(),
-        });
+        core.tell(&SimEvent::Step { from: step.from.raw(), to: step.to.raw(), errno: done.err() });
         done?;
         core.state = step.to;
         let direction = match session(step.from, step.to) {
@@ -281,11 +244,7 @@ impl SimDevice {
         self.require_migration()?;
         let held = self.shared.hold();
         self.shared.clock.sleep_if(self.shared.timing.query);
-        if let Some((bytes, _)) = self
-            .shared
-            .faulted(Call::MigDataSize, None, Some(&held))?
-            .answer
-        {
+        if let Some((bytes, _)) = self.shared.faulted(Call::MigDataSize, None, Some(&held))?.answer {
             return Ok(bytes);
         }
         let now = self.shared.clock.now();
@@ -406,9 +365,7 @@ impl SimDevice {
     /// `EINVAL` when the contents are not of this model or the state is not one of this device.
     pub fn import(&self, raw_state: u32, contents: &[u8]) -> Result<(), Errno> {
         let capabilities = self.require_migration()?;
-        let state = State::from_raw(raw_state)
-            .filter(|state| capabilities.supports(*state))
-            .ok_or(Errno::EINVAL)?;
+        let state = State::from_raw(raw_state).filter(|state| capabilities.supports(*state)).ok_or(Errno::EINVAL)?;
         let mut core = self.shared.core();
         core.model.import(contents)?;
         if self.shared.facts.state_survives_close {
@@ -423,19 +380,14 @@ impl SimDevice {
 
     fn inside(&self, index: u32, offset: u64, len: usize) -> Result<usize, Errno> {
         let size = self.shared.facts.region_bytes(index);
-        let left = size
-            .checked_sub(offset)
-            .filter(|left| *left > 0)
-            .ok_or(Errno::EINVAL)?;
+        let left = size.checked_sub(offset).filter(|left| *left > 0).ok_or(Errno::EINVAL)?;
         Ok(usize::try_from(left).map_or(len, |left| len.min(left)))
     }
 }
 
 impl core::fmt::Debug for SimDevice {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SimDevice")
-            .field("facts", &self.shared.facts)
-            .finish_non_exhaustive()
+        f.debug_struct("SimDevice").field("facts", &self.shared.facts).finish_non_exhaustive()
     }
 }
 
@@ -456,23 +408,11 @@ impl Shared {
     }
 
     pub(super) fn hold(&self) -> Held<'_> {
-        Held {
-            shared: self,
-            guard: Some(
-                self.state_lock
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner),
-            ),
-        }
+        Held { shared: self, guard: Some(self.state_lock.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     /// Applies the faults due at this call. `held` tells that the caller holds the state lock.
-    pub(super) fn faulted(
-        &self,
-        call: Call,
-        place: Option<Place>,
-        held: Option<&Held<'_>>,
-    ) -> Result<Faulted, Errno> {
+    pub(super) fn faulted(&self, call: Call, place: Option<Place>, held: Option<&Held<'_>>) -> Result<Faulted, Errno> {
         let hits = self.core().faults.hits(call, place);
         let mut faulted = Faulted::default();
         for action in hits {
@@ -546,12 +486,7 @@ impl Core {
     pub(super) fn end_session(&mut self) {
         if let Some(live) = self.live.take() {
             let Progress { bytes, digest } = live.progress();
-            self.tell(&SimEvent::SessionEnded {
-                id: live.id,
-                direction: live.direction,
-                bytes,
-                digest,
-            });
+            self.tell(&SimEvent::SessionEnded { id: live.id, direction: live.direction, bytes, digest });
         }
     }
 

@@ -69,10 +69,7 @@ impl Errno {
     /// The symbolic name, when it is one of [`Errno::NAMED`].
     #[must_use]
     pub fn name(self) -> Option<&'static str> {
-        Self::NAMED
-            .iter()
-            .find(|(_, errno)| *errno == self)
-            .map(|(name, _)| *name)
+        Self::NAMED.iter().find(|(_, errno)| *errno == self).map(|(name, _)| *name)
     }
 
     /// The errno called `name` (`"EIO"`), or written as its positive number (`"5"`).
@@ -82,10 +79,7 @@ impl Errno {
             return Some(*errno);
         }
         // 4095 is the largest number that the kernel can return as an error.
-        name.parse::<i32>()
-            .ok()
-            .filter(|raw| (1..=4095).contains(raw))
-            .map(Self)
+        name.parse::<i32>().ok().filter(|raw| (1..=4095).contains(raw)).map(Self)
     }
 }
 

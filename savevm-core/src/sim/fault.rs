@@ -104,13 +104,7 @@ impl FaultRule {
     /// Hits every `call` with `action`.
     #[must_use]
     pub const fn new(call: Call, action: Action) -> Self {
-        Self {
-            call,
-            place: None,
-            action,
-            when: When::Always,
-            seen: 0,
-        }
+        Self { call, place: None, action, when: When::Always, seen: 0 }
     }
 
     /// Hits only calls at `place`.
@@ -138,9 +132,7 @@ impl FaultRule {
         };
         let mut parts = text.splitn(3, ':');
         let call = parts.next().and_then(parse_call).ok_or(EXPECTED_CALL)?;
-        let second = parts
-            .next()
-            .ok_or("an action after the call, as in read:EIO")?;
+        let second = parts.next().ok_or("an action after the call, as in read:EIO")?;
         let rule = match parts.next() {
             None => Self::new(call, parse_action(second)?),
             Some(action) => Self::new(call, parse_action(action)?).at(parse_place(call, second)?),
@@ -183,56 +175,37 @@ impl FaultPlan {
 
     /// Counts this call in every rule and returns the actions due, in the order of the rules.
     pub(super) fn hits(&mut self, call: Call, place: Option<Place>) -> Vec<Action> {
-        self.rules
-            .iter_mut()
-            .filter_map(|rule| rule.hit(call, place))
-            .collect()
+        self.rules.iter_mut().filter_map(|rule| rule.hit(call, place)).collect()
     }
 }
 
 impl FromIterator<FaultRule> for FaultPlan {
     fn from_iter<I: IntoIterator<Item = FaultRule>>(rules: I) -> Self {
-        Self {
-            rules: rules.into_iter().collect(),
-        }
+        Self { rules: rules.into_iter().collect() }
     }
 }
 
-const EXPECTED_CALL: &str =
-    "one of open, get_state, set_state, step, read, write, precopy_info, mig_data_size, reset";
+const EXPECTED_CALL: &str = "one of open, get_state, set_state, step, read, write, precopy_info, mig_data_size, reset";
 
 fn parse_call(text: &str) -> Option<Call> {
-    Call::NAMES
-        .iter()
-        .find(|(name, _)| *name == text)
-        .map(|(_, call)| *call)
+    Call::NAMES.iter().find(|(name, _)| *name == text).map(|(_, call)| *call)
 }
 
 /// A state by the kernel's name (`STOP_COPY`).
 pub(super) fn parse_state(text: &str) -> Option<State> {
-    State::ALL
-        .iter()
-        .copied()
-        .find(|state| state.name() == text)
+    State::ALL.iter().copied().find(|state| state.name() == text)
 }
 
 /// An arc written `FROM>TO`.
 pub(super) fn parse_step(text: &str) -> Option<Step> {
     let (from, to) = text.split_once('>')?;
-    Some(Step {
-        from: parse_state(from)?,
-        to: parse_state(to)?,
-    })
+    Some(Step { from: parse_state(from)?, to: parse_state(to)? })
 }
 
 fn parse_place(call: Call, text: &str) -> Result<Place, &'static str> {
     match call {
-        Call::SetState => parse_state(text)
-            .map(Place::Target)
-            .ok_or("a state, as in set_state:STOP_COPY:EIO"),
-        Call::Step => parse_step(text)
-            .map(Place::Step)
-            .ok_or("an arc, as in step:STOP>STOP_COPY:EIO"),
+        Call::SetState => parse_state(text).map(Place::Target).ok_or("a state, as in set_state:STOP_COPY:EIO"),
+        Call::Step => parse_step(text).map(Place::Step).ok_or("an arc, as in step:STOP>STOP_COPY:EIO"),
         _ => Err("no place for this call: only set_state and step have one"),
     }
 }
@@ -243,59 +216,38 @@ fn parse_when(text: &str) -> Result<When, &'static str> {
         Some(number) => (number, true),
         None => (text, false),
     };
-    let number = units::number(number)
-        .filter(|number| *number > 0)
-        .ok_or(EXPECTED)?;
-    Ok(if from {
-        When::From(number)
-    } else {
-        When::Nth(number)
-    })
+    let number = units::number(number).filter(|number| *number > 0).ok_or(EXPECTED)?;
+    Ok(if from { When::From(number) } else { When::Nth(number) })
 }
 
 fn parse_action(text: &str) -> Result<Action, &'static str> {
     const TIME: &str = "a time, as in delay=20ms";
     let Some((kind, value)) = text.split_once('=') else {
-        return Errno::from_name(text)
-            .map(Action::Fail)
-            .ok_or(EXPECTED_ACTION);
+        return Errno::from_name(text).map(Action::Fail).ok_or(EXPECTED_ACTION);
     };
     match kind {
-        "error-state" => Errno::from_name(value)
-            .map(Action::FailIntoError)
-            .ok_or("an errno, as in error-state=EIO"),
-        "dead" => Errno::from_name(value)
-            .map(Action::FailSession)
-            .ok_or("an errno, as in dead=EIO"),
+        "error-state" => Errno::from_name(value).map(Action::FailIntoError).ok_or("an errno, as in error-state=EIO"),
+        "dead" => Errno::from_name(value).map(Action::FailSession).ok_or("an errno, as in dead=EIO"),
         "delay" => units::duration(value).map(Action::Delay).ok_or(TIME),
         "hang" => units::duration(value).map(Action::Hang).ok_or(TIME),
-        "short" => units::bytes(value)
-            .map(Action::Short)
-            .ok_or("bytes, as in short=7"),
-        "answer" => {
-            parse_answer(value).ok_or("a number or two, as in answer=42 or answer=0/0xffff")
-        }
+        "short" => units::bytes(value).map(Action::Short).ok_or("bytes, as in short=7"),
+        "answer" => parse_answer(value).ok_or("a number or two, as in answer=42 or answer=0/0xffff"),
         _ => Err(EXPECTED_ACTION),
     }
 }
 
-const EXPECTED_ACTION: &str = "an errno (EIO), delay=T, hang=T, short=N, answer=N, answer=N/N, error-state=ERRNO or dead=ERRNO";
+const EXPECTED_ACTION: &str =
+    "an errno (EIO), delay=T, hang=T, short=N, answer=N, answer=N/N, error-state=ERRNO or dead=ERRNO";
 
 fn parse_answer(text: &str) -> Option<Action> {
     let (first, second) = text.split_once('/').unwrap_or((text, "0"));
-    Some(Action::Answer(
-        units::number(first)?,
-        units::number(second)?,
-    ))
+    Some(Action::Answer(units::number(first)?, units::number(second)?))
 }
 
 /// A rule as a person would name it in a log.
 impl core::fmt::Display for FaultRule {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let name = Call::NAMES
-            .iter()
-            .find(|(_, call)| *call == self.call)
-            .map_or("", |(name, _)| *name);
+        let name = Call::NAMES.iter().find(|(_, call)| *call == self.call).map_or("", |(name, _)| *name);
         let place = match self.place {
             None => String::new(),
             Some(Place::Target(state)) => std::format!(" {}", state.name()),
@@ -316,20 +268,11 @@ mod test {
             .at(Place::Target(State::StopCopy))
             .when(When::Nth(2));
         assert_eq!(rule, expected);
-        let step = Step {
-            from: State::PreCopy,
-            to: State::PreCopyP2p,
-        };
+        let step = Step { from: State::PreCopy, to: State::PreCopyP2p };
         let rule = FaultRule::parse("step:PRE_COPY>PRE_COPY_P2P:hang=3s").unwrap();
-        assert_eq!(
-            rule,
-            FaultRule::new(Call::Step, Action::Hang(Duration::from_secs(3))).at(Place::Step(step))
-        );
+        assert_eq!(rule, FaultRule::new(Call::Step, Action::Hang(Duration::from_secs(3))).at(Place::Step(step)));
         let rule = FaultRule::parse("precopy_info:answer=18446744073709551615/1@3+").unwrap();
-        assert_eq!(
-            rule,
-            FaultRule::new(Call::PrecopyInfo, Action::Answer(u64::MAX, 1)).when(When::From(3))
-        );
+        assert_eq!(rule, FaultRule::new(Call::PrecopyInfo, Action::Answer(u64::MAX, 1)).when(When::From(3)));
     }
 
     #[test]
@@ -351,10 +294,8 @@ mod test {
 
     #[test]
     fn rules_count_their_own_calls() {
-        let mut plan: FaultPlan = ["read:EIO@2", "read:short=1@3+"]
-            .iter()
-            .map(|rule| FaultRule::parse(rule).unwrap())
-            .collect();
+        let mut plan: FaultPlan =
+            ["read:EIO@2", "read:short=1@3+"].iter().map(|rule| FaultRule::parse(rule).unwrap()).collect();
         let hits: Vec<_> = (0..4).map(|_| plan.hits(Call::Read, None)).collect();
         assert_eq!(
             hits,

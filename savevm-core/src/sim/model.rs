@@ -37,19 +37,13 @@ impl Failure {
     /// A failure after which the session is dead.
     #[must_use]
     pub const fn sticky(errno: Errno) -> Self {
-        Self {
-            errno,
-            session_dead: true,
-        }
+        Self { errno, session_dead: true }
     }
 }
 
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
-        Self {
-            errno,
-            session_dead: false,
-        }
+        Self { errno, session_dead: false }
     }
 }
 
@@ -164,10 +158,7 @@ impl Facts {
     /// The size of region `index` in bytes; zero for an index without one.
     #[must_use]
     pub fn region_bytes(&self, index: u32) -> u64 {
-        self.regions
-            .iter()
-            .find(|region| region.index == index)
-            .map_or(0, |region| region.size)
+        self.regions.iter().find(|region| region.index == index).map_or(0, |region| region.size)
     }
 }
 
@@ -226,12 +217,7 @@ pub trait Model: Send {
     ///
     /// # Errors
     /// Whatever the driver answers.
-    fn precopy_sizes(
-        &mut self,
-        state: State,
-        version2: bool,
-        now: Duration,
-    ) -> Result<PrecopySizes, Failure>;
+    fn precopy_sizes(&mut self, state: State, version2: bool, now: Duration) -> Result<PrecopySizes, Failure>;
 
     /// The estimate of MIG_DATA_SIZE, in bytes.
     ///

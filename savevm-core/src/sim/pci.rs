@@ -25,10 +25,7 @@ impl ConfigSpace {
     /// A function with these ids, 24-bit `class` and BAR sizes (powers of two; zero: no such BAR).
     #[must_use]
     pub fn new(vendor_id: u16, device_id: u16, class: u32, bar_bytes: [u32; 6]) -> Self {
-        let mut space = Self {
-            bytes: [0; BYTES],
-            bar_bytes,
-        };
+        let mut space = Self { bytes: [0; BYTES], bar_bytes };
         space.put(0x00, &vendor_id.to_le_bytes());
         space.put(0x02, &device_id.to_le_bytes());
         let [low, middle, high, _] = class.to_le_bytes();
@@ -41,10 +38,7 @@ impl ConfigSpace {
     /// Reads at `offset`; beyond the end there are zeros.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) {
         buffer.fill(0);
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.bytes.get(offset..))
-            .unwrap_or_default();
+        let from = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).unwrap_or_default();
         for (to, from) in buffer.iter_mut().zip(from) {
             *to = *from;
         }
@@ -60,9 +54,7 @@ impl ConfigSpace {
     }
 
     fn write_byte(&mut self, offset: u64, value: u8) {
-        let command = offset
-            .checked_sub(COMMAND)
-            .and_then(|at| usize::try_from(at).ok());
+        let command = offset.checked_sub(COMMAND).and_then(|at| usize::try_from(at).ok());
         if let Some(mask) = command.and_then(|at| COMMAND_WRITABLE.get(at)) {
             self.put(offset, &[value & mask]);
         } else if (BAR0..BAR5_END).contains(&offset) {
@@ -75,27 +67,13 @@ impl ConfigSpace {
     /// Which bits of the BAR byte at `offset` an address may set: those above the size.
     fn bar_mask(&self, offset: u64) -> u8 {
         let at = offset.saturating_sub(BAR0);
-        let size = usize::try_from(at / 4)
-            .ok()
-            .and_then(|index| self.bar_bytes.get(index))
-            .copied()
-            .unwrap_or(0);
-        let mask = if size == 0 {
-            0
-        } else {
-            !size.saturating_sub(1)
-        };
-        usize::try_from(at % 4)
-            .ok()
-            .and_then(|byte| mask.to_le_bytes().get(byte).copied())
-            .unwrap_or(0)
+        let size = usize::try_from(at / 4).ok().and_then(|index| self.bar_bytes.get(index)).copied().unwrap_or(0);
+        let mask = if size == 0 { 0 } else { !size.saturating_sub(1) };
+        usize::try_from(at % 4).ok().and_then(|byte| mask.to_le_bytes().get(byte).copied()).unwrap_or(0)
     }
 
     fn put(&mut self, offset: u64, data: &[u8]) {
-        let to = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.bytes.get_mut(offset..))
-            .unwrap_or_default();
+        let to = usize::try_from(offset).ok().and_then(|offset| self.bytes.get_mut(offset..)).unwrap_or_default();
         for (to, from) in to.iter_mut().zip(data) {
             *to = *from;
         }

@@ -71,14 +71,7 @@ const DEBT: Duration = Duration::from_millis(1);
 
 impl SimSession {
     pub(super) fn new(shared: Arc<Shared>, id: u64, direction: Direction) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                shared,
-                id,
-                direction,
-                io: Mutex::new(Duration::ZERO),
-            }),
-        }
+        Self { inner: Arc::new(Inner { shared, id, direction, io: Mutex::new(Duration::ZERO) }) }
     }
 
     /// Which way the bytes go.
@@ -103,10 +96,7 @@ impl SimSession {
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {
         let core = self.inner.shared.core();
-        core.live
-            .as_ref()
-            .filter(|live| live.id == self.inner.id)
-            .map(Live::progress)
+        core.live.as_ref().filter(|live| live.id == self.inner.id).map(Live::progress)
     }
 
     /// Whether the driver answers GET_PRECOPY_INFO at all: those without PRE_COPY do not.
@@ -136,24 +126,14 @@ impl SimSession {
     /// `EBADF` on a resuming session; `ENODEV` when the session is over; `ENOMSG` when nothing is there for now
     /// and the driver says it that way; otherwise what the model or a fault answers.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let Inner {
-            shared,
-            id,
-            direction,
-            ..
-        } = &*self.inner;
+        let Inner { shared, id, direction, .. } = &*self.inner;
         if *direction != Direction::Saving {
             return Err(Errno::EBADF);
         }
         let mut debt = self.io();
         let faulted = shared.faulted(Call::Read, None, None)?;
-        let limit = faulted
-            .short
-            .and_then(|short| usize::try_from(short).ok())
-            .unwrap_or(buffer.len());
-        let buffer = buffer
-            .get_mut(..limit.min(buffer.len()))
-            .unwrap_or_default();
+        let limit = faulted.short.and_then(|short| usize::try_from(short).ok()).unwrap_or(buffer.len());
+        let buffer = buffer.get_mut(..limit.min(buffer.len())).unwrap_or_default();
         self.wait_for_image();
         let now = shared.clock.now();
         let mut core = shared.core();
@@ -179,8 +159,7 @@ impl SimSession {
         }
         let core = self.inner.shared.core();
         // A dead session has position zero again: what is too long even then is so first.
-        core.model
-            .check_write(u64::try_from(len).unwrap_or(u64::MAX))?;
+        core.model.check_write(u64::try_from(len).unwrap_or(u64::MAX))?;
         core.alive_state(self.inner.id).map(|_| ())
     }
 
@@ -195,10 +174,7 @@ impl SimSession {
         let held = shared.facts.write_holds_state.then(|| shared.hold());
         let mut debt = self.io();
         let faulted = shared.faulted(Call::Write, None, held.as_ref())?;
-        let limit = faulted
-            .short
-            .and_then(|short| usize::try_from(short).ok())
-            .unwrap_or(data.len());
+        let limit = faulted.short.and_then(|short| usize::try_from(short).ok()).unwrap_or(data.len());
         let data = data.get(..limit).unwrap_or(data);
         self.pay(&mut debt, shared.timing.write(data.len()));
         let now = shared.clock.now();
@@ -216,12 +192,7 @@ impl SimSession {
     /// `ENOTTY` on a resuming session or without PRE_COPY; `EINVAL` when the device is not in PRE_COPY or
     /// PRE_COPY_P2P; `ENODEV` when it is, but this session is over; otherwise what the model or a fault answers.
     pub fn precopy_info(&self) -> Result<PrecopyInfo, Errno> {
-        let Inner {
-            shared,
-            id,
-            direction,
-            ..
-        } = &*self.inner;
+        let Inner { shared, id, direction, .. } = &*self.inner;
         if *direction != Direction::Saving || !shared.has_pre_copy() {
             return Err(Errno::ENOTTY);
         }
@@ -237,17 +208,9 @@ impl SimSession {
         core.alive_state(*id)?;
         let version2 = core.precopy_v2;
         let sizes = core.model.precopy_sizes(state, version2, now);
-        let PrecopySizes {
-            initial_bytes,
-            dirty_bytes,
-            reinit,
-        } = core.survive(sizes)?;
+        let PrecopySizes { initial_bytes, dirty_bytes, reinit } = core.survive(sizes)?;
         let (initial_bytes, dirty_bytes) = faulted.answer.unwrap_or((initial_bytes, dirty_bytes));
-        Ok(PrecopyInfo {
-            initial_bytes,
-            dirty_bytes,
-            flags: version2.then_some(u32::from(reinit)),
-        })
+        Ok(PrecopyInfo { initial_bytes, dirty_bytes, flags: version2.then_some(u32::from(reinit)) })
     }
 
     fn io(&self) -> MutexGuard<'_, Duration> {
@@ -278,39 +241,24 @@ impl SimSession {
 
 impl core::fmt::Debug for SimSession {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SimSession")
-            .field("id", &self.inner.id)
-            .field("direction", &self.inner.direction)
-            .finish()
+        f.debug_struct("SimSession").field("id", &self.inner.id).field("direction", &self.inner.direction).finish()
     }
 }
 
 impl Live {
     pub(super) fn new(id: u64, direction: Direction) -> Self {
-        Self {
-            id,
-            direction,
-            bytes: 0,
-            digest: Digest::new(CrcAlgorithm::Crc64Nvme),
-        }
+        Self { id, direction, bytes: 0, digest: Digest::new(CrcAlgorithm::Crc64Nvme) }
     }
 
     pub(super) fn progress(&self) -> Progress {
-        Progress {
-            bytes: self.bytes,
-            digest: self.digest.finalize(),
-        }
+        Progress { bytes: self.bytes, digest: self.digest.finalize() }
     }
 }
 
 impl Core {
     /// The device's state, if session `id` is attached.
     fn alive_state(&self, id: u64) -> Result<vfio_mig_fsm::State, Errno> {
-        if self.alive(id) {
-            Ok(self.state)
-        } else {
-            Err(Errno::ENODEV)
-        }
+        if self.alive(id) { Ok(self.state) } else { Err(Errno::ENODEV) }
     }
 
     fn survive<T>(&mut self, result: Result<T, Failure>) -> Result<T, Errno> {
@@ -324,9 +272,7 @@ impl Core {
 
     fn count(&mut self, bytes: &[u8]) {
         if let Some(live) = &mut self.live {
-            live.bytes = live
-                .bytes
-                .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            live.bytes = live.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             live.digest.update(bytes);
         }
     }

@@ -24,9 +24,7 @@ impl SystemClock {
     /// A clock that starts at zero now.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            origin: Instant::now(),
-        }
+        Self { origin: Instant::now() }
     }
 }
 

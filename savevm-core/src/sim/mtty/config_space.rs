@@ -23,10 +23,7 @@ impl ConfigSpace {
     pub(super) const BYTES: u64 = 0xff;
 
     pub(super) fn new(ports: usize) -> Self {
-        let mut space = Self {
-            bytes: [0; BYTES],
-            ports,
-        };
+        let mut space = Self { bytes: [0; BYTES], ports };
         // Vendor 0x4348, device 0x3253, also as the subsystem; multi-byte fields are little-endian.
         space.put(0x00, &[0x48, 0x43, 0x53, 0x32]);
         space.put(0x2c, &[0x48, 0x43, 0x53, 0x32]);
@@ -40,13 +37,7 @@ impl ConfigSpace {
         }
         // Interrupt pin INTA.
         space.put(0x3d, &[0x01]);
-        for (offset, value) in [
-            (0x40, 0x23),
-            (0x43, 0x80),
-            (0x44, 0x23),
-            (0x48, 0x23),
-            (0x4c, 0x23),
-        ] {
+        for (offset, value) in [(0x40, 0x23), (0x43, 0x80), (0x44, 0x23), (0x48, 0x23), (0x4c, 0x23)] {
             space.put(offset, &[value]);
         }
         space.put(0x60, b"PCI Serial/UART");
@@ -55,10 +46,7 @@ impl ConfigSpace {
 
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) {
         buffer.fill(0);
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.bytes.get(offset..))
-            .unwrap_or_default();
+        let from = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).unwrap_or_default();
         for (to, from) in buffer.iter_mut().zip(from) {
             *to = *from;
         }
@@ -90,10 +78,7 @@ impl ConfigSpace {
     }
 
     fn put(&mut self, offset: u64, data: &[u8]) {
-        let to = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.bytes.get_mut(offset..))
-            .unwrap_or_default();
+        let to = usize::try_from(offset).ok().and_then(|offset| self.bytes.get_mut(offset..)).unwrap_or_default();
         for (to, from) in to.iter_mut().zip(data) {
             *to = *from;
         }

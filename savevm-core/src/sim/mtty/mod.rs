@@ -44,12 +44,7 @@ impl Mtty {
     pub fn new(ports: u32) -> Self {
         let ports: Vec<Uart> = (0..ports.clamp(1, 2)).map(|_| Uart::default()).collect();
         let config = ConfigSpace::new(ports.len());
-        Self {
-            ports,
-            config,
-            saving: None,
-            resuming: None,
-        }
+        Self { ports, config, saving: None, resuming: None }
     }
 
     fn port_count(&self) -> u32 {
@@ -62,10 +57,7 @@ impl Mtty {
 
     fn append_ports(&mut self) {
         let header = stream::header(self.port_count());
-        let image = self.saving.get_or_insert_with(|| SaveImage {
-            bytes: header.to_vec(),
-            position: 0,
-        });
+        let image = self.saving.get_or_insert_with(|| SaveImage { bytes: header.to_vec(), position: 0 });
         for port in &self.ports {
             image.bytes.extend_from_slice(&stream::encode(port));
         }
@@ -77,10 +69,7 @@ impl Mtty {
         if bytes.len() < self.stream_bytes() {
             return Err(Errno::EINVAL);
         }
-        let records = bytes
-            .get(HEADER_BYTES..)
-            .unwrap_or_default()
-            .chunks_exact(PORT_BYTES);
+        let records = bytes.get(HEADER_BYTES..).unwrap_or_default().chunks_exact(PORT_BYTES);
         for (port, record) in self.ports.iter_mut().zip(records) {
             *port = stream::decode(record).ok_or(Errno::EINVAL)?;
         }
@@ -104,29 +93,9 @@ impl Model for Mtty {
         facts.class = 0x07_0002;
         // PCI, and no RESET flag although RESET works.
         facts.info_flags = 0b10;
-        facts
-            .regions
-            .extend((0..self.port_count()).map(|index| Region {
-                index,
-                size: BAR_BYTES,
-            }));
-        facts.regions.push(Region {
-            index: CONFIG_REGION,
-            size: ConfigSpace::BYTES,
-        });
-        facts.irqs = [
-            Irq {
-                index: 0,
-                count: 1,
-                flags: 0b0111,
-            },
-            Irq {
-                index: 1,
-                count: 1,
-                flags: 0b1001,
-            },
-        ]
-        .into();
+        facts.regions.extend((0..self.port_count()).map(|index| Region { index, size: BAR_BYTES }));
+        facts.regions.push(Region { index: CONFIG_REGION, size: ConfigSpace::BYTES });
+        facts.irqs = [Irq { index: 0, count: 1, flags: 0b0111 }, Irq { index: 1, count: 1, flags: 0b1001 }].into();
         facts.emulated_iommu = true;
         facts
     }
@@ -164,20 +133,10 @@ impl Model for Mtty {
     }
 
     fn check_write(&self, len: u64) -> Result<(), Errno> {
-        let position = self
-            .resuming
-            .as_ref()
-            .map_or(0, |image| image.bytes().len());
-        let end = u64::try_from(position)
-            .ok()
-            .and_then(|position| position.checked_add(len))
-            .ok_or(Errno::EINVAL)?;
+        let position = self.resuming.as_ref().map_or(0, |image| image.bytes().len());
+        let end = u64::try_from(position).ok().and_then(|position| position.checked_add(len)).ok_or(Errno::EINVAL)?;
         let max = u64::try_from(self.stream_bytes()).unwrap_or(u64::MAX);
-        if end > max {
-            Err(Errno::ENOMEM)
-        } else {
-            Ok(())
-        }
+        if end > max { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
     fn write(&mut self, data: &[u8], _now: Duration) -> Result<usize, Failure> {
@@ -187,18 +146,10 @@ impl Model for Mtty {
         Ok(data.len())
     }
 
-    fn precopy_sizes(
-        &mut self,
-        _state: State,
-        _version2: bool,
-        _now: Duration,
-    ) -> Result<PrecopySizes, Failure> {
+    fn precopy_sizes(&mut self, _state: State, _version2: bool, _now: Duration) -> Result<PrecopySizes, Failure> {
         let image = self.saving.as_ref().ok_or(Errno::ENODEV)?;
         let left = image.bytes.len().saturating_sub(image.position);
-        Ok(PrecopySizes {
-            initial_bytes: u64::try_from(left).unwrap_or(u64::MAX),
-            ..PrecopySizes::default()
-        })
+        Ok(PrecopySizes { initial_bytes: u64::try_from(left).unwrap_or(u64::MAX), ..PrecopySizes::default() })
     }
 
     fn stop_copy_bytes(&mut self, _state: State, _now: Duration) -> Result<u64, Errno> {
@@ -219,10 +170,7 @@ impl Model for Mtty {
             self.config.read(offset, buffer);
             return;
         }
-        let Some(port) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.ports.get_mut(index))
-        else {
+        let Some(port) = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index)) else {
             return;
         };
         let mut left = buffer;
@@ -239,9 +187,7 @@ impl Model for Mtty {
     }
 
     fn region_write(&mut self, index: u32, offset: u64, data: &[u8]) {
-        let port = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.ports.get_mut(index));
+        let port = usize::try_from(index).ok().and_then(|index| self.ports.get_mut(index));
         let mut port = port.filter(|_| index != CONFIG_REGION);
         let mut left = data;
         let mut at = offset;
@@ -263,9 +209,7 @@ impl Model for Mtty {
 
     fn import(&mut self, contents: &[u8]) -> Result<(), Errno> {
         let ports: Option<Vec<Uart>> = contents.chunks(PORT_BYTES).map(stream::decode).collect();
-        let ports = ports
-            .filter(|ports| ports.len() == self.ports.len())
-            .ok_or(Errno::EINVAL)?;
+        let ports = ports.filter(|ports| ports.len() == self.ports.len()).ok_or(Errno::EINVAL)?;
         self.ports = ports;
         Ok(())
     }

@@ -18,10 +18,7 @@ const MINOR: u32 = 0;
 pub(super) fn header(ports: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     let [low, high] = halves(MAGIC);
-    for (field, word) in header
-        .chunks_exact_mut(4)
-        .zip([low, high, MAJOR, MINOR, ports, 0])
-    {
+    for (field, word) in header.chunks_exact_mut(4).zip([low, high, MAJOR, MINOR, ports, 0]) {
         field.copy_from_slice(&word.to_ne_bytes());
     }
     header
@@ -30,10 +27,7 @@ pub(super) fn header(ports: u32) -> [u8; HEADER_BYTES] {
 /// The two 32-bit words of `value` in memory order.
 fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-    ]
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
 pub(super) fn encode(port: &Uart) -> [u8; PORT_BYTES] {
@@ -65,20 +59,7 @@ pub(super) fn decode(record: &[u8]) -> Option<Uart> {
     let record: &[u8; PORT_BYTES] = record.try_into().ok()?;
     let (registers, rest) = record.split_first_chunk::<8>()?;
     let (fifo, rest) = rest.split_first_chunk::<FIFO_BYTES>()?;
-    let [
-        head,
-        tail,
-        count,
-        dlab,
-        overrun,
-        _,
-        divisor_first,
-        divisor_second,
-        fcr,
-        fifo_max,
-        trigger_level,
-        _,
-    ] = *rest
+    let [head, tail, count, dlab, overrun, _, divisor_first, divisor_second, fcr, fifo_max, trigger_level, _] = *rest
     else {
         return None;
     };

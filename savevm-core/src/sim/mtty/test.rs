@@ -43,16 +43,7 @@ fn drain(session: &SimSession) -> Vec<u8> {
 
 /// The writes of the example in the notes on the real driver, and the bytes it was seen to save.
 fn set_up_example(device: &SimDevice) {
-    for (register, value) in [
-        (2, 1),
-        (3, 0x80),
-        (0, 0x0c),
-        (1, 0x01),
-        (3, 3),
-        (4, 0x0b),
-        (7, 0x5a),
-        (1, 5),
-    ] {
+    for (register, value) in [(2, 1), (3, 0x80), (0, 0x0c), (1, 0x01), (3, 3), (4, 0x0b), (7, 0x5a), (1, 5)] {
         put(device, register, value);
     }
     for byte in b"hello" {
@@ -61,12 +52,9 @@ fn set_up_example(device: &SimDevice) {
 }
 
 const EXAMPLE: [u8; 60] = [
-    0x4e, 0x2c, 0x3e, 0x8c, 0x89, 0x09, 0x9d, 0x7e, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x00, //
-    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x05, 0x00, 0x03, 0x0b, 0x00, 0x00,
-    0x5a, //
-    0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x00, //
+    0x4e, 0x2c, 0x3e, 0x8c, 0x89, 0x09, 0x9d, 0x7e, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //
+    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x05, 0x00, 0x03, 0x0b, 0x00, 0x00, 0x5a, //
+    0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //
     0x05, 0x00, 0x05, 0x00, 0x00, 0x00, 0x0c, 0x01, 0x01, 0x10, 0x01, 0x00,
 ];
 
@@ -80,25 +68,15 @@ fn saves_the_bytes_of_the_real_driver_and_loads_them() {
 
     let resuming = target.set_state(RESUMING).unwrap().unwrap();
     assert_eq!(resuming.write(&stream), Ok(60));
-    assert_eq!(
-        get(&target, 7),
-        0,
-        "nothing is loaded before RESUMING is left"
-    );
+    assert_eq!(get(&target, 7), 0, "nothing is loaded before RESUMING is left");
     assert!(target.set_state(RUNNING).unwrap().is_none());
-    let seen: Vec<u8> = [7, 3, 4, 1, 2, 5]
-        .map(|register| get(&target, register))
-        .to_vec();
+    let seen: Vec<u8> = [7, 3, 4, 1, 2, 5].map(|register| get(&target, register)).to_vec();
     assert_eq!(seen, [0x5a, 0x03, 0x0b, 0x05, 0xc4, 0x01]);
     let received: Vec<u8> = (0..5).map(|_| get(&target, 0)).collect();
     assert_eq!(received, b"hello");
     assert_eq!(get(&target, 5), 0x60);
     put(&target, 3, 0x83);
-    assert_eq!(
-        (get(&target, 0), get(&target, 1)),
-        (0, 0),
-        "setting DLAB clears the divisor"
-    );
+    assert_eq!((get(&target, 0), get(&target, 1)), (0, 0), "setting DLAB clears the divisor");
 }
 
 #[test]
@@ -107,11 +85,7 @@ fn a_fresh_card_shows_what_the_real_one_shows() {
     let seen: Vec<u8> = (0..8).map(|register| get(&device, register)).collect();
     assert_eq!(seen, [0, 0, 0xc1, 0, 0, 0x60, 0xb3, 0]);
     assert_eq!(device.mig_data_size(), Ok(96));
-    assert_eq!(
-        device.region_read(2, 0, &mut [0]),
-        Err(Errno::EINVAL),
-        "there is no BAR2"
-    );
+    assert_eq!(device.region_read(2, 0, &mut [0]), Err(Errno::EINVAL), "there is no BAR2");
     let mut ids = [0; 4];
     device.region_read(7, 0, &mut ids).unwrap();
     assert_eq!(ids, [0x48, 0x43, 0x53, 0x32]);
@@ -120,9 +94,7 @@ fn a_fresh_card_shows_what_the_real_one_shows() {
 #[test]
 fn a_wide_access_reaches_one_register() {
     let device = card(1);
-    device
-        .region_write(0, 4, &[0x0b, 0x11, 0x22, 0x33])
-        .unwrap();
+    device.region_write(0, 4, &[0x0b, 0x11, 0x22, 0x33]).unwrap();
     assert_eq!((get(&device, 4), get(&device, 7)), (0x0b, 0));
     let mut word = [0xee; 4];
     device.region_read(0, 4, &mut word).unwrap();
@@ -134,16 +106,10 @@ fn pre_copy_gives_the_header_and_stop_copy_the_rest() {
     let device = card(2);
     let session = device.set_state(PRE_COPY).unwrap().unwrap();
     let info = session.precopy_info().unwrap();
-    assert_eq!(
-        (info.initial_bytes, info.dirty_bytes, info.flags),
-        (24, 0, None)
-    );
+    assert_eq!((info.initial_bytes, info.dirty_bytes, info.flags), (24, 0, None));
     assert_eq!(drain(&session).len(), 24);
     assert_eq!(session.precopy_info().unwrap().initial_bytes, 0);
-    assert!(
-        device.set_state(STOP_COPY).unwrap().is_none(),
-        "the session goes on"
-    );
+    assert!(device.set_state(STOP_COPY).unwrap().is_none(), "the session goes on");
     assert_eq!(session.precopy_info(), Err(Errno::EINVAL));
     assert_eq!(drain(&session).len(), 72);
     device.set_state(STOP).unwrap();
@@ -174,28 +140,14 @@ fn too_long_a_write_stores_nothing() {
 
 #[test]
 fn a_refused_header_is_refused_once_and_then_loaded() {
-    for (offset, what) in [
-        (0, "magic"),
-        (8, "major"),
-        (12, "minor"),
-        (16, "ports"),
-        (20, "flags"),
-    ] {
+    for (offset, what) in [(0, "magic"), (8, "major"), (12, "minor"), (16, "ports"), (20, "flags")] {
         let device = card(1);
         let session = device.set_state(RESUMING).unwrap().unwrap();
         let mut bad = EXAMPLE;
         bad[offset] ^= 2;
-        assert_eq!(
-            session.write(&bad[..20]),
-            Ok(20),
-            "{what}: not complete yet"
-        );
+        assert_eq!(session.write(&bad[..20]), Ok(20), "{what}: not complete yet");
         assert_eq!(session.write(&bad[20..30]), Err(Errno::EFAULT), "{what}");
-        assert_eq!(
-            session.write(&bad[30..]),
-            Ok(30),
-            "{what}: the bytes were kept"
-        );
+        assert_eq!(session.write(&bad[30..]), Ok(30), "{what}: the bytes were kept");
         device.set_state(STOP).unwrap();
         assert_eq!(get(&device, 7), 0x5a, "{what}");
     }
@@ -211,10 +163,7 @@ fn an_incomplete_stream_keeps_the_device_in_resuming() {
     }
     assert_eq!(session.write(&EXAMPLE[..59]), Ok(59));
     assert_eq!(device.set_state(STOP).err(), Some(Errno::EINVAL));
-    assert!(
-        device.set_state(RESUMING).unwrap().is_none(),
-        "already there"
-    );
+    assert!(device.set_state(RESUMING).unwrap().is_none(), "already there");
     assert_eq!(session.write(&EXAMPLE[59..]), Ok(1));
     assert!(device.set_state(STOP).is_ok());
 }

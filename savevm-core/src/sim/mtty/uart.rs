@@ -131,11 +131,7 @@ impl Uart {
         if self.looks_empty() {
             return 0;
         }
-        let value = self
-            .fifo
-            .get(usize::from(self.tail % 16))
-            .copied()
-            .unwrap_or(0);
+        let value = self.fifo.get(usize::from(self.tail % 16)).copied().unwrap_or(0);
         self.count = self.count.wrapping_sub(1);
         self.tail = self.tail.wrapping_add(1) % 16;
         value
@@ -171,20 +167,11 @@ impl Uart {
 
     fn line_status(&self) -> u8 {
         let overrun = if self.overrun { LSR_OVERRUN } else { 0 };
-        overrun
-            | if self.looks_empty() {
-                LSR_EMPTY
-            } else {
-                LSR_DATA
-            }
+        overrun | if self.looks_empty() { LSR_EMPTY } else { LSR_DATA }
     }
 
     fn modem_status(&self) -> u8 {
         let full = self.count >= self.fifo_max;
-        if self.get(MCR) & MCR_AUTO_FLOW != 0 && full {
-            MSR_FIXED
-        } else {
-            MSR_FIXED | MSR_CLEAR_TO_SEND
-        }
+        if self.get(MCR) & MCR_AUTO_FLOW != 0 && full { MSR_FIXED } else { MSR_FIXED | MSR_CLEAR_TO_SEND }
     }
 }

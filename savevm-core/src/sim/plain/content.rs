@@ -41,22 +41,9 @@ pub(super) struct Trailer {
 impl Trailer {
     pub(super) fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut bytes = [0; TRAILER_BYTES];
-        let State {
-            seed,
-            generation,
-            scratch,
-        } = &self.device;
-        let words = [
-            TRAILER_MAGIC,
-            self.total_bytes,
-            self.digest,
-            *seed,
-            *generation,
-        ];
-        let words = words
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .chain(*scratch);
+        let State { seed, generation, scratch } = &self.device;
+        let words = [TRAILER_MAGIC, self.total_bytes, self.digest, *seed, *generation];
+        let words = words.iter().flat_map(|word| word.to_le_bytes()).chain(*scratch);
         for (to, from) in bytes.iter_mut().zip(words) {
             *to = from;
         }
@@ -73,16 +60,8 @@ impl Trailer {
             return None;
         }
         let scratch = *body.last_chunk::<64>()?;
-        let device = State {
-            seed: word(body, 3)?,
-            generation: word(body, 4)?,
-            scratch,
-        };
-        Some(Self {
-            total_bytes: word(body, 1)?,
-            digest: word(body, 2)?,
-            device,
-        })
+        let device = State { seed: word(body, 3)?, generation: word(body, 4)?, scratch };
+        Some(Self { total_bytes: word(body, 1)?, digest: word(body, 2)?, device })
     }
 }
 
@@ -92,12 +71,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// The `index`th little-endian 64-bit word of `bytes`.
 pub(super) fn word(bytes: &[u8], index: usize) -> Option<u64> {
-    bytes
-        .chunks_exact(8)
-        .nth(index)?
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)
+    bytes.chunks_exact(8).nth(index)?.try_into().ok().map(u64::from_le_bytes)
 }
 
 /// Fills `buffer` with the contents of the stream from `position` on.
@@ -119,11 +93,7 @@ pub(super) fn fill(seed: u64, position: u64, buffer: &mut [u8]) {
         word.copy_from_slice(&mix(seed, index).to_le_bytes());
         index = index.wrapping_add(1);
     }
-    for (to, from) in words
-        .into_remainder()
-        .iter_mut()
-        .zip(mix(seed, index).to_le_bytes())
-    {
+    for (to, from) in words.into_remainder().iter_mut().zip(mix(seed, index).to_le_bytes()) {
         *to = from;
     }
 }
@@ -161,16 +131,8 @@ mod test {
 
     #[test]
     fn every_bit_of_a_trailer_counts() {
-        let device = State {
-            seed: 1,
-            generation: 2,
-            scratch: [3; 64],
-        };
-        let trailer = Trailer {
-            total_bytes: 1000,
-            digest: 5,
-            device,
-        };
+        let device = State { seed: 1, generation: 2, scratch: [3; 64] };
+        let trailer = Trailer { total_bytes: 1000, digest: 5, device };
         let good = trailer.encode();
         assert_eq!(Trailer::decode(&good), Some(trailer));
         for bit in 0..TRAILER_BYTES * 8 {

@@ -44,19 +44,14 @@ impl Load {
 
     /// Takes `data`; `EINVAL` from the write that completes a header which is not ours.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Failure> {
-        self.bytes = self
-            .bytes
-            .saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         let missing = HEADER_BYTES.saturating_sub(self.header.len());
         self.header.extend(data.iter().take(missing));
         self.slide(data);
         if self.header.len() == HEADER_BYTES && !self.header_judged {
             self.header_judged = true;
             if self.seed().is_none() {
-                return Err(Failure {
-                    errno: Errno::EINVAL,
-                    session_dead: self.sticky_errors,
-                });
+                return Err(Failure { errno: Errno::EINVAL, session_dead: self.sticky_errors });
             }
         }
         Ok(())
@@ -68,43 +63,27 @@ impl Load {
         let (out, kept) = data.split_at(data.len().saturating_sub(kept_from_data));
         let room = TRAILER_BYTES.saturating_sub(kept_from_data);
         let leaving = self.last.len().saturating_sub(room);
-        self.digest
-            .update(self.last.get(..leaving).unwrap_or_default());
+        self.digest.update(self.last.get(..leaving).unwrap_or_default());
         self.last.drain(..leaving);
         self.digest.update(out);
         self.last.extend_from_slice(kept);
     }
 
     fn seed(&self) -> Option<u64> {
-        self.header
-            .as_slice()
-            .try_into()
-            .ok()
-            .and_then(content::parse_header)
+        self.header.as_slice().try_into().ok().and_then(content::parse_header)
     }
 
     /// What the stream says, if it is whole and undamaged.
     pub(super) fn finish(&self) -> Option<Loaded> {
         let seed = self.seed()?;
-        let Trailer {
-            total_bytes,
-            digest,
-            device,
-        } = Trailer::decode(&self.last)?;
-        let whole =
-            total_bytes == self.bytes && digest == self.digest.finalize() && device.seed == seed;
-        whole.then_some(Loaded {
-            bytes: total_bytes,
-            digest,
-            device,
-        })
+        let Trailer { total_bytes, digest, device } = Trailer::decode(&self.last)?;
+        let whole = total_bytes == self.bytes && digest == self.digest.finalize() && device.seed == seed;
+        whole.then_some(Loaded { bytes: total_bytes, digest, device })
     }
 }
 
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Load")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("Load").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }

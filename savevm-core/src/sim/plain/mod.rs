@@ -116,28 +116,10 @@ impl Plain {
     /// A device like `config`.
     #[must_use]
     pub fn new(config: PlainConfig) -> Self {
-        let device = DeviceState {
-            seed: config.seed,
-            generation: 0,
-            scratch: [0; 64],
-        };
-        let bars = [
-            u32::try_from(registers::BAR_BYTES).unwrap_or(0),
-            0,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let device = DeviceState { seed: config.seed, generation: 0, scratch: [0; 64] };
+        let bars = [u32::try_from(registers::BAR_BYTES).unwrap_or(0), 0, 0, 0, 0, 0];
         let space = ConfigSpace::new(VENDOR_ID, DEVICE_ID, CLASS, bars);
-        Self {
-            config,
-            device,
-            registers: Registers::default(),
-            space,
-            saving: None,
-            resuming: None,
-        }
+        Self { config, device, registers: Registers::default(), space, saving: None, resuming: None }
     }
 
     fn drop_images(&mut self) {
@@ -148,11 +130,7 @@ impl Plain {
     }
 
     fn load(&mut self) -> Result<(), Errno> {
-        let loaded = self
-            .resuming
-            .as_ref()
-            .and_then(Load::finish)
-            .ok_or(Errno::EINVAL)?;
+        let loaded = self.resuming.as_ref().and_then(Load::finish).ok_or(Errno::EINVAL)?;
         self.device = loaded.device;
         self.registers.loaded_bytes = loaded.bytes;
         self.registers.loaded_digest = loaded.digest;
@@ -170,14 +148,8 @@ impl Model for Plain {
         facts.device_id = DEVICE_ID;
         facts.class = CLASS;
         facts.regions = [
-            Region {
-                index: 0,
-                size: registers::BAR_BYTES,
-            },
-            Region {
-                index: CONFIG_REGION,
-                size: ConfigSpace::BYTES,
-            },
+            Region { index: 0, size: registers::BAR_BYTES },
+            Region { index: CONFIG_REGION, size: ConfigSpace::BYTES },
         ]
         .into();
         facts
@@ -190,14 +162,10 @@ impl Model for Plain {
         match (step.from.is_saving(), step.to) {
             (_, State::StopCopy) => {
                 let (config, device) = (&self.config, &self.device);
-                self.saving
-                    .get_or_insert_with(|| Save::new(config, device, now))
-                    .stop(&self.device);
+                self.saving.get_or_insert_with(|| Save::new(config, device, now)).stop(&self.device);
             }
             (false, State::PreCopy | State::PreCopyP2p) => {
-                let save = self
-                    .saving
-                    .insert(Save::new(&self.config, &self.device, now));
+                let save = self.saving.insert(Save::new(&self.config, &self.device, now));
                 save.enter(step.to, now);
             }
             (_, State::Resuming) => self.resuming = Some(Load::new(self.config.sticky_errors)),
@@ -225,17 +193,8 @@ impl Model for Plain {
         Ok(data.len())
     }
 
-    fn precopy_sizes(
-        &mut self,
-        _state: State,
-        version2: bool,
-        now: Duration,
-    ) -> Result<PrecopySizes, Failure> {
-        Ok(self
-            .saving
-            .as_mut()
-            .ok_or(Errno::ENODEV)?
-            .query(version2, now))
+    fn precopy_sizes(&mut self, _state: State, version2: bool, now: Duration) -> Result<PrecopySizes, Failure> {
+        Ok(self.saving.as_mut().ok_or(Errno::ENODEV)?.query(version2, now))
     }
 
     fn stop_copy_bytes(&mut self, _state: State, now: Duration) -> Result<u64, Errno> {

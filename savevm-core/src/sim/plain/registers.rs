@@ -22,9 +22,7 @@ impl State {
         let mut touched = false;
         let mut at = offset;
         for byte in data {
-            let index = at
-                .checked_sub(SCRATCH)
-                .and_then(|index| usize::try_from(index).ok());
+            let index = at.checked_sub(SCRATCH).and_then(|index| usize::try_from(index).ok());
             if let Some(slot) = index.and_then(|index| self.scratch.get_mut(index)) {
                 *slot = *byte;
                 touched = true;
@@ -50,10 +48,7 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn read(&self, device: &State, offset: u64, buffer: &mut [u8]) {
         let image = self.export(device);
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| image.get(offset..))
-            .unwrap_or_default();
+        let from = usize::try_from(offset).ok().and_then(|offset| image.get(offset..)).unwrap_or_default();
         buffer.fill(0);
         for (to, from) in buffer.iter_mut().zip(from) {
             *to = *from;
@@ -72,21 +67,13 @@ impl Registers {
             self.loads,
             0,
         ];
-        words
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .chain(device.scratch)
-            .collect()
+        words.iter().flat_map(|word| word.to_le_bytes()).chain(device.scratch).collect()
     }
 
     pub(super) fn import(image: &[u8]) -> Option<(State, Self)> {
         let (words, scratch) = image.split_first_chunk::<64>()?;
         let scratch: [u8; 64] = scratch.try_into().ok()?;
-        let device = State {
-            seed: word(words, 0)?,
-            generation: word(words, 1)?,
-            scratch,
-        };
+        let device = State { seed: word(words, 0)?, generation: word(words, 1)?, scratch };
         let registers = Self {
             loaded_digest: word(words, 2)?,
             loaded_bytes: word(words, 3)?,

@@ -93,11 +93,7 @@ impl Save {
     pub(super) fn stop(&mut self, device: &DeviceState) {
         self.end = self.end.saturating_add(self.stop_bytes);
         let trailer_at = self.end.saturating_sub(to_u64(TRAILER_BYTES));
-        self.stopped = Some(Stopped {
-            device: *device,
-            trailer_at,
-            trailer: None,
-        });
+        self.stopped = Some(Stopped { device: *device, trailer_at, trailer: None });
     }
 
     pub(super) fn read(&mut self, now: Duration, buffer: &mut [u8]) -> usize {
@@ -115,26 +111,15 @@ impl Save {
 
     /// Reads from one part of the stream: header, contents or trailer.
     fn read_part(&mut self, buffer: &mut [u8]) -> usize {
-        let contents_end = self
-            .stopped
-            .as_ref()
-            .map_or(self.end, |stopped| stopped.trailer_at);
+        let contents_end = self.stopped.as_ref().map_or(self.end, |stopped| stopped.trailer_at);
         let header = content::header(self.seed);
         let read = if self.position < to_u64(HEADER_BYTES) {
             let limit = usize::try_from(contents_end).unwrap_or(usize::MAX);
-            copy(
-                buffer,
-                header.get(..limit.min(HEADER_BYTES)).unwrap_or(&header),
-                self.position,
-            )
+            copy(buffer, header.get(..limit.min(HEADER_BYTES)).unwrap_or(&header), self.position)
         } else if self.position < contents_end {
             let left = contents_end.saturating_sub(self.position);
             let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-            content::fill(
-                self.seed,
-                self.position,
-                buffer.get_mut(..len).unwrap_or_default(),
-            );
+            content::fill(self.seed, self.position, buffer.get_mut(..len).unwrap_or_default());
             len
         } else {
             return self.read_trailer(buffer);
@@ -149,19 +134,9 @@ impl Save {
             return 0;
         };
         let (total_bytes, digest, device) = (self.end, &self.digest, stopped.device);
-        let trailer = stopped.trailer.get_or_insert_with(|| {
-            Trailer {
-                total_bytes,
-                digest: digest.finalize(),
-                device,
-            }
-            .encode()
-        });
-        let read = copy(
-            buffer,
-            &*trailer,
-            self.position.saturating_sub(stopped.trailer_at),
-        );
+        let trailer =
+            stopped.trailer.get_or_insert_with(|| Trailer { total_bytes, digest: digest.finalize(), device }.encode());
+        let read = copy(buffer, &*trailer, self.position.saturating_sub(stopped.trailer_at));
         self.position = self.position.saturating_add(to_u64(read));
         read
     }
@@ -189,14 +164,8 @@ impl Save {
     /// Bytes still to read, those of STOP_COPY included.
     pub(super) fn left(&mut self, now: Duration) -> u64 {
         self.count(now);
-        let to_come = if self.stopped.is_some() {
-            0
-        } else {
-            self.stop_bytes
-        };
-        self.end
-            .saturating_sub(self.position)
-            .saturating_add(to_come)
+        let to_come = if self.stopped.is_some() { 0 } else { self.stop_bytes };
+        self.end.saturating_sub(self.position).saturating_add(to_come)
     }
 
     /// Bytes read so far, and the checksum over those before the trailer.
@@ -211,22 +180,15 @@ impl Save {
     /// Makes the bytes readable that got dirty since the last count.
     fn count(&mut self, now: Duration) {
         let Some(counted) = self.counted else { return };
-        let room = self
-            .dirty_bytes
-            .saturating_sub(self.dirty())
-            .min(self.dirty_left_bytes);
+        let room = self.dirty_bytes.saturating_sub(self.dirty()).min(self.dirty_left_bytes);
         let grown = match self.dirty_rate {
             None if self.position < self.initial_end => 0,
             None => room,
             Some(rate) => {
                 let elapsed = now.saturating_sub(counted).as_nanos();
-                let grown = elapsed
-                    .saturating_mul(u128::from(rate))
-                    .saturating_add(self.remainder);
+                let grown = elapsed.saturating_mul(u128::from(rate)).saturating_add(self.remainder);
                 self.remainder = grown % NANOS_PER_S;
-                u64::try_from(grown / NANOS_PER_S)
-                    .unwrap_or(u64::MAX)
-                    .min(room)
+                u64::try_from(grown / NANOS_PER_S).unwrap_or(u64::MAX).min(room)
             }
         };
         self.counted = Some(now);
@@ -237,10 +199,7 @@ impl Save {
 
 /// Copies `from`, beginning at `position` of it, to the begin of `to`.
 fn copy(to: &mut [u8], from: &[u8], position: u64) -> usize {
-    let from = usize::try_from(position)
-        .ok()
-        .and_then(|position| from.get(position..))
-        .unwrap_or_default();
+    let from = usize::try_from(position).ok().and_then(|position| from.get(position..)).unwrap_or_default();
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
     }

@@ -18,22 +18,13 @@ const PRE_COPY: u32 = 6;
 const PRE_COPY_P2P: u32 = 7;
 
 fn device(change: impl FnOnce(&mut PlainConfig)) -> (SimDevice, Arc<ManualClock>) {
-    let mut config = PlainConfig {
-        initial_bytes: 1000,
-        dirty_bytes: 300,
-        stop_bytes: 500,
-        seed: 42,
-        ..Default::default()
-    };
+    let mut config =
+        PlainConfig { initial_bytes: 1000, dirty_bytes: 300, stop_bytes: 500, seed: 42, ..Default::default() };
     change(&mut config);
     let clock = Arc::new(ManualClock::new());
     let timing = Timing::default();
-    let device = SimDevice::with(
-        Box::new(Plain::new(config)),
-        timing,
-        FaultPlan::new(),
-        Arc::<ManualClock>::clone(&clock),
-    );
+    let device =
+        SimDevice::with(Box::new(Plain::new(config)), timing, FaultPlan::new(), Arc::<ManualClock>::clone(&clock));
     device.open().unwrap();
     (device, clock)
 }
@@ -85,22 +76,11 @@ fn the_target_shows_what_the_source_showed() {
 
     assert_eq!(load(&target, &stream), Ok(()));
     for offset in [0, 8, 0x40, 0x48] {
-        assert_eq!(
-            register(&target, offset),
-            register(&source, offset),
-            "register {offset:#x}"
-        );
+        assert_eq!(register(&target, offset), register(&source, offset), "register {offset:#x}");
     }
     assert_eq!(register(&target, 8), 2);
-    assert_eq!(
-        register(&target, 0x10),
-        register(&source, 0x20),
-        "checksums"
-    );
-    assert_eq!(
-        (register(&target, 0x18), register(&target, 0x30)),
-        (1800, 1)
-    );
+    assert_eq!(register(&target, 0x10), register(&source, 0x20), "checksums");
+    assert_eq!((register(&target, 0x18), register(&target, 0x30)), (1800, 1));
 }
 
 #[test]
@@ -188,11 +168,7 @@ fn reinit_comes_once_and_only_to_who_opted_in() {
     assert_eq!(session.precopy_info().unwrap().flags, None);
     source.enable_precopy_info_v2().unwrap();
     drain(&session);
-    let query = || {
-        session
-            .precopy_info()
-            .map(|info| (info.initial_bytes, info.dirty_bytes, info.flags))
-    };
+    let query = || session.precopy_info().map(|info| (info.initial_bytes, info.dirty_bytes, info.flags));
     assert_eq!(query(), Ok((0, 0, Some(0))));
     assert_eq!(query(), Ok((1000, 0, Some(1))));
     assert_eq!(query(), Ok((1000, 0, Some(0))));

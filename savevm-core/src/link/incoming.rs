@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the other side said, detached from the buffer it came in.
+
+use std::format;
+use std::string::{String, ToString};
+
+use stream_codec::frame::{Digest, DigestAlgorithm, Hello, Message};
+
+use super::index;
+use crate::digest::DigestSum;
+use crate::error::Cause;
+
+/// One received frame. The bytes of a data frame stay in the link's buffer.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Hello(Hello),
+    Open { index: usize, name: String, identity: String },
+    Accept,
+    Data { index: usize, length: usize },
+    End { index: usize, sum: DigestSum },
+    Switchover,
+    Loaded,
+    Commit,
+    Complete,
+    Abort { reason: String },
+}
+
+impl Incoming {
+    pub(super) fn from_message(message: &Message<'_>) -> Result<Self, Cause> {
+        Ok(match message {
+            Message::Hello(hello) => Self::Hello(*hello),
+            Message::DeviceOpen(open) => Self::Open {
+                index: index(open.device),
+                name: open.name.to_string(),
+                identity: open.identity.to_string(),
+            },
+            Message::DeviceAccept { .. } => Self::Accept,
+            Message::DeviceEnd(end) => Self::End { index: index(end.device), sum: sum(end.bytes, &end.digest)? },
+            Message::Switchover => Self::Switchover,
+            Message::Loaded(_) => Self::Loaded,
+            Message::Commit => Self::Commit,
+            Message::Complete => Self::Complete,
+            Message::Abort(abort) => Self::Abort { reason: format!("{} ({})", abort.reason, abort.code) },
+            other => {
+                return Err(Cause::refused(format!("the peer sent a {} that this version does not use", other.kind())));
+            }
+        })
+    }
+
+    /// An Abort ends whatever was expected.
+    pub(super) fn or_abort(self) -> Result<Self, Cause> {
+        match self {
+            Self::Abort { reason } => Err(Cause::Peer { reason }),
+            other => Ok(other),
+        }
+    }
+
+    /// The session lets it pass at this point, and still it is not what this side waits for.
+    pub(crate) fn out_of_place(&self) -> Cause {
+        let what = match self {
+            Self::Hello(_) => "a Hello",
+            Self::Open { .. } => "a DeviceOpen",
+            Self::Accept => "a DeviceAccept",
+            Self::Data { .. } => "Data",
+            Self::End { .. } => "a DeviceEnd",
+            Self::Switchover => "a Switchover",
+            Self::Loaded => "a Loaded",
+            Self::Commit => "a Commit",
+            Self::Complete => "a Complete",
+            Self::Abort { .. } => "an Abort",
+        };
+        Cause::refused(format!("the peer sent {what} where this side waits for something else"))
+    }
+}
+
+fn sum(bytes: u64, digest: &Digest) -> Result<DigestSum, Cause> {
+    let crc = <[u8; 8]>::try_from(digest.bytes()).map(u64::from_le_bytes);
+    match (digest.algorithm(), crc) {
+        (DigestAlgorithm::CRC64_NVME, Ok(crc64_nvme)) => Ok(DigestSum::new(bytes, crc64_nvme)),
+        (algorithm, _) => Err(Cause::refused(format!(
+            "digest algorithm {} of the peer; this version computes CRC-64/NVME",
+            algorithm.0
+        ))),
+    }
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Reading frames, verified.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use std::io::{ErrorKind, IoSliceMut, Read};
+
+use super::super::error::Reason;
+use super::super::header::{HEADER_BYTES, Header};
+use super::super::kind::Kind;
+use super::super::limits::Limits;
+use super::super::message::Message;
+use super::super::parse::{parse_control, verify_payload};
+use super::super::prologue::{PROLOGUE_BYTES, decode_prologue};
+use super::Error;
+use crate::decode::Located;
+
+/// A frame, complete and verified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Frame<'a> {
+    /// Any frame but Data.
+    Control(Message<'a>),
+    /// A piece of a device's state.
+    Data {
+        /// Number of the device.
+        device: u32,
+        /// Number of the frame within the device.
+        sequence: u64,
+        /// At least one byte.
+        payload: &'a [u8],
+    },
+}
+
+/// A frame and where it starts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Received<'a> {
+    /// Stream offset of the frame's header.
+    pub offset: u64,
+    /// The frame.
+    pub frame: Frame<'a>,
+}
+
+/// Reads frames from a blocking reader into one buffer, or into buffers of the caller.
+///
+/// Use one of [`read_frame`](Self::read_frame) and [`read_frame_into`](Self::read_frame_into) for a whole stream. The
+/// reader may run up to 32 bytes (a header) ahead of the frame it hands out. Frames that this version does not know
+/// and that may be skipped are checked and skipped.
+///
+/// A read that is interrupted is repeated. `WouldBlock` and `TimedOut` leave the position as it was: the same call,
+/// with the same buffer, goes on. Any other error is final.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    source: Source<R>,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader at the start of a stream, with a buffer of [`Limits::payload_bytes`] bytes. Reads nothing yet.
+    #[must_use]
+    pub fn new(reader: R, limits: Limits) -> Self {
+        let buffer = vec![0; usize::try_from(limits.payload_bytes()).unwrap_or(usize::MAX)];
+        Self { source: Source::new(reader, limits), buffer }
+    }
+
+    /// A reader without a buffer of its own, for [`read_frame_into`](Self::read_frame_into) only.
+    #[must_use]
+    pub const fn unbuffered(reader: R, limits: Limits) -> Self {
+        Self { source: Source::new(reader, limits), buffer: Vec::new() }
+    }
+
+    /// The next frame, or `None` where the stream ends between two frames.
+    ///
+    /// # Errors
+    /// [`Error::Read`] from the transport, [`Error::Format`] for everything that is wrong with the stream, a stream
+    /// that ends inside a frame or before the end of its prologue included.
+    pub fn read_frame(&mut self) -> Result<Option<Received<'_>>, Error> {
+        self.source.read_frame(&mut self.buffer)
+    }
+
+    /// The next frame, with its payload in `buffer`: page-aligned memory that will be written to a device, say.
+    /// The rest of `buffer` is as before.
+    ///
+    /// # Errors
+    /// As [`read_frame`](Self::read_frame), and [`Reason::Buffer`] if the payload does not fit, which is not final.
+    pub fn read_frame_into<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Received<'b>>, Error> {
+        self.source.read_frame(buffer)
+    }
+
+    /// How many bytes of the stream were taken from the transport.
+    pub const fn offset(&self) -> u64 {
+        self.source.offset
+    }
+
+    /// The transport.
+    pub const fn get_ref(&self) -> &R {
+        &self.source.reader
+    }
+
+    /// The transport. Reading from it loses the position in the stream.
+    pub const fn get_mut(&mut self) -> &mut R {
+        &mut self.source.reader
+    }
+}
+
+#[derive(Debug)]
+struct Source<R> {
+    reader: R,
+    limits: Limits,
+    /// Bytes taken from `reader`.
+    offset: u64,
+    prologue: [u8; PROLOGUE_BYTES],
+    prologue_filled: usize,
+    prologue_checked: bool,
+    header: [u8; HEADER_BYTES],
+    header_filled: usize,
+    /// The frame whose payload is being read, where it starts, and how much of the payload is there.
+    open: Option<(Header, u64, usize)>,
+    failed: bool,
+}
+
+impl<R: Read> Source<R> {
+    const fn new(reader: R, limits: Limits) -> Self {
+        Self {
+            reader,
+            limits,
+            offset: 0,
+            prologue: [0; PROLOGUE_BYTES],
+            prologue_filled: 0,
+            prologue_checked: false,
+            header: [0; HEADER_BYTES],
+            header_filled: 0,
+            open: None,
+            failed: false,
+        }
+    }
+
+    fn read_frame<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Received<'b>>, Error> {
+        if self.failed {
+            return Err(Error::AfterError { offset: self.offset });
+        }
+        let fetched = self.fetch_known(buffer).inspect_err(|error| self.failed = is_final(error))?;
+        let Some((header, offset)) = fetched else {
+            return Ok(None);
+        };
+        let payload = buffer.get(..header.payload_size()).unwrap_or_default();
+        let frame = match parse_control(&header, payload, &self.limits, offset) {
+            Ok(Some(message)) => Frame::Control(message),
+            Ok(None) => Frame::Data { device: header.device, sequence: header.sequence, payload },
+            Err(error) => {
+                self.failed = true;
+                return Err(error.into());
+            }
+        };
+        Ok(Some(Received { offset, frame }))
+    }
+
+    /// Fetches frames until one is of a kind this version knows.
+    fn fetch_known(&mut self, buffer: &mut [u8]) -> Result<Option<(Header, u64)>, Error> {
+        loop {
+            match self.fetch(buffer)? {
+                Some((header, _)) if header.kind().is_none() => {}
+                fetched => return Ok(fetched),
+            }
+        }
+    }
+
+    /// Fetches one frame: its payload, verified, is in `buffer`.
+    fn fetch(&mut self, buffer: &mut [u8]) -> Result<Option<(Header, u64)>, Error> {
+        self.fetch_prologue()?;
+        let Some((header, offset)) = self.fetch_header()? else {
+            return Ok(None);
+        };
+        let length = header.payload_length;
+        let available = buffer.len();
+        let payload = buffer
+            .get_mut(..header.payload_size())
+            .ok_or_else(|| Located::new(offset, Reason::Buffer { length, buffer: available }))?;
+        self.fetch_payload(payload, &header, offset)?;
+        self.open = None;
+        verify_payload(&header, payload, offset)?;
+        Ok(Some((header, offset)))
+    }
+
+    fn fetch_prologue(&mut self) -> Result<(), Error> {
+        while self.prologue_filled < PROLOGUE_BYTES {
+            let missing = self.prologue.get_mut(self.prologue_filled..).unwrap_or_default();
+            let have = (self.prologue_filled, PROLOGUE_BYTES);
+            let header = self.header.as_mut_slice();
+            let (first, second) = read_two(&mut self.reader, missing, header).map_err(|source| Error::Read {
+                what: "the prologue",
+                offset: self.offset,
+                source,
+            })?;
+            if first == 0 {
+                return Err(truncated("the prologue", 0, have));
+            }
+            self.prologue_filled = self.prologue_filled.saturating_add(first);
+            self.header_filled = second;
+            self.count(first.saturating_add(second));
+        }
+        if !self.prologue_checked {
+            decode_prologue(&self.prologue)?;
+            self.prologue_checked = true;
+        }
+        Ok(())
+    }
+
+    /// The header of the open frame, or the next one; `None` where the stream ends before it.
+    fn fetch_header(&mut self) -> Result<Option<(Header, u64)>, Error> {
+        if let Some((header, offset, _)) = self.open {
+            return Ok(Some((header, offset)));
+        }
+        let start = self.offset.saturating_sub(u64::try_from(self.header_filled).unwrap_or(0));
+        while self.header_filled < HEADER_BYTES {
+            let missing = self.header.get_mut(self.header_filled..).unwrap_or_default();
+            let (count, _) = read_two(&mut self.reader, missing, &mut []).map_err(|source| Error::Read {
+                what: "a frame header",
+                offset: self.offset,
+                source,
+            })?;
+            match (count, self.header_filled) {
+                (0, 0) => return Ok(None),
+                (0, filled) => {
+                    return Err(truncated("a frame header", start, (filled, HEADER_BYTES)));
+                }
+                (count, filled) => self.header_filled = filled.saturating_add(count),
+            }
+            self.count(count);
+        }
+        let header = Header::decode(&self.header, &self.limits, start)?;
+        self.header_filled = 0;
+        self.open = Some((header, start, 0));
+        Ok(Some((header, start)))
+    }
+
+    /// Fills `payload`, and takes along what the transport already has of the next header.
+    fn fetch_payload(&mut self, payload: &mut [u8], header: &Header, start: u64) -> Result<(), Error> {
+        let what = if header.kind() == Some(Kind::Data) { "the payload of a Data frame" } else { "a control payload" };
+        let mut filled = self.open.map_or(0, |(_, _, filled)| filled);
+        while filled < payload.len() {
+            let wanted = payload.len();
+            let missing = payload.get_mut(filled..).unwrap_or_default();
+            let (first, second) = read_two(&mut self.reader, missing, &mut self.header)
+                .map_err(|source| Error::Read { what, offset: self.offset, source })?;
+            if first == 0 {
+                return Err(truncated(what, start, (filled, wanted)));
+            }
+            filled = filled.saturating_add(first);
+            self.open = Some((*header, start, filled));
+            self.header_filled = second;
+            self.count(first.saturating_add(second));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.offset = self.offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+}
+
+/// One scatter read. Returns how many bytes went into each slice; zero in the first is the end of the stream.
+fn read_two(reader: &mut impl Read, first: &mut [u8], second: &mut [u8]) -> Result<(usize, usize), std::io::Error> {
+    let (first_bytes, second_bytes) = (first.len(), second.len());
+    loop {
+        let result = if second_bytes == 0 {
+            reader.read(first)
+        } else {
+            reader.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])
+        };
+        match result {
+            Ok(count) => {
+                let into_first = count.min(first_bytes);
+                let into_second = count.saturating_sub(into_first);
+                // Nothing but a broken `Read` claims more than it was asked for; believing it would invent bytes.
+                return if into_second <= second_bytes {
+                    Ok((into_first, into_second))
+                } else {
+                    Err(std::io::Error::other("the reader claims more bytes than it was asked for"))
+                };
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn truncated(what: &'static str, offset: u64, (have, wanted): (usize, usize)) -> Error {
+    let count = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    Located::new(offset, Reason::Truncated { what, wanted: count(wanted), have: count(have) }).into()
+}
+
+/// Whether the position in the stream is lost.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Read { source, .. } => !matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        Error::Format(error) => !matches!(error.reason, Reason::Buffer { .. }),
+        _ => true,
+    }
+}

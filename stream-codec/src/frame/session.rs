@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The order in which frames may come, on either side of a stream.
+
+mod devices;
+mod violation;
+
+use core::fmt;
+
+pub use self::devices::DevicePhase;
+use self::devices::Devices;
+pub use self::violation::{SessionError, Violation};
+use super::hello::{Agreement, Channel, Hello, Role, Support};
+use super::kind::Kind;
+use super::limits::Limits;
+use super::message::Message;
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Not both sides have said Hello.
+    Greeting,
+    /// The guest runs at the source; devices are opened and send pre-copy data.
+    PreCopy,
+    /// The guest is stopped; devices send the rest.
+    StopCopy,
+    /// The source has handed over.
+    Committed,
+    /// The target has taken over.
+    Complete,
+    /// A side gave up.
+    Aborted {
+        /// Which one.
+        by: Role,
+        /// Whether that was after the Commit. The source does not run the guest by itself then.
+        committed: bool,
+    },
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Greeting => formatter.write_str("greeting"),
+            Self::PreCopy => formatter.write_str("pre-copy"),
+            Self::StopCopy => formatter.write_str("stop-copy"),
+            Self::Committed => formatter.write_str("committed"),
+            Self::Complete => formatter.write_str("complete"),
+            Self::Aborted { by, .. } => write!(formatter, "aborted by the {by}"),
+        }
+    }
+}
+
+/// Checks the order and the totals of a conversation, on the side of a source, of a target, or of a file's writer.
+///
+/// It is told of every frame, in both directions: of those received before anything is made of them, of those sent
+/// before they go out. It knows both halves because the rules span them: no Data before the *other* side's
+/// DeviceAccept, no Commit before its last Loaded.
+///
+/// It performs no I/O and keeps a fixed-size record and a name per device, so at most
+/// [`Limits::devices`] × (128 + [`Limits::name_bytes`]) bytes, whatever is received.
+///
+/// After our own Abort, frames that were under way to us are ignored. After a violation by the peer nothing more is
+/// accepted from it and only an Abort may be sent.
+///
+/// ```
+/// use stream_codec::frame::{Channel, Hello, Limits, Message, Phase, Role, Session, Support, Violation};
+///
+/// let mut target = Session::new(Role::Target, Support::CURRENT, Limits::DEFAULT);
+/// let hello = Hello {
+///     support: Support::CURRENT,
+///     role: Role::Source,
+///     nonce: [7; 16],
+///     channel: Channel::ONLY,
+///     device_count: 1,
+///     data_bytes_max: 0,
+/// };
+/// target.received(&Message::Hello(hello))?;
+/// target.sent(&Message::Hello(hello.reply(Support::CURRENT, 1 << 20)))?;
+/// assert_eq!(target.phase(), Phase::PreCopy);
+///
+/// let error = target.received_data(0, 0, 512).unwrap_err();
+/// assert!(matches!(error.violation, Violation::Device { device: 0, .. }), "{error}");
+/// # Ok::<(), stream_codec::frame::SessionError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session {
+    role: Role,
+    support: Support,
+    limits: Limits,
+    phase: Phase,
+    source_hello: Option<Hello>,
+    agreement: Option<Agreement>,
+    /// Largest Data payload the target takes, once it said so.
+    data_bytes_max: u32,
+    devices: Devices,
+    /// What the peer did wrong; final.
+    failed: Option<SessionError>,
+}
+
+impl Session {
+    /// A session in which this side is `role` and speaks what `support` says.
+    #[must_use]
+    pub const fn new(role: Role, support: Support, limits: Limits) -> Self {
+        Self {
+            role,
+            support,
+            limits,
+            phase: Phase::Greeting,
+            source_hello: None,
+            agreement: None,
+            data_bytes_max: u32::MAX,
+            devices: Devices::new(),
+            failed: None,
+        }
+    }
+
+    /// How far the session has come.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What both sides speak, once both have said Hello. Reading a file: what the file uses.
+    #[must_use]
+    pub const fn agreement(&self) -> Option<Agreement> {
+        self.agreement
+    }
+
+    /// The Hello of the source or file, once it was said.
+    #[must_use]
+    pub const fn source_hello(&self) -> Option<&Hello> {
+        self.source_hello.as_ref()
+    }
+
+    /// Whether the stream is a file, in which nobody answers.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.source_hello.is_some_and(|hello| hello.role == Role::File)
+    }
+
+    /// How far a device has come; `None` if there is no device of that number.
+    #[must_use]
+    pub fn device_phase(&self, device: u32) -> Option<DevicePhase> {
+        self.devices.phase(device)
+    }
+
+    /// How many bytes of Data a device has had; `None` if there is no device of that number.
+    #[must_use]
+    pub fn device_bytes(&self, device: u32) -> Option<u64> {
+        self.devices.bytes(device)
+    }
+
+    /// The sequence number of a device's next Data frame; `None` if there is no device of that number.
+    #[must_use]
+    pub fn next_sequence(&self, device: u32) -> Option<u64> {
+        self.devices.next_sequence(device)
+    }
+
+    /// Takes note of a control frame from the peer.
+    ///
+    /// # Errors
+    /// [`SessionError`] if it may not come now. Final: nothing that the peer sends is accepted any more.
+    pub fn received(&mut self, message: &Message<'_>) -> Result<(), SessionError> {
+        self.receive(message.kind(), |session, by| session.control(by, message))
+    }
+
+    /// Takes note of a Data frame of `length` bytes from the peer.
+    ///
+    /// # Errors
+    /// As for [`received`](Self::received).
+    pub fn received_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
+        self.receive(Kind::Data, |session, by| session.data(by, device, sequence, length))
+    }
+
+    /// Takes note of a control frame that this side is about to send.
+    ///
+    /// # Errors
+    /// [`SessionError`] if it may not be sent now. Nothing has changed then.
+    pub fn sent(&mut self, message: &Message<'_>) -> Result<(), SessionError> {
+        let ours = self.role;
+        if matches!(message, Message::Abort(_)) && (self.failed.is_some() || self.is_aborted()) {
+            self.failed = None;
+            if !self.is_aborted() {
+                self.phase = Phase::Aborted { by: ours, committed: self.is_committed() };
+            }
+            return Ok(());
+        }
+        self.send(message.kind(), |session| session.control(ours, message))
+    }
+
+    /// Takes note of a Data frame of `length` bytes that this side is about to send.
+    ///
+    /// # Errors
+    /// As for [`sent`](Self::sent).
+    pub fn sent_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
+        let ours = self.role;
+        self.send(Kind::Data, |session| session.data(ours, device, sequence, length))
+    }
+
+    /// Says whether the peer's stream may end here: after the last frame the peer has to send, or after an Abort.
+    ///
+    /// # Errors
+    /// [`Violation::EndedEarly`], or the peer's earlier violation.
+    pub fn finish(&self) -> Result<(), SessionError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let may_end = match self.phase {
+            Phase::Greeting | Phase::PreCopy | Phase::StopCopy => false,
+            // A source has said its last word; a target still owes the Complete.
+            Phase::Committed => self.role != Role::Source,
+            Phase::Complete | Phase::Aborted { .. } => true,
+        };
+        if may_end { Ok(()) } else { Err(self.received_error(Violation::EndedEarly { phase: self.phase })) }
+    }
+
+    fn receive(
+        &mut self,
+        kind: Kind,
+        apply: impl FnOnce(&mut Self, Role) -> Result<(), Violation>,
+    ) -> Result<(), SessionError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let result = match self.phase {
+            // Sent before our Abort arrived there.
+            Phase::Aborted { by, .. } if by == self.role => return Ok(()),
+            // Both gave up at once.
+            Phase::Aborted { .. } => Err(Violation::AfterAbort { kind }),
+            _ => apply(self, self.peer_role()),
+        };
+        result.map_err(|violation| {
+            let error = self.received_error(violation);
+            self.failed = Some(error);
+            error
+        })
+    }
+
+    fn send(&mut self, kind: Kind, apply: impl FnOnce(&mut Self) -> Result<(), Violation>) -> Result<(), SessionError> {
+        let result = if let Some(error) = self.failed {
+            Err(error.violation)
+        } else if self.is_aborted() {
+            Err(Violation::AfterAbort { kind })
+        } else {
+            apply(self)
+        };
+        result.map_err(|violation| SessionError { by: self.role, is_ours: true, violation })
+    }
+
+    fn received_error(&self, violation: Violation) -> SessionError {
+        SessionError { by: self.peer_role(), is_ours: false, violation }
+    }
+
+    /// The other side's role, as far as it is known.
+    fn peer_role(&self) -> Role {
+        match self.role {
+            Role::Target if self.is_file() => Role::File,
+            Role::Target => Role::Source,
+            Role::Source | Role::File => Role::Target,
+        }
+    }
+
+    const fn is_aborted(&self) -> bool {
+        matches!(self.phase, Phase::Aborted { .. })
+    }
+
+    const fn is_committed(&self) -> bool {
+        matches!(self.phase, Phase::Committed | Phase::Complete)
+    }
+
+    fn control(&mut self, by: Role, message: &Message<'_>) -> Result<(), Violation> {
+        let kind = message.kind();
+        if (self.role == Role::File || self.is_file()) && by == Role::Target {
+            return Err(Violation::FileAnswered { kind });
+        }
+        match message {
+            Message::Hello(hello) => return self.hello(by, hello),
+            Message::Abort(_) => return self.abort(by),
+            _ => {}
+        }
+        let by_target = by == Role::Target;
+        if by_target != matches!(kind, Kind::DeviceAccept | Kind::Loaded | Kind::Complete) {
+            return Err(Violation::WrongSender { kind });
+        }
+        self.check_phase(kind)?;
+        let is_file = self.is_file();
+        match message {
+            Message::DeviceOpen(open) => self.devices.open(open, is_file),
+            Message::DeviceAccept { device } => self.devices.accept(*device),
+            Message::DeviceEnd(end) => self.devices.end(end, is_file),
+            Message::Loaded(loaded) => self.devices.load(loaded),
+            Message::Switchover => {
+                self.devices.require_all_accepted(kind)?;
+                self.phase = Phase::StopCopy;
+                Ok(())
+            }
+            Message::Commit => {
+                self.devices.require_all_loaded(kind)?;
+                self.phase = Phase::Committed;
+                Ok(())
+            }
+            Message::Complete => {
+                self.phase = Phase::Complete;
+                Ok(())
+            }
+            Message::Hello(_) | Message::Abort(_) => Ok(()),
+        }
+    }
+
+    fn data(&mut self, by: Role, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
+        if by == Role::Target {
+            return Err(Violation::WrongSender { kind: Kind::Data });
+        }
+        self.check_phase(Kind::Data)?;
+        let limit = if by == self.role { self.data_bytes_max } else { self.limits.data_bytes };
+        if length > limit {
+            return Err(Violation::DataLength { device, length, limit });
+        }
+        self.devices.data(device, sequence, length)
+    }
+
+    /// Whether a frame of this kind may come in this phase at all.
+    fn check_phase(&self, kind: Kind) -> Result<(), Violation> {
+        let phase = self.phase;
+        let fits = match kind {
+            Kind::Hello | Kind::Abort => true,
+            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Switchover => phase == Phase::PreCopy,
+            Kind::Data => matches!(phase, Phase::PreCopy | Phase::StopCopy),
+            Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,
+            Kind::Complete => phase == Phase::Committed,
+        };
+        if fits { Ok(()) } else { Err(Violation::Phase { kind, phase }) }
+    }
+
+    fn hello(&mut self, by: Role, hello: &Hello) -> Result<(), Violation> {
+        if self.phase != Phase::Greeting {
+            return Err(Violation::Phase { kind: Kind::Hello, phase: self.phase });
+        }
+        match (by, self.source_hello) {
+            (Role::Target, None) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
+            (Role::Target, Some(source)) => self.target_hello(&source, hello),
+            (_, Some(_)) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
+            (_, None) => self.first_hello(hello),
+        }
+    }
+
+    /// The Hello of a source or a file.
+    fn first_hello(&mut self, hello: &Hello) -> Result<(), Violation> {
+        let role = hello.role;
+        let ours = self.role != Role::Target;
+        if role == Role::Target || (ours && (role != self.role || hello.support != self.support)) {
+            return Err(Violation::Role { role });
+        }
+        if hello.channel != Channel::ONLY {
+            return Err(Violation::Channels { count: hello.channel.count });
+        }
+        if hello.device_count > self.limits.devices {
+            return Err(Violation::Devices { count: hello.device_count, limit: self.limits.devices });
+        }
+        // A target can tell from the first Hello that they will not agree; a file's reader has nothing else.
+        let agreement = self.support.agree(&hello.support).map_err(Violation::Refused)?;
+        self.devices.expect(hello.device_count)?;
+        self.source_hello = Some(*hello);
+        if role == Role::File {
+            self.agreement = Some(agreement);
+            self.phase = Phase::PreCopy;
+        }
+        Ok(())
+    }
+
+    fn target_hello(&mut self, source: &Hello, hello: &Hello) -> Result<(), Violation> {
+        if hello.role != Role::Target || (self.role == Role::Target && hello.support != self.support) {
+            return Err(Violation::Role { role: hello.role });
+        }
+        if hello.nonce != source.nonce {
+            return Err(Violation::Echo { what: "session nonce" });
+        }
+        if hello.channel != source.channel {
+            return Err(Violation::Echo { what: "channel" });
+        }
+        if hello.device_count != source.device_count {
+            return Err(Violation::Echo { what: "device count" });
+        }
+        let (ours, theirs) = if self.role == Role::Target { (hello, source) } else { (source, hello) };
+        self.agreement = Some(ours.support.agree(&theirs.support).map_err(Violation::Refused)?);
+        self.data_bytes_max = hello.data_bytes_max;
+        self.phase = Phase::PreCopy;
+        Ok(())
+    }
+
+    fn abort(&mut self, by: Role) -> Result<(), Violation> {
+        let committed = self.is_committed();
+        if self.phase == Phase::Complete || (committed && by != Role::Target) {
+            return Err(Violation::Phase { kind: Kind::Abort, phase: self.phase });
+        }
+        self.phase = Phase::Aborted { by, committed };
+        Ok(())
+    }
+}

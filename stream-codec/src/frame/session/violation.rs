@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What can be wrong with the order of frames.
+
+use core::fmt;
+
+use thiserror::Error;
+
+use super::super::digest::Digest;
+use super::super::hello::{Refusal, Role};
+use super::super::kind::Kind;
+use super::{DevicePhase, Phase};
+use crate::decode::{Blame, Fault};
+
+/// A frame that may not come, and who sent it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SessionError {
+    /// Who sent the frame, or was about to.
+    pub by: Role,
+    /// Whether that is this side: the calling program is at fault then, and nothing has changed.
+    pub is_ours: bool,
+    /// What is wrong with it.
+    pub violation: Violation,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.is_ours { "must not send" } else { "sent" };
+        write!(formatter, "this is what the {} {verb}: {}", self.by, self.violation)
+    }
+}
+
+impl core::error::Error for SessionError {}
+
+impl Blame for SessionError {
+    fn fault(&self) -> Fault {
+        match self.violation {
+            Violation::Refused(_) | Violation::Channels { .. } => Fault::Versions,
+            Violation::Devices { .. } | Violation::NoMemory { .. } => Fault::Limits,
+            Violation::EndedEarly { .. } | Violation::Digests { .. } => Fault::Transport,
+            Violation::DataLength { .. } if !self.is_ours => Fault::Limits,
+            _ if self.is_ours => Fault::Caller,
+            _ => Fault::Sender,
+        }
+    }
+}
+
+/// A rule of the conversation that was broken.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// The frame does not belong into this phase.
+    #[error("a {kind} in the {phase} phase")]
+    Phase {
+        /// The frame.
+        kind: Kind,
+        /// The phase it came in.
+        phase: Phase,
+    },
+    /// A side that does not send such frames sent one.
+    #[error("a {kind}, which belongs to the other side")]
+    WrongSender {
+        /// The frame.
+        kind: Kind,
+    },
+    /// An answer to a file.
+    #[error("a {kind} in answer to a file")]
+    FileAnswered {
+        /// The frame.
+        kind: Kind,
+    },
+    /// A Hello in a role its sender cannot have here, or of ours that does not say what this session was created with.
+    #[error("a Hello as {role}")]
+    Role {
+        /// The role it names.
+        role: Role,
+    },
+    /// The two sides have nothing in common.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// More than one channel, which version 1 does not have.
+    #[error("a session of {count} channels; version 1 has one")]
+    Channels {
+        /// How many channels were announced.
+        count: u16,
+    },
+    /// More devices than the limit.
+    #[error("{count} devices, the limit is {limit}")]
+    Devices {
+        /// How many devices were announced.
+        count: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// There is no memory for a record per device.
+    #[error("no memory for {count} devices")]
+    NoMemory {
+        /// How many devices were announced.
+        count: u32,
+    },
+    /// The target's Hello does not repeat what the source's said: it belongs to another session.
+    #[error("a Hello with another {what}")]
+    Echo {
+        /// What differs.
+        what: &'static str,
+    },
+    /// A device number at or above the announced count.
+    #[error("a {kind} for device {device} of {count}")]
+    UnknownDevice {
+        /// The frame.
+        kind: Kind,
+        /// Its device.
+        device: u32,
+        /// How many devices were announced.
+        count: u32,
+    },
+    /// Two devices of the same name.
+    #[error("device {device} has the name of an earlier device")]
+    DuplicateName {
+        /// The later of the two.
+        device: u32,
+    },
+    /// The frame does not fit how far the device has come.
+    #[error("a {kind} for device {device}, which is {phase}")]
+    Device {
+        /// The frame.
+        kind: Kind,
+        /// Its device.
+        device: u32,
+        /// How far that has come.
+        phase: DevicePhase,
+    },
+    /// A Data frame's number does not follow the one before: a repeated, lost or reordered frame.
+    #[error("frame {found} of device {device} where frame {expected} is next")]
+    Sequence {
+        /// The device.
+        device: u32,
+        /// The number that is next.
+        expected: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// A Data frame is longer than its reader takes.
+    #[error("{length} bytes of data for device {device}, the limit is {limit}")]
+    DataLength {
+        /// The device.
+        device: u32,
+        /// Length of the payload in bytes.
+        length: u32,
+        /// What the reader takes.
+        limit: u32,
+    },
+    /// The device's byte or frame count does not fit 64 bits.
+    #[error("the totals of device {device} overflow")]
+    Overflow {
+        /// The device.
+        device: u32,
+    },
+    /// The stated number of Data frames is not what there was.
+    #[error("device {device} ends after {stated} frames, there were {counted}")]
+    FrameCount {
+        /// The device.
+        device: u32,
+        /// What the frame says.
+        stated: u64,
+        /// What was counted.
+        counted: u64,
+    },
+    /// The stated number of bytes is not what there was.
+    #[error("device {device} with {stated} bytes, there were {counted}")]
+    ByteCount {
+        /// The device.
+        device: u32,
+        /// What the frame says.
+        stated: u64,
+        /// What was counted.
+        counted: u64,
+    },
+    /// Source and target have different digests of a device.
+    #[error("device {device} left the source as {source_digest} and arrived as {target_digest}")]
+    Digests {
+        /// The device.
+        device: u32,
+        /// Of what the source read from its device.
+        source_digest: Digest,
+        /// Of what the target wrote to its device.
+        target_digest: Digest,
+    },
+    /// Not every device is as far as it must be.
+    #[error("a {kind} while {missing} devices are not {needed}")]
+    NotAll {
+        /// The frame.
+        kind: Kind,
+        /// How far every device must be.
+        needed: DevicePhase,
+        /// How many are not.
+        missing: u32,
+    },
+    /// Anything after an Abort.
+    #[error("a {kind} after an Abort")]
+    AfterAbort {
+        /// The frame.
+        kind: Kind,
+    },
+    /// The peer's stream ended before its last frame.
+    #[error("the end of the stream in the {phase} phase")]
+    EndedEarly {
+        /// The phase it ended in.
+        phase: Phase,
+    },
+}

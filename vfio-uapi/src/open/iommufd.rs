@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! iommufd: the address spaces of devices opened by their character device.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{label, open_node};
+use crate::{Call, Error, Result, ioctl};
+
+/// An iommufd.
+#[derive(Debug)]
+pub struct Iommufd<F> {
+    fd: F,
+    label: Arc<str>,
+}
+
+/// An address space of an iommufd. It lives until it is destroyed or the iommufd is closed.
+#[derive(Debug, Eq, Hash, PartialEq)]
+pub struct Ioas(u32);
+
+impl Ioas {
+    /// The address space with this id, which was allocated elsewhere.
+    #[must_use]
+    pub const fn from_id(id: u32) -> Self {
+        Self(id)
+    }
+
+    /// The id, for [`Device::attach`](crate::Device::attach).
+    #[must_use]
+    pub const fn id(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Iommufd<OwnedFd> {
+    /// Opens a new iommufd by its node, `/dev/iommu`.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT if the kernel has none.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { fd: open_node(path)?, label: label(path) })
+    }
+}
+
+impl<F> Iommufd<F> {
+    /// Wraps the fd of an iommufd.
+    pub fn new(fd: F) -> Self {
+        Self { fd, label: Arc::from("iommufd") }
+    }
+
+    /// Gives the fd back.
+    pub fn into_inner(self) -> F {
+        self.fd
+    }
+
+    pub(crate) fn error(&self, call: Call, errno: i32) -> Error {
+        Error::kernel(&self.label, call, errno)
+    }
+}
+
+impl<F: AsFd> Iommufd<F> {
+    /// Allocates an address space (`IOMMU_IOAS_ALLOC`).
+    ///
+    /// Attaching a physical device to it makes the kernel create a page table without dirty tracking.
+    ///
+    /// # Errors
+    ///
+    /// ENOTTY if this is no iommufd.
+    pub fn alloc_ioas(&self) -> Result<Ioas> {
+        ioctl::iommufd::ioas_alloc(self.as_fd()).map(Ioas).map_err(|errno| self.error(Call::IoasAlloc, errno))
+    }
+
+    /// Takes the mappings within `[iova, iova + length)` away from the devices, and returns the bytes that were mapped.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT if nothing is mapped there; EINVAL if the range cuts a mapping.
+    pub fn unmap(&self, ioas: &Ioas, iova: u64, length: u64) -> Result<u64> {
+        ioctl::iommufd::ioas_unmap(self.as_fd(), ioas.0, iova, length)
+            .map_err(|errno| self.error(Call::IoasUnmap, errno))
+    }
+
+    /// Destroys an address space that no device is attached to.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY while a device is attached; ENOENT if it does not exist.
+    pub fn destroy(&self, ioas: Ioas) -> Result<()> {
+        ioctl::iommufd::destroy(self.as_fd(), ioas.0).map_err(|errno| self.error(Call::Destroy, errno))
+    }
+}
+
+impl<F: AsFd> AsFd for Iommufd<F> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

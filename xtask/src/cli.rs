@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line: every subcommand, in one place.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::{hw_test, migrate, probe};
+
+/// Move the state of VFIO devices from one process to another, and prove that it can be moved.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    HwTest(hw_test::Args),
+    Probe(probe::Args),
+    Migrate(migrate::Args),
+    /// Run the contract suite here, on the named devices; one JSON event per line
+    #[command(hide = true)]
+    Suite(hw_test::suite::Args),
+}
+
+/// Prints one JSON document, and nothing else, on standard output.
+pub(crate) fn print_json(document: &impl Serialize) {
+    match serde_json::to_string_pretty(document) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("cannot write JSON: {error}"),
+    }
+}
+
+/// Reports a command that could not do its work.
+pub(crate) fn fail(json: bool, error: &str) -> ExitCode {
+    if json {
+        print_json(&serde_json::json!({ "error": error }));
+    } else {
+        eprintln!("{error}");
+    }
+    ExitCode::FAILURE
+}

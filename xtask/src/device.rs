@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From what a person calls a device to an opened one that can migrate.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+use savevm_core::DeviceError;
+use savevm_core::kernel::KernelDevice;
+use vfio_uapi::open::{self, Bus, Roots, VfioDevice};
+
+/// `DEVICE` or `NAME=DEVICE`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct DeviceSpec {
+    /// The name both sides use, where one was given.
+    pub(crate) name: Option<String>,
+    /// A PCI address, an mdev UUID, or the path of a character device.
+    pub(crate) id: String,
+}
+
+impl FromStr for DeviceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, id) = match text.split_once('=') {
+            Some(("", _)) => return Err(format!("'{text}' has no name in front of '='")),
+            Some((name, id)) => (Some(name.to_owned()), id),
+            None => (None, text),
+        };
+        if id.is_empty() {
+            return Err(format!(
+                "'{text}' names no device; give a PCI address, an mdev UUID or /dev/vfio/devices/vfioN"
+            ));
+        }
+        Ok(Self { name, id: id.to_owned() })
+    }
+}
+
+/// Why there is no opened device.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("cannot list the VFIO devices: {0}")]
+    Discover(vfio_uapi::Error),
+    #[error("there is no VFIO device '{id}'; {there}")]
+    Missing { id: String, there: String },
+    #[error("two devices are called '{0}'; names must differ")]
+    SameName(String),
+    #[error("cannot open {id}: {error}{}", remedy(error))]
+    Open { id: String, error: vfio_uapi::Error },
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+}
+
+fn remedy(error: &vfio_uapi::Error) -> &'static str {
+    match error.errno().map(nix::errno::Errno::from_raw) {
+        Some(nix::errno::Errno::EBUSY) => "; another program has it open: stop that one first",
+        Some(nix::errno::Errno::EACCES | nix::errno::Errno::EPERM) => {
+            "; you may not open it: run as root, or give your user access to the node"
+        }
+        _ => "",
+    }
+}
+
+/// Opens every device of a command line for migration.
+pub(crate) fn open_all(specs: &[DeviceSpec]) -> Result<Vec<KernelDevice<OwnedFd>>, OpenError> {
+    let mut names = BTreeSet::new();
+    let mut devices = Vec::with_capacity(specs.len());
+    for (index, spec) in specs.iter().enumerate() {
+        let name = spec.name.clone().unwrap_or_else(|| format!("device{index}"));
+        if !names.insert(name.clone()) {
+            return Err(OpenError::SameName(name));
+        }
+        let found = find(&spec.id)?;
+        let device = open(&found).map_err(|error| OpenError::Open { id: spec.id.clone(), error })?;
+        devices.push(KernelDevice::new(device, name, identity(&found))?);
+    }
+    Ok(devices)
+}
+
+/// Finds a device by PCI address, mdev UUID or character device.
+pub(crate) fn find(id: &str) -> Result<VfioDevice, OpenError> {
+    let roots = Roots::default();
+    let all = open::discover_in(&roots).map_err(OpenError::Discover)?;
+    let by_node = |device: &&VfioDevice| device.cdev.as_deref().is_some_and(|cdev| cdev.as_os_str() == id);
+    if let Some(found) = all.iter().find(by_node) {
+        return Ok(found.clone());
+    }
+    if let Some(found) = open::find(&roots, id).map_err(OpenError::Discover)? {
+        return Ok(found);
+    }
+    let there = if all.is_empty() {
+        "no device of this machine is bound to a vfio driver".to_owned()
+    } else {
+        let names: Vec<&str> = all.iter().map(|device| device.name.as_str()).collect();
+        format!("there is {}", names.join(", "))
+    };
+    Err(OpenError::Missing { id: id.to_owned(), there })
+}
+
+/// Opens a device by its character device where the kernel has one, else by its group.
+///
+/// The container, group or iommufd need not be kept: the device fd holds what it needs.
+pub(crate) fn open(found: &VfioDevice) -> vfio_uapi::Result<vfio_uapi::Device<OwnedFd>> {
+    let roots = Roots::default();
+    if found.cdev.is_some() && roots.iommufd().exists() {
+        open::open_by_cdev(&roots, found).map(|opened| opened.device)
+    } else {
+        open::open_by_group(&roots, found).map(|opened| opened.device)
+    }
+}
+
+/// What must be equal on both sides: `pci-VENDOR/DRIVER/DEVICE` or `mdev/DRIVER/TYPE`.
+///
+/// A mediated type's name starts with its parent driver's, so it needs no other namespace; the parent itself is a
+/// place, which differs between hosts.
+pub(crate) fn identity(found: &VfioDevice) -> String {
+    let driver = found.driver.as_deref().unwrap_or("unknown-driver");
+    match (found.bus, &found.mdev_type, found.vendor_id, found.device_id) {
+        (Bus::Mdev, Some(kind), _, _) => format!("mdev/{driver}/{kind}"),
+        (_, _, Some(vendor), Some(device)) => format!("pci-{vendor:04x}/{driver}/{device:04x}"),
+        (bus, ..) => format!("{bus}/{driver}/unknown-type"),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_device_may_be_given_a_name() {
+        let spec: DeviceSpec = "net0=0000:3b:00.2".parse().unwrap();
+        assert_eq!(spec, DeviceSpec { name: Some("net0".to_owned()), id: "0000:3b:00.2".to_owned() });
+        assert_eq!("0000:3b:00.2".parse::<DeviceSpec>().unwrap().name, None);
+        assert!("=x".parse::<DeviceSpec>().is_err());
+        assert!("x=".parse::<DeviceSpec>().is_err());
+    }
+}

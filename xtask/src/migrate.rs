@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `migrate source|target`: two processes, real fds, one stream.
+
+mod address;
+mod outcome;
+mod pause;
+mod source;
+mod target;
+mod transport;
+mod watch;
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use savevm_core::kernel::KernelDevice;
+use savevm_core::{Cancel, Device, Limits};
+
+use crate::device::DeviceSpec;
+use crate::soft::SoftArgs;
+pub(crate) use address::Address;
+
+/// Move device state from this process to another, or to and from a file
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    side: Side,
+}
+
+#[derive(Debug, Subcommand)]
+enum Side {
+    /// Read the devices' state and give the devices up once the target has acknowledged it
+    ///
+    /// Any failure before that point leaves the devices running here.
+    Source(SourceArgs),
+    /// Take the devices' state and run them once the source has given them up
+    ///
+    /// Any failure before that point resets the devices here.
+    Target(TargetArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// A device: PCI address, mdev UUID, or /dev/vfio/devices/vfioN. Written NAME=DEVICE it gets that name in the
+    /// stream; otherwise the first is device0, the second device1, and so on. Both sides must use the same names
+    #[arg(long = "device", value_name = "[NAME=]DEVICE", required = true)]
+    devices: Vec<DeviceSpec>,
+
+    /// Give up when the peer is silent for this long
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    timeout: Duration,
+
+    /// The largest piece of device state in the stream, which is also the size of the one data buffer.
+    /// Must be the same or larger on the target
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    chunk_bytes: u32,
+
+    /// Refuse a device state larger than this
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
+    state_bytes_max: u64,
+
+    /// Print one JSON document with the outcome on standard output
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    soft: SoftArgs,
+
+    /// Stop at the beginning of this phase, say so on standard error, and go on when a line comes on standard input
+    #[arg(long, value_name = "PHASE", hide = true, value_parser = pause::phase)]
+    pause_at: Option<savevm_core::Phase>,
+
+    /// What to do after the pause
+    #[arg(long, hide = true, value_enum, default_value_t = AfterPause::GoOn)]
+    after_pause: AfterPause,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum AfterPause {
+    GoOn,
+    Cut,
+}
+
+#[derive(Debug, clap::Args)]
+struct SourceArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// The target: tcp:HOST:PORT, unix:PATH, or file:PATH to write a file
+    #[arg(long, value_name = "ADDRESS")]
+    to: Address,
+
+    /// Stop the devices at once instead of reading while they run
+    #[arg(long)]
+    no_precopy: bool,
+
+    /// Leave pre-copy after this long at the latest
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    precopy_seconds_max: Duration,
+
+    /// What becomes of the devices once a file is written: they run on, or stay stopped
+    #[arg(long, value_enum, default_value_t = AfterFile::Run)]
+    after: AfterFile,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum AfterFile {
+    Run,
+    Stop,
+}
+
+#[derive(Debug, clap::Args)]
+struct TargetArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Where to listen: tcp:HOST:PORT (port 0 picks one), unix:PATH, or file:PATH to read a file
+    #[arg(long, value_name = "ADDRESS")]
+    from: Address,
+}
+
+/// Runs one side; the exit status is 0 only if the state moved.
+pub(crate) fn run(args: Args) -> ExitCode {
+    let (Side::Source(SourceArgs { common, .. }) | Side::Target(TargetArgs { common, .. })) = &args.side;
+    if let Some(status) = common.soft.run_again_if_asked() {
+        return status;
+    }
+    match args.side {
+        Side::Source(args) => source::run(&args),
+        Side::Target(args) => target::run(&args),
+    }
+}
+
+/// The opened devices of one side.
+type Devices = Vec<KernelDevice<OwnedFd>>;
+
+fn names(devices: &Devices) -> Vec<String> {
+    devices.iter().map(|device| device.name().to_owned()).collect()
+}
+
+fn limits(common: &Common) -> Limits {
+    let mut limits = Limits::default();
+    limits.chunk_bytes_max = common.chunk_bytes;
+    limits.state_bytes_max = common.state_bytes_max;
+    limits.silence_max = common.timeout;
+    limits
+}
+
+/// A first SIGINT or SIGTERM cancels in good order; a second one ends the process.
+fn cancel_on_signals() -> Result<Cancel, String> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+            .map_err(|error| format!("cannot watch for signal {signal}: {error}"))?;
+    }
+    Ok(Cancel::from_flag(flag))
+}
+
+/// Bounds every wait on the connection, and gives a second handle to it.
+fn bounded(transport: &transport::Transport, common: &Common) -> Result<transport::Transport, String> {
+    transport
+        .set_timeout(common.timeout)
+        .and_then(|()| transport.try_clone())
+        .map_err(|error| format!("cannot set up the connection: {error}"))
+}
+
+/// A number that tells this attempt from every other.
+fn nonce() -> Result<[u8; 16], String> {
+    let mut nonce = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut nonce))
+        .map_err(|error| format!("cannot draw a random number: {error}"))?;
+    Ok(nonce)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("'{text}' is not a positive number of seconds"))
+}

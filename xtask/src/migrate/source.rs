@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The source process.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use savevm_core::Cancel;
+use savevm_core::save::{self, Precopy, SaveOptions};
+
+use super::outcome::Outcome;
+use super::transport::Transport;
+use super::watch::Watch;
+use super::{Address, AfterFile, Devices, SourceArgs};
+use crate::device;
+
+pub(super) fn run(args: &SourceArgs) -> ExitCode {
+    let json = args.common.json;
+    let opened = super::cancel_on_signals()
+        .and_then(|cancel| Ok((cancel, device::open_all(&args.common.devices).map_err(|error| error.to_string())?)));
+    let (cancel, mut devices) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Outcome::unopened("source", error).print(json),
+    };
+    let outcome = match &args.to {
+        Address::File(path) => to_file(args, &mut devices, path, cancel),
+        Address::Tcp(at) => Transport::connect_tcp(at, args.common.timeout, &cancel)
+            .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
+            .and_then(|transport| to_peer(args, &mut devices, transport, cancel)),
+        Address::Unix(path) => Transport::connect_unix(path, args.common.timeout, &cancel)
+            .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
+            .and_then(|transport| to_peer(args, &mut devices, transport, cancel)),
+    };
+    outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error)).print(json)
+}
+
+fn options(args: &SourceArgs, cancel: Cancel) -> Result<SaveOptions, String> {
+    let mut options = SaveOptions::default();
+    options.limits = super::limits(&args.common);
+    options.cancel = cancel;
+    options.nonce = super::nonce()?;
+    options.precopy = (!args.no_precopy).then(|| {
+        let mut rule = Precopy::default();
+        rule.duration_max = args.precopy_seconds_max;
+        rule
+    });
+    Ok(options)
+}
+
+fn to_peer(args: &SourceArgs, devices: &mut Devices, transport: Transport, cancel: Cancel) -> Result<Outcome, String> {
+    let connection = super::bounded(&transport, &args.common)?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), Some(connection));
+    let committed = save::save(devices, transport, &mut watch, &options(args, cancel)?).and_then(save::Ready::commit);
+    let phases = watch.phases;
+    Ok(match committed {
+        Ok(committed) => {
+            Outcome::new("source", devices, &phases).moved(&committed.devices).downtime(committed.downtime)
+        }
+        Err(error) => Outcome::new("source", devices, &phases).failed(&error),
+    })
+}
+
+/// Writes beside the final name and renames: a file of that name is always a whole one.
+fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), None);
+    let saved = save::save_to(devices, file.as_file_mut(), &mut watch, &options(args, cancel)?);
+    let phases = watch.phases;
+    let sums = match saved {
+        Ok(sums) => sums,
+        Err(error) => return Ok(Outcome::new("source", devices, &phases).failed(&error)),
+    };
+    let safe = file.as_file_mut().flush().and_then(|()| file.as_file().sync_all()).map_err(|error| cannot(&error));
+    let kept = safe.and_then(|()| file.persist(path).map_err(|error| cannot(&error)).and_then(sync_name(folder)));
+    // The bytes are safe or they are not; the devices were stopped by the save in either case.
+    if kept.is_err() || args.after == AfterFile::Run {
+        savevm_core::run_together(devices).map_err(|error| format!("the devices do not run again: {error}"))?;
+    }
+    let outcome = Outcome::new("source", devices, &phases);
+    Ok(match kept {
+        Ok(()) => outcome.moved(&sums),
+        Err(error) => outcome.broken(error),
+    })
+}
+
+fn sync_name(folder: &Path) -> impl FnOnce(File) -> Result<(), String> + '_ {
+    move |_| {
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| format!("cannot make the file's name durable in {}: {error}", folder.display()))
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The target process.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::process::ExitCode;
+
+use savevm_core::Cancel;
+use savevm_core::load::{self, LoadOptions};
+
+use super::outcome::Outcome;
+use super::transport::{Listener, Transport};
+use super::watch::Watch;
+use super::{Address, Devices, TargetArgs};
+use crate::device;
+
+pub(super) fn run(args: &TargetArgs) -> ExitCode {
+    let json = args.common.json;
+    let opened = super::cancel_on_signals()
+        .and_then(|cancel| Ok((cancel, device::open_all(&args.common.devices).map_err(|error| error.to_string())?)));
+    let (cancel, mut devices) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Outcome::unopened("target", error).print(json),
+    };
+    let outcome = match &args.from {
+        Address::File(path) => from_file(args, &mut devices, path, cancel),
+        Address::Tcp(at) => listen(args, Listener::tcp(at), &mut devices, cancel),
+        Address::Unix(path) => listen(args, Listener::unix(path), &mut devices, cancel),
+    };
+    outcome.unwrap_or_else(|error| Outcome::new("target", &mut devices, &[]).broken(error)).print(json)
+}
+
+fn options(args: &TargetArgs, cancel: Cancel) -> LoadOptions {
+    let mut options = LoadOptions::default();
+    options.limits = super::limits(&args.common);
+    options.cancel = cancel;
+    options
+}
+
+/// Waits for one source, for as long as it takes.
+fn listen(
+    args: &TargetArgs,
+    listener: std::io::Result<Listener>,
+    devices: &mut Devices,
+    cancel: Cancel,
+) -> Result<Outcome, String> {
+    let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
+    let address = listener.address().map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
+    eprintln!("listening on {address}");
+    let accepted = listener.accept(None, &cancel);
+    let transport = accepted.map_err(|error| format!("no source came on {address}: {error}"))?;
+    drop(listener);
+    from_peer(args, devices, transport, cancel)
+}
+
+fn from_peer(
+    args: &TargetArgs,
+    devices: &mut Devices,
+    transport: Transport,
+    cancel: Cancel,
+) -> Result<Outcome, String> {
+    let connection = super::bounded(&transport, &args.common)?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), Some(connection));
+    let running = load::load(devices, transport, &mut watch, &options(args, cancel)).and_then(load::Loaded::run);
+    let phases = watch.phases;
+    Ok(match running {
+        Ok(running) => Outcome::new("target", devices, &phases).moved(&running.devices),
+        Err(error) => Outcome::new("target", devices, &phases).failed(&error),
+    })
+}
+
+fn from_file(args: &TargetArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
+    let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), None);
+    let loaded = load::load_from(devices, BufReader::new(file), &mut watch, &options(args, cancel));
+    let phases = watch.phases;
+    Ok(match loaded {
+        Ok(sums) => {
+            savevm_core::run_together(devices).map_err(|error| format!("the devices do not run: {error}"))?;
+            Outcome::new("target", devices, &phases).moved(&sums)
+        }
+        Err(error) => Outcome::new("target", devices, &phases).failed(&error),
+    })
+}

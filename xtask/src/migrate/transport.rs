@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Connected sockets with a bound on every wait.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use savevm_core::Cancel;
+
+/// How often a wait for a peer looks whether it was cancelled.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long a read waits before it looks whether it was cancelled.
+const HEARING: Duration = Duration::from_millis(50);
+
+/// A connected peer.
+pub(crate) enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Transport {
+    /// Connects, trying again until `patience` is over: the target may still be starting.
+    pub(crate) fn connect_tcp(at: &str, patience: Duration, cancel: &Cancel) -> io::Result<Self> {
+        let stream = retry(patience, cancel, || {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in at.to_socket_addrs()? {
+                match TcpStream::connect_timeout(&address, patience.max(POLL)) {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Connects to a socket in the file system, trying again until `patience` is over.
+    pub(crate) fn connect_unix(path: &Path, patience: Duration, cancel: &Cancel) -> io::Result<Self> {
+        retry(patience, cancel, || UnixStream::connect(path)).map(Self::Unix)
+    }
+
+    /// Bounds every single write by `timeout`, and every read by a moment: the migration repeats those until its own
+    /// patience is over, and hears a cancel in between.
+    pub(crate) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(Some(HEARING))?;
+                stream.set_write_timeout(Some(timeout))
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(HEARING))?;
+                stream.set_write_timeout(Some(timeout))
+            }
+        }
+    }
+
+    /// A second handle to the connection, for cutting it from outside.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+            Self::Unix(stream) => stream.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// Cuts the connection in both directions.
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        }
+    }
+}
+
+/// A listening socket; a unix one removes its path when it is dropped.
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, std::path::PathBuf),
+}
+
+impl Listener {
+    pub(crate) fn tcp(at: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(listener))
+    }
+
+    /// Binds a path. A socket left behind by a dead process is replaced, anything else is not.
+    pub(crate) fn unix(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
+
+    /// The address to connect to, with the port the system chose where 0 was asked for.
+    pub(crate) fn address(&self) -> io::Result<String> {
+        match self {
+            Self::Tcp(listener) => Ok(format!("tcp:{}", listener.local_addr()?)),
+            Self::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+        }
+    }
+
+    /// Waits for the peer, for as long as nobody cancels.
+    pub(crate) fn accept(&self, patience: Option<Duration>, cancel: &Cancel) -> io::Result<Transport> {
+        retry(patience.unwrap_or(Duration::MAX), cancel, || match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                stream.set_nodelay(true)?;
+                Ok(Transport::Tcp(stream))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                Ok(Transport::Unix(stream))
+            }
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            // Somebody may have removed it before us, which is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn is_dead_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Repeats `attempt` while nobody is there yet, until `patience` is over or somebody cancels.
+fn retry<T>(patience: Duration, cancel: &Cancel, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_early(&error) && started.elapsed() < patience => {
+                if cancel.is_cancelled() {
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, "cancelled while waiting for the peer"));
+                }
+                thread::sleep(POLL);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_early(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
+    matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write_vectored(slices),
+            Self::Unix(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Following a migration: a progress line per device on a terminal, and the times of the phases.
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use savevm_core::{Hooks, Phase};
+
+use super::transport::Transport;
+use super::{AfterPause, Common, pause};
+
+/// The hooks of both sides.
+pub(super) struct Watch {
+    started: Instant,
+    /// When each phase began, in milliseconds since the start.
+    pub(super) phases: Vec<(Phase, u64)>,
+    bars: Vec<ProgressBar>,
+    pause_at: Option<Phase>,
+    after_pause: AfterPause,
+    /// The connection, for cutting it at a pause.
+    connection: Option<Transport>,
+}
+
+impl Watch {
+    pub(super) fn new(common: &Common, names: &[String], connection: Option<Transport>) -> Self {
+        let bars = if std::io::stderr().is_terminal() && !common.json { bars(names) } else { Vec::new() };
+        Self {
+            started: Instant::now(),
+            phases: Vec::new(),
+            bars,
+            pause_at: common.pause_at,
+            after_pause: common.after_pause,
+            connection,
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn bars(names: &[String]) -> Vec<ProgressBar> {
+    let all = MultiProgress::new();
+    let style = ProgressStyle::with_template("{prefix:>16} {spinner} {bytes:>11} {bytes_per_sec:>13}  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = |name: &String| {
+        let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(name.clone()));
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        bar
+    };
+    names.iter().map(bar).collect()
+}
+
+impl Hooks for Watch {
+    fn phase(&mut self, phase: Phase) {
+        self.phases.push((phase, self.elapsed_ms()));
+        for bar in &self.bars {
+            bar.set_message(phase.name());
+            if phase == Phase::Done {
+                bar.finish();
+            }
+        }
+        if self.pause_at == Some(phase) {
+            pause::wait_here(phase);
+            if let (AfterPause::Cut, Some(connection)) = (self.after_pause, &self.connection) {
+                if let Err(error) = connection.shutdown() {
+                    eprintln!("cannot cut the connection: {error}");
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self, index: usize, bytes: u64) {
+        if let Some(bar) = self.bars.get(index) {
+            bar.set_position(bytes);
+        }
+    }
+}
