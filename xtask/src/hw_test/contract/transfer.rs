@@ -30,9 +30,8 @@ fn transfer(ctx: &Ctx, route: Route) -> Checked {
     let (source, target) = (&ctx.first, ctx.target());
     source.reset()?;
     let before = observe_before(source)?;
-    let timeline = ctx.timeline(&route.states().iter().map(|state| state.name()).collect::<Vec<_>>().join(", "));
+    let timeline = ctx.timeline("");
     let whole = save_along(source, route, &timeline)?;
-    target.reset()?;
     spoil(target)?;
     load_along(target, &whole, &timeline)?;
     if source.profile.registers == Registers::Digest {
