@@ -29,6 +29,18 @@ pub struct ConfigError {
     pub expected: String,
 }
 
+impl ConfigError {
+    /// An error in `key` (or `key=value`) on `line`, for a caller's own part of a configuration.
+    #[must_use]
+    pub fn new(line: u32, key: &str, expected: &str) -> Self {
+        Self {
+            line,
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+        }
+    }
+}
+
 /// One `key=value` of a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Entry {
