@@ -204,14 +204,15 @@ const _: () = {
 /// Asserts a request number against the formula of the header: `_IO(';', base + nr)`.
 macro_rules! requests {
     ($($base:expr => { $($number:expr => $name:ident),* $(,)? })*) => {
-        const _: () = { $($(assert!(request_code_none!(sys::VFIO_TYPE, $base + $number) == same(ioctls::$name));)*)* };
+        const _: () = {
+            /// The number in the type this host's `ioctl` has it in.
+            #[expect(clippy::as_conversions, reason = "no conversion trait in const; all numbers are below 0x10000")]
+            const fn same(number: u32) -> nix::sys::ioctl::ioctl_num_type {
+                number as nix::sys::ioctl::ioctl_num_type
+            }
+            $($(assert!(request_code_none!(sys::VFIO_TYPE, $base + $number) == same(ioctls::$name));)*)*
+        };
     };
-}
-
-/// The number in the type this host's `ioctl` has it in.
-#[expect(clippy::as_conversions, reason = "no conversion trait in const; all numbers are below 0x10000")]
-const fn same(number: u32) -> nix::sys::ioctl::ioctl_num_type {
-    number as nix::sys::ioctl::ioctl_num_type
 }
 
 requests! {
