@@ -146,14 +146,14 @@ fn open_device(name: &str, args: &Args) -> Checked<(Dut, DeviceFacts)> {
     let about = DeviceFacts {
         name: name.into(),
         driver: found.driver.clone().unwrap_or_else(|| "an unknown driver".into()),
-        access: opening.name().into(),
+        access: opening.access().name().into(),
         pci_id: format!("{vendor:04x}:{id:04x}"),
         flags: flags.bits(),
         capabilities: words(caps),
         profile: profile.name.into(),
         stop_copy_bytes: device.stop_copy_bytes().ok(),
     };
-    Ok((Dut::new(name.into(), caps, profile, opening, device), about))
+    Ok((Dut::new(found, (opening, device), (caps, profile)), about))
 }
 
 /// `VFIO_PCI_CONFIG_REGION_INDEX`.

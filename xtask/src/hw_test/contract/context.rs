@@ -80,23 +80,25 @@ impl Ctx {
         self.second.as_ref().unwrap_or(&self.first)
     }
 
-    /// Starts the clock of a migration named `title`.
+    /// The clock of a migration named `title`; it starts with the first mark.
     pub(crate) fn timeline(&self, title: &str) -> Timeline {
-        Timeline { title: title.into(), begin: Instant::now(), emitter: Rc::clone(&self.emitter) }
+        Timeline { title: title.into(), begin: Cell::new(None), emitter: Rc::clone(&self.emitter) }
     }
 }
 
 /// The clock of one migration.
 pub(crate) struct Timeline {
     title: String,
-    begin: Instant,
+    begin: Cell<Option<Instant>>,
     emitter: Rc<Emitter>,
 }
 
 impl Timeline {
     /// `phase` begins now on `device`, `bytes` having been moved so far.
     pub(crate) fn mark(&self, device: &str, phase: &str, bytes: usize) {
-        self.mark_at(self.begin.elapsed().as_secs_f64() * 1e3, device, phase, u64::try_from(bytes).unwrap_or(u64::MAX));
+        let begin = self.begin.get().unwrap_or_else(Instant::now);
+        self.begin.set(Some(begin));
+        self.mark_at(begin.elapsed().as_secs_f64() * 1e3, device, phase, u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     /// As [`mark`](Self::mark), at a time somebody else took, in milliseconds since the migration began.

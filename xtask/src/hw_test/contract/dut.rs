@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use vfio_mig_fsm::{Capabilities, State};
+use vfio_uapi::open::VfioDevice;
 use vfio_uapi::{DataFd, Device, DeviceState};
 
 use super::check::{Checked, ensure, expect, failed, must, name, refuse_io};
-use super::opening::Opening;
+use super::opening::{Access, Opening};
 use super::profile::Profile;
 
 /// One device and what is known about it.
@@ -21,20 +22,22 @@ pub(crate) struct Dut {
     pub caps: Capabilities,
     /// What its driver does where the uAPI leaves room.
     pub profile: Profile,
-    opening: Opening,
+    found: VfioDevice,
+    access: Access,
+    opening: Option<Opening>,
     device: Option<Device<OwnedFd>>,
 }
 
 impl Dut {
-    /// Takes an opened device over.
+    /// Opens `found` with `open`; `about` says what it is.
     pub(crate) fn new(
-        name: String,
-        caps: Capabilities,
-        profile: Profile,
-        opening: Opening,
-        device: Device<OwnedFd>,
+        found: VfioDevice,
+        (opening, device): (Opening, Device<OwnedFd>),
+        about: (Capabilities, Profile),
     ) -> Self {
-        Self { name, caps, profile, opening, device: Some(device) }
+        let (name, access) = (found.name.clone(), opening.access());
+        let (caps, profile) = about;
+        Self { name, caps, profile, found, access, opening: Some(opening), device: Some(device) }
     }
 
     /// The open device.
@@ -44,22 +47,33 @@ impl Dut {
 
     /// A further fd of the same device, if this way of opening gives one.
     pub(crate) fn another(&self) -> Checked<Device<OwnedFd>> {
-        self.opening.device()
+        self.opening.as_ref().ok_or_else(|| failed("the device is left to others"))?.device()
     }
 
     /// Whether the device can be opened twice: by group yes, by cdev no.
     pub(crate) fn opens_twice(&self) -> bool {
-        self.opening.opens_twice()
+        self.access == Access::Group
     }
 
-    /// Closes the device.
+    /// Closes the device; its group or iommufd stays open.
     pub(crate) fn close(&mut self) {
         self.device = None;
     }
 
-    /// Opens it again after [`close`](Self::close).
+    /// Closes everything, so that another process can open the device.
+    pub(crate) fn leave(&mut self) {
+        self.device = None;
+        self.opening = None;
+    }
+
+    /// Opens the device again after [`close`](Self::close) or [`leave`](Self::leave).
     pub(crate) fn open(&mut self) -> Checked {
-        self.device = Some(self.opening.device()?);
+        if self.opening.is_some() {
+            self.device = Some(self.another()?);
+        } else {
+            let (opening, device) = Opening::open(&self.found, Some(self.access))?;
+            (self.opening, self.device) = (Some(opening), Some(device));
+        }
         Ok(())
     }
 

@@ -23,8 +23,10 @@ mod exhaustion;
 mod fd;
 mod features;
 mod illegal;
+mod migrate;
 mod mtty;
 mod precopy;
+mod process;
 mod raw;
 mod recovery;
 mod segments;
@@ -35,6 +37,7 @@ use vfio_mig_fsm::{Capabilities, State};
 
 use check::{Checked, skipped};
 use context::Ctx;
+use migrate::Fault;
 use profile::Registers;
 
 use super::event::{Group, TestId};
@@ -51,12 +54,13 @@ pub(crate) struct Test {
     fixed_name: &'static str,
 }
 
-/// What a test does, and for which states it was made.
+/// What a test does, and for which states or fault it was made.
 #[derive(Clone, Copy)]
 enum Body {
     Plain(fn(&mut Ctx) -> Checked),
     One(fn(&mut Ctx, State) -> Checked, State),
     Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
+    Fault(fn(&mut Ctx, Fault, usize) -> Checked, Fault, usize),
 }
 
 /// What a test needs beside a migratable device.
@@ -114,6 +118,7 @@ impl Test {
             Body::Plain(body) => body(ctx),
             Body::One(body, state) => body(ctx, state),
             Body::Pair(body, from, to) => body(ctx, from, to),
+            Body::Fault(body, fault, phase) => body(ctx, fault, phase),
         }
     }
 }
@@ -160,6 +165,9 @@ pub(crate) fn tests(caps: Capabilities) -> Vec<Test> {
     tests.extend_from_slice(exhaustion::TESTS);
     tests.extend_from_slice(transfer::TESTS);
     tests.extend_from_slice(dma_logging::TESTS);
+    tests.extend(migrate::tests());
+    // What only a device without PRE_COPY can show is no gap of one that has it.
+    tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
     for test in &mut tests {
         if test.name.is_empty() {
             test.name = test.fixed_name.into();

@@ -44,6 +44,16 @@ pub(crate) enum Access {
     Cdev,
 }
 
+impl Access {
+    /// For reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Cdev => "cdev",
+        }
+    }
+}
+
 impl Opening {
     /// Opens the device `found`. Without a wish, by group: every kernel has it.
     pub(crate) fn open(found: &VfioDevice, access: Option<Access>) -> Checked<(Self, Device<OwnedFd>)> {
@@ -60,11 +70,11 @@ impl Opening {
         Ok((Self::Cdev { iommufd, ioas, node, name: found.name.clone() }, opened.device))
     }
 
-    /// `group` or `cdev`.
-    pub(crate) fn name(&self) -> &'static str {
+    /// How it was opened.
+    pub(crate) fn access(&self) -> Access {
         match self {
-            Self::Group { .. } => "group",
-            Self::Cdev { .. } => "cdev",
+            Self::Group { .. } => Access::Group,
+            Self::Cdev { .. } => Access::Cdev,
         }
     }
 
@@ -79,10 +89,5 @@ impl Opening {
                 Ok(device)
             }
         }
-    }
-
-    /// Whether [`device`](Self::device) works while another fd of the device is open.
-    pub(crate) fn opens_twice(&self) -> bool {
-        matches!(self, Self::Group { .. })
     }
 }

@@ -30,9 +30,8 @@ fn transfer(ctx: &Ctx, route: Route) -> Checked {
     let (source, target) = (&ctx.first, ctx.target());
     source.reset()?;
     let before = observe_before(source)?;
-    let timeline = ctx.timeline(&route.states().iter().map(|state| state.name()).collect::<Vec<_>>().join(", "));
+    let timeline = ctx.timeline("");
     let whole = save_along(source, route, &timeline)?;
-    target.reset()?;
     spoil(target)?;
     load_along(target, &whole, &timeline)?;
     if source.profile.registers == Registers::Digest {
@@ -43,7 +42,7 @@ fn transfer(ctx: &Ctx, route: Route) -> Checked {
 }
 
 /// What can be compared, read from the source before it is saved.
-enum Observed {
+pub(super) enum Observed {
     /// The UART is in the state that `mtty::seed` makes.
     Uart,
     /// The simulator's own digest of the device state.
@@ -52,7 +51,7 @@ enum Observed {
     Nothing,
 }
 
-fn observe_before(source: &Dut) -> Checked<Observed> {
+pub(super) fn observe_before(source: &Dut) -> Checked<Observed> {
     Ok(match source.profile.registers {
         Registers::Uart => {
             mtty::seed(source)?;
@@ -67,7 +66,7 @@ fn observe_before(source: &Dut) -> Checked<Observed> {
 }
 
 /// Another state on the target, so that a load that does nothing is seen.
-fn spoil(target: &Dut) -> Checked {
+pub(super) fn spoil(target: &Dut) -> Checked {
     match target.profile.registers {
         Registers::Uart => mtty::spoil(target),
         Registers::Digest => digest::spoil(target),
@@ -75,7 +74,7 @@ fn spoil(target: &Dut) -> Checked {
     }
 }
 
-fn observe_after(target: &Dut, before: &Observed) -> Checked {
+pub(super) fn observe_after(target: &Dut, before: &Observed) -> Checked {
     match before {
         Observed::Uart => mtty::expect_seeded(target),
         Observed::Digest(expected) => expect("the digest of the target's state", &digest::read(target)?, expected),

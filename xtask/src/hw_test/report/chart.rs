@@ -15,7 +15,7 @@ const LANE: f64 = 22.0;
 const PLOT: f64 = 110.0;
 
 /// Known phases, each with its CSS class; anything else is drawn neutral.
-const CLASSES: [(&str, &str); 9] = [
+const CLASSES: [(&str, &str); 14] = [
     ("RUNNING", "run"),
     ("RUNNING_P2P", "p2p"),
     ("PRE_COPY", "pre"),
@@ -25,7 +25,15 @@ const CLASSES: [(&str, &str); 9] = [
     ("RESUMING", "resume"),
     ("commit", "commit"),
     ("ERROR", "error"),
+    ("pre-copy", "pre"),
+    ("switchover", "prep2p"),
+    ("stop-copy", "copy"),
+    ("load", "resume"),
+    ("done", "run"),
 ];
+
+/// A longer name of a device is shown by its end, which is where names differ.
+const NAME_CHARS: usize = 22;
 
 /// `phases` of one migration, in time order per device.
 pub(super) fn render(title: &str, phases: &[&Phase]) -> String {
@@ -65,7 +73,10 @@ fn x(at_ms: f64, end_ms: f64) -> f64 {
 
 fn lane(svg: &mut String, device: &str, phases: &[&Phase], end_ms: f64, top: f64) {
     let own: Vec<_> = phases.iter().filter(|phase| phase.device == device).collect();
-    let _ = write!(svg, "<text x=\"0\" y=\"{}\">{}</text>", top + 14.0, escape(device));
+    let hidden = device.chars().count().saturating_sub(NAME_CHARS);
+    let shown: String = device.chars().skip(hidden).collect();
+    let mark = if hidden > 0 { "…" } else { "" };
+    let _ = write!(svg, "<text x=\"0\" y=\"{}\">{mark}{}</text>", top + 14.0, escape(&shown));
     let ends = own.iter().skip(1).map(|phase| phase.at_ms).chain([end_ms]);
     for (phase, until_ms) in own.iter().zip(ends) {
         let (left, right) = (x(phase.at_ms, end_ms), x(until_ms, end_ms));

@@ -155,7 +155,8 @@ fn timelines(page: &mut String, run: &Run) {
         }
         for title in titles {
             let phases: Vec<&Phase> = test.phases.iter().filter(|phase| phase.migration == title).collect();
-            page.push_str(&chart::render(&format!("{} · {title}", test.name), &phases));
+            let title = if title.is_empty() { test.name.clone() } else { format!("{} · {title}", test.name) };
+            page.push_str(&chart::render(&title, &phases));
         }
     }
     page.push_str("</div></details>");
@@ -187,14 +188,15 @@ fn details(page: &mut String, run: &Run, group: Group) {
     page.push_str("</table></details>");
 }
 
-const LEGEND: [(&str, &str); 7] = [
+const LEGEND: [(&str, &str); 8] = [
     ("run", "RUNNING"),
     ("p2p", "RUNNING_P2P"),
     ("pre", "PRE_COPY"),
     ("prep2p", "PRE_COPY_P2P"),
     ("stop", "STOP"),
     ("copy", "STOP_COPY"),
-    ("resume", "RESUMING"),
+    ("resume", "RESUMING, load"),
+    ("commit", "commit"),
 ];
 
 const STYLE: &str = "
@@ -214,7 +216,7 @@ figure{margin:1rem 0;border:1px solid var(--line);border-radius:6px;padding:.6re
 svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--soft)}svg .right{text-anchor:end}
 .axis{fill:none;stroke:var(--line)}.curve{fill:none;stroke-width:2}.c0{stroke:#0969da}.c1{stroke:#bc4c00}.c2{stroke:#8250df}.c3{stroke:#1a7f37}
 .run{fill:#2da44e;background:#2da44e}.p2p{fill:#94c973;background:#94c973}.pre{fill:#0969da;background:#0969da}.prep2p{fill:#6cb0f5;background:#6cb0f5}
-.stop{fill:#8c959f;background:#8c959f}.copy{fill:#bc4c00;background:#bc4c00}.resume{fill:#8250df;background:#8250df}.commit{fill:#d4a72c}.error{fill:#cf222e}.other{fill:#afb8c1}
+.stop{fill:#8c959f;background:#8c959f}.copy{fill:#bc4c00;background:#bc4c00}.resume{fill:#8250df;background:#8250df}.commit{fill:#d4a72c;background:#d4a72c}.error{fill:#cf222e}.other{fill:#afb8c1}
 .legend i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 .8em}
 ";
 

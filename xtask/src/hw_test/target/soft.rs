@@ -2,14 +2,14 @@
 
 //! The `soft` target: the suite and the product against simulated drivers behind a preload library. Needs nothing.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use super::super::progress::Progress;
 use super::super::record::Run;
 use super::super::supervise::supervise;
 use super::super::{Missing, Plan};
-use super::{build_folder, suite_command};
+use super::suite_command;
+use crate::soft;
 
 /// One machine to simulate, and how to look at it.
 struct Machine {
@@ -88,7 +88,9 @@ const MACHINES: &[Machine] = &[
 /// Builds the library and runs the suite on every machine.
 pub(crate) fn run(plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
     progress.say("building the simulated driver");
-    let library = build()?;
+    let library = soft::library().map_err(|error| {
+        Missing::new(error, "Build it by hand to see more: cargo build --release --package softvfio")
+    })?;
     MACHINES.iter().map(|machine| on(machine, &library, plan, progress)).collect()
 }
 
@@ -101,31 +103,4 @@ fn on(machine: &Machine, library: &Path, plan: &Plan<'_>, progress: &mut Progres
     command.env("LD_PRELOAD", library).env("SOFTVFIO", machine.config);
     supervise(machine.label, &mut command, plan.limits(30, 300), progress)
         .map_err(|error| Missing::new(format!("The suite cannot be started: {error}."), "Build it again."))
-}
-
-/// The preload library is a package of its own that a plain `cargo build` leaves out.
-fn build() -> Result<PathBuf, Missing> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let folder = build_folder();
-    let mut command = Command::new(&cargo);
-    command.args(["build", "--quiet", "--release", "--package", "softvfio", "--target-dir"]).arg(&folder);
-    let output = command.current_dir(workspace).output().map_err(|error| {
-        let what =
-            format!("The simulated driver cannot be built: {} does not start: {error}.", cargo.to_string_lossy());
-        Missing::new(what, "Run this by `cargo xtask hw-test`, with Rust installed.")
-    })?;
-    if !output.status.success() {
-        let what =
-            format!("The simulated driver does not build:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
-        return Err(Missing::new(what, "Build it by hand to see more: cargo build --release --package softvfio"));
-    }
-    let library = folder.join("release/libsoftvfio.so");
-    if library.is_file() {
-        return Ok(library);
-    }
-    Err(Missing::new(
-        format!("The simulated driver was built, but {} does not exist.", library.display()),
-        "Unset CARGO_BUILD_TARGET: the library must be built for this machine.",
-    ))
 }
