@@ -69,7 +69,7 @@ fn walk(folder: &Path) -> Option<PathBuf> {
     }
     let program = folder.join("walk");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/walk.c");
-    good(Command::new("cc").args(["-Wall", "-Werror", "-O1", "-o"]).arg(&program).arg(source));
+    good(Command::new("cc").args(["-Wall", "-Werror", "-O2", "-D_FORTIFY_SOURCE=2", "-o"]).arg(&program).arg(source));
     Some(program)
 }
 
