@@ -186,6 +186,15 @@ fn nothing_is_left_behind() {
     let found = good(drive(MTTYS, &["list"]).env("TMPDIR", folder.path()));
     assert_eq!(found.lines().count(), 2, "{found}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the folder of paths goes with the process");
+    if has("python3") {
+        let kill = "import os; os.listdir('/dev/vfio'); print(*os.listdir(os.environ['TMPDIR']), flush=True); os.kill(os.getpid(), 9)";
+        let killed = soft("python3", MTTYS).args(["-c", kill]).env("TMPDIR", folder.path()).output().unwrap();
+        let left = text(&killed).trim().to_owned();
+        assert!(left.starts_with("softvfio-"), "{left}");
+        assert!(folder.path().join(&left).exists(), "a process that is killed cannot clean up");
+        good(drive(MTTYS, &["list"]).env("TMPDIR", folder.path()));
+        assert!(!folder.path().join(&left).exists(), "the next one does");
+    }
     let root = folder.path().join("root");
     good(drive(MTTYS, &["list"]).env("SOFTVFIO_ROOT", &root));
     assert!(root.join("dev/vfio/vfio").exists(), "a folder that was named stays");
