@@ -12,6 +12,12 @@ use core::time::Duration;
 
 use clap::Parser;
 
+use cache::Cache;
+use vm::{
+    Freshness, GuestExit, GuestJob, Mdev, MdevType, Progress, ProvisionError, Provisioned,
+    StepTime, VmError,
+};
+
 /// Boots a program in a provisioned guest.
 #[derive(Parser)]
 struct Arguments {
@@ -44,48 +50,87 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn core::error::Error>> {
-    let cache = cache::Cache::open(arguments.cache.as_deref())?;
+    let cache = Cache::open(arguments.cache.as_deref())?;
     let freshness = if arguments.refresh {
-        vm::Freshness::Newest
+        Freshness::Newest
     } else {
-        vm::Freshness::Cached
+        Freshness::Cached
     };
-    let mut report = |event: vm::Progress<'_>| eprintln!("{event:?}");
-    if arguments.qemu_only {
-        let found = vm::provision_qemu(&cache, freshness, &mut report)?;
-        eprintln!("{:?}", found.qemu.command());
-        return Ok(ExitCode::SUCCESS);
-    }
-    let provisioned = vm::provision(&cache, freshness, &mut report)?;
-    eprintln!(
-        "{} {} {:?}",
-        provisioned.qemu.version,
-        provisioned.kernel.version,
-        cache.root()
-    );
+    let provisioned = match (arguments.qemu_only, freshness) {
+        (true, freshness) => {
+            let qemu = vm::provision_qemu(&cache, freshness, &mut show)?.qemu;
+            println!("{:?} {:?}", qemu.major_minor(), qemu.command());
+            return Ok(ExitCode::SUCCESS);
+        }
+        (false, freshness) => provision(&cache, freshness)?,
+    };
     let binary = match arguments.binary {
         Some(binary) => binary,
         None => vm::build_static_xtask()?,
     };
-    let mut job = vm::GuestJob::new(
-        binary,
-        arguments.console,
-        Duration::from_secs(arguments.timeout),
-    );
+    let timeout = Duration::from_secs(arguments.timeout);
+    let mut job = GuestJob::new(binary, arguments.console, timeout);
     job.args = arguments.args;
-    for number in 0..arguments.mdevs {
-        let kind = if number % 2 == 0 {
-            vm::MdevType::TwoPorts
+    let kind = |number| {
+        if number % 2 == 0 {
+            MdevType::TwoPorts
         } else {
-            vm::MdevType::OnePort
-        };
-        job.mdevs.push(vm::Mdev::numbered(kind, number));
-    }
-    let exit = vm::boot(&provisioned, &job, |line| println!("{line}"))?;
-    eprintln!("{exit:?}");
+            MdevType::OnePort
+        }
+    };
+    job.mdevs = (0..arguments.mdevs)
+        .map(|number| Mdev::numbered(kind(number), number))
+        .collect();
+    let exit = boot(&provisioned, &job)?;
+    let log = exit.console_log.display();
+    eprintln!(
+        "status {} after {:.1} s, console in {log}",
+        exit.status, exit.seconds
+    );
     Ok(if exit.success() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn provision(cache: &Cache, freshness: Freshness) -> Result<Provisioned, ProvisionError> {
+    let provisioned = vm::provision(cache, freshness, &mut show)?;
+    let (qemu, kernel) = (&provisioned.qemu, &provisioned.kernel);
+    eprintln!(
+        "QEMU {}, kernel {} ({})",
+        qemu.version, kernel.release, kernel.version
+    );
+    for StepTime { step, seconds } in qemu.times.iter().chain(&kernel.times) {
+        eprintln!(
+            "  {step}: {seconds:.1} s when provisioned into {}",
+            cache.root().display()
+        );
+    }
+    Ok(provisioned)
+}
+
+fn boot(provisioned: &Provisioned, job: &GuestJob) -> Result<GuestExit, VmError> {
+    vm::boot(provisioned, job, |line| println!("{line}"))
+}
+
+fn show(event: Progress<'_>) {
+    match event {
+        Progress::Waiting => eprintln!("another run holds the cache"),
+        Progress::Begin { step } => eprintln!("{step}"),
+        Progress::Download {
+            packages,
+            packages_total,
+            bytes,
+            total_bytes,
+        } => {
+            eprint!("\r  {packages} of {packages_total}, {bytes} of {total_bytes} bytes");
+        }
+        Progress::Unpack {
+            packages,
+            packages_total,
+        } => eprint!("\r  {packages} of {packages_total}"),
+        Progress::End { step, seconds } => eprintln!("\r{step}: {seconds:.1} s"),
+        Progress::Note { text } => eprintln!("note: {text}"),
+    }
 }

@@ -67,7 +67,6 @@ pub(crate) struct Apt {
 impl Apt {
     /// Sets up the private folders in `root` and fetches the indexes of the system's mirror.
     pub(crate) fn prepare(root: &Path, system: &System) -> Result<Self, ProvisionError> {
-        host::require(&["apt-get", "apt-cache", "apt-config", "dpkg-deb"])?;
         for folder in [
             "state/lists/partial",
             "cache/archives/partial",

@@ -194,7 +194,7 @@ mod test {
             child.stdin.take().unwrap().write_all(&sample()).unwrap();
             let listed = child.wait_with_output().unwrap();
             assert!(listed.status.success());
-            let names: Vec<_> = str::from_utf8(&listed.stdout)
+            let names: Vec<_> = core::str::from_utf8(&listed.stdout)
                 .unwrap()
                 .lines()
                 .map(|l| l.trim_end_matches('/'))

@@ -73,7 +73,7 @@ pub(crate) fn has(program: &str) -> bool {
 
 /// Fails with one sentence that names all of `programs` that are missing and how to install them.
 pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
-    let missing: Vec<&str> = programs
+    let mut missing: Vec<&str> = programs
         .iter()
         .copied()
         .filter(|program| !has(program))
@@ -81,7 +81,10 @@ pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
     if missing.is_empty() {
         return Ok(());
     }
+    missing.sort_unstable();
+    missing.dedup();
     let mut packages: Vec<&str> = missing.iter().map(|program| package_of(program)).collect();
+    packages.sort_unstable();
     packages.dedup();
     Err(ProvisionError::MissingTools {
         programs: missing.join(", "),
@@ -89,7 +92,7 @@ pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
     })
 }
 
-fn package_of<'a>(program: &'a str) -> &'a str {
+fn package_of(program: &str) -> &str {
     PACKAGES
         .iter()
         .find(|(name, _)| *name == program)

@@ -24,7 +24,7 @@ pub(crate) fn build(
         .join("usr/src")
         .join(format!("linux-headers-{release}"));
     relocate(headers)?;
-    let compiler = compiler(&kernel)?;
+    let (compiler, original) = compiler(&kernel)?;
     let kbuild = folder.join("Kbuild");
     fs::write(&kbuild, "obj-m := mtty.o\n").map_err(ProvisionError::io("write", &kbuild))?;
     let mut make = Command::new("make");
@@ -50,6 +50,7 @@ pub(crate) fn build(
         ProvisionError::Command { output, .. } => ProvisionError::Build {
             release: release.to_owned(),
             compiler: compiler.clone(),
+            original,
             output,
         },
         other => other,
@@ -109,19 +110,16 @@ fn relocate_links(tree: &Path, headers: &Path) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-/// The compiler that built the kernel if it is installed, else the distribution's own.
-fn compiler(kernel: &Path) -> Result<String, ProvisionError> {
+/// The compiler to use, and the name of the package of the one that built the kernel.
+fn compiler(kernel: &Path) -> Result<(String, String), ProvisionError> {
     let path: PathBuf = kernel.join(".config");
     let config = fs::read_to_string(&path).map_err(ProvisionError::io("read", &path))?;
     let named = compiler_of(&config);
     let short = named.trim_start_matches("x86_64-linux-gnu-");
-    match [named, short, "gcc"]
+    let installed = [named, short]
         .into_iter()
-        .find(|name| !name.is_empty() && host::has(name))
-    {
-        Some(name) => Ok(name.to_owned()),
-        None => host::require(&["gcc"]).map(|()| "gcc".to_owned()),
-    }
+        .find(|name| !name.is_empty() && host::has(name));
+    Ok((installed.unwrap_or("gcc").to_owned(), short.to_owned()))
 }
 
 /// `CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-12 (Debian …) 12.2.0"`.

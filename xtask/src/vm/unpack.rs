@@ -3,12 +3,13 @@
 //! Taking packages apart without installing them.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::vm::error::ProvisionError;
-use crate::vm::host;
+use crate::vm::host::{self, Guarded};
 use crate::vm::progress::Progress;
 
 /// The file of package `name` among the downloads in `folder`.
@@ -46,19 +47,17 @@ pub(crate) fn unpack_all(
     Ok(())
 }
 
-/// Unpacks the files that match `patterns` (of tar, `*` matches `/` too) and no pattern of `without`.
-pub(crate) fn unpack_matching(
+/// Unpacks a package without the files that match a pattern (of tar, where `*` matches `/` too). The package is kept.
+pub(crate) fn unpack_without(
     deb: &Path,
     target: &Path,
-    patterns: &[&str],
     without: &[&str],
 ) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let mut tar = Command::new("tar");
     tar.args(["-x", "--no-same-owner", "--wildcards", "-C"])
         .arg(target);
-    tar.args(without.iter().map(|pattern| format!("--exclude={pattern}")))
-        .args(patterns);
+    tar.args(without.iter().map(|pattern| format!("--exclude={pattern}")));
     host::pipeline(&mut [contents(deb), tar])
 }
 
@@ -81,9 +80,10 @@ pub(crate) fn unpack_nested(
     let mut outer = Command::new("tar");
     outer.args(["-x", "-O", "--wildcards", archive]);
     let mut inner = Command::new("tar");
-    inner
-        .args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"])
-        .arg(format!("--use-compress-program={compressor}"));
+    inner.args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"]);
+    // The archive was compressed in blocks, which xz also takes apart in parallel.
+    let threads = if compressor == "xz" { " -T0" } else { "" };
+    inner.arg(format!("--use-compress-program={compressor}{threads}"));
     inner.arg("-C").arg(target).arg(pattern);
     host::pipeline(&mut [contents(deb), outer, inner])
 }
@@ -94,14 +94,30 @@ fn contents(deb: &Path) -> Command {
     command
 }
 
-/// Names of the files in a package.
-pub(crate) fn list(deb: &Path) -> Result<Vec<String>, ProvisionError> {
-    let text = host::run(Command::new("dpkg-deb").arg("--contents").arg(deb))?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .map(str::to_owned)
-        .collect())
+/// The name of the first regular file in a package that satisfies a condition. The reading ends there.
+pub(crate) fn find(
+    deb: &Path,
+    accept: impl Fn(&str) -> bool,
+) -> Result<Option<String>, ProvisionError> {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--contents").arg(deb).env("LC_ALL", "C");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = Guarded::spawn(&mut command).map_err(|e| host::not_started(&command, e))?;
+    let Some(output) = child.child().stdout.take() else {
+        return Ok(None);
+    };
+    // A line is `-rw-r--r-- root/root BYTES DATE TIME NAME`.
+    for line in BufReader::new(output).lines() {
+        let line = line.map_err(ProvisionError::io("list", deb))?;
+        let name = line.split_whitespace().nth(5).filter(|name| accept(name));
+        if let (true, Some(name)) = (line.starts_with('-'), name) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// All regular files under a folder.
