@@ -111,12 +111,14 @@ impl Cache {
 
     fn acquire(&self, attempt: FlockArg, wait: FlockArg, on_wait: impl FnOnce()) -> Result<Lock, CacheError> {
         let path = self.root.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(CacheError::io("open the lock file", &path))?;
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(&path);
+        // A cache that somebody else owns can be used, though not changed; sharing a lock needs no right to write.
+        let file = match file {
+            Err(_) if matches!(wait, FlockArg::LockShared) => File::open(&path),
+            other => other,
+        };
+        let file = file.map_err(CacheError::io("open the lock file", &path))?;
         let failed = |errno: nix::errno::Errno| CacheError::io("lock", &path)(errno.into());
         match Flock::lock(file, attempt) {
             Ok(lock) => Ok(Lock(lock)),

@@ -67,8 +67,17 @@ pub(crate) struct Apt {
 impl Apt {
     /// Sets up the private folders in `root` and fetches the indexes of the system's mirror.
     pub(crate) fn prepare(root: &Path, system: &System) -> Result<Self, ProvisionError> {
+<<<<<<< HEAD
         host::require(&["apt-get", "apt-cache", "apt-config", "dpkg-deb"])?;
         for folder in ["state/lists/partial", "cache/archives/partial", "parts", "sources"] {
+=======
+        for folder in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "parts",
+            "sources",
+        ] {
+>>>>>>> vm
             let folder = root.join(folder);
             fs::create_dir_all(&folder).map_err(ProvisionError::io("create", &folder))?;
         }

@@ -174,8 +174,16 @@ mod test {
             child.stdin.take().unwrap().write_all(&sample()).unwrap();
             let listed = child.wait_with_output().unwrap();
             assert!(listed.status.success());
+<<<<<<< HEAD
             let names: Vec<_> =
                 str::from_utf8(&listed.stdout).unwrap().lines().map(|l| l.trim_end_matches('/')).collect();
+=======
+            let names: Vec<_> = core::str::from_utf8(&listed.stdout)
+                .unwrap()
+                .lines()
+                .map(|l| l.trim_end_matches('/'))
+                .collect();
+>>>>>>> vm
             assert_eq!(names, ["dev", "dev/console", "init", "sh"]);
             return;
         }

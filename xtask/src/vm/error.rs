@@ -94,14 +94,16 @@ pub(crate) enum ProvisionError {
     },
     /// Building the module failed.
     #[error(
-        "cannot build the module mtty for kernel {release} with {compiler} (is libelf1 installed? \
-         apt-get install build-essential libelf1):\n{output}"
+        "cannot build the module mtty for kernel {release} with {compiler}; the kernel was built with {original}: \
+         apt-get install build-essential libelf1 {original}\n{output}"
     )]
     Build {
         /// The kernel.
         release: String,
         /// The compiler used.
         compiler: String,
+        /// The compiler that built the kernel.
+        original: String,
         /// The end of make's output.
         output: String,
     },

@@ -73,17 +73,36 @@ pub(crate) fn has(program: &str) -> bool {
 
 /// Fails with one sentence that names all of `programs` that are missing and how to install them.
 pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
+<<<<<<< HEAD
     let missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
+=======
+    let mut missing: Vec<&str> = programs
+        .iter()
+        .copied()
+        .filter(|program| !has(program))
+        .collect();
+>>>>>>> vm
     if missing.is_empty() {
         return Ok(());
     }
+    missing.sort_unstable();
+    missing.dedup();
     let mut packages: Vec<&str> = missing.iter().map(|program| package_of(program)).collect();
+    packages.sort_unstable();
     packages.dedup();
     Err(ProvisionError::MissingTools { programs: missing.join(", "), packages: packages.join(" ") })
 }
 
+<<<<<<< HEAD
 fn package_of<'a>(program: &'a str) -> &'a str {
     PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
+=======
+fn package_of(program: &str) -> &str {
+    PACKAGES
+        .iter()
+        .find(|(name, _)| *name == program)
+        .map_or(program, |(_, package)| package)
+>>>>>>> vm
 }
 
 /// Runs a command to its end and gives its standard output; messages are in English whatever the user's language.

@@ -14,7 +14,7 @@ use crate::cache::{Cache, Lock};
 use crate::vm::apt::{Apt, Package};
 use crate::vm::error::ProvisionError;
 use crate::vm::progress::{Progress, StepTime, Steps};
-use crate::vm::{host, module_build, modules, qemu, unpack, version};
+use crate::vm::{module_build, modules, qemu, unpack, version};
 
 /// Name and layout version of the component.
 pub(crate) const COMPONENT: &str = "kernel-1";
@@ -93,7 +93,6 @@ pub(crate) fn provision(
     scratch: &Path,
     steps: &mut Steps<'_>,
 ) -> Result<(), ProvisionError> {
-    host::require(&["dpkg-deb", "tar", "make", "ld", "xz"])?;
     let choice = choose(apt)?;
     let busybox =
         qemu::newest(apt.versions(&[BUSYBOX.to_owned()])?, |_| true).ok_or_else(|| ProvisionError::NoPackage {
@@ -207,8 +206,13 @@ fn extract_source(debs: &Path, choice: &Choice, build: &Path) -> Result<(), Prov
         wanted: wanted.to_owned(),
     };
     let deb = unpack::deb(debs, &source.name)?;
+<<<<<<< HEAD
     let is_archive = |name: &&String| name.contains("/linux-source-") && name.contains(".tar.");
     let archive = unpack::list(&deb)?.iter().filter(is_archive).max_by_key(|name| name.len()).cloned();
+=======
+    let is_archive = |name: &str| name.contains("/linux-source-") && name.contains(".tar.");
+    let archive = unpack::find(&deb, is_archive)?;
+>>>>>>> vm
     let archive = archive.ok_or_else(|| missing("archive of the source"))?;
     let unpacked = build.join("source");
     unpack::unpack_nested(&deb, &archive, "*/samples/vfio-mdev/mtty.c", &unpacked)?;
@@ -235,6 +239,7 @@ fn unpack_headers(
 /// The image to `tree`, and of the modules only what has a chance to be needed.
 fn unpack_image(debs: &Path, choice: &Choice, scratch: &Path, tree: &Path) -> Result<(), ProvisionError> {
     let unpacked = scratch.join("image");
+<<<<<<< HEAD
     let without = ["*/kernel/drivers/gpu/*", "*/kernel/drivers/media/*", "*/kernel/drivers/net/*", "*/kernel/sound/*"];
     for package in &choice.images {
         let deb = unpack::deb(debs, &package.name)?;
@@ -246,6 +251,18 @@ fn unpack_image(debs: &Path, choice: &Choice, scratch: &Path, tree: &Path) -> Re
             .map(|(_, pattern)| pattern)
             .collect();
         unpack::unpack_matching(&deb, &unpacked, &patterns, &without)?;
+=======
+    let without = [
+        "*/kernel/drivers/gpu/*",
+        "*/kernel/drivers/media/*",
+        "*/kernel/drivers/net/*",
+        "*/kernel/sound/*",
+        "*/usr/share/*",
+    ];
+    for package in &choice.images {
+        let deb = unpack::deb(debs, &package.name)?;
+        unpack::unpack_without(&deb, &unpacked, &without)?;
+>>>>>>> vm
         unpack::remove_file(&deb)?;
     }
     let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{}", choice.release));

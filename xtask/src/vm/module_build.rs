@@ -18,7 +18,7 @@ const INSTALLED: &str = "/usr/src/linux-headers-";
 pub(crate) fn build(headers: &Path, release: &str, folder: &Path) -> Result<String, ProvisionError> {
     let kernel = headers.join("usr/src").join(format!("linux-headers-{release}"));
     relocate(headers)?;
-    let compiler = compiler(&kernel)?;
+    let (compiler, original) = compiler(&kernel)?;
     let kbuild = folder.join("Kbuild");
     fs::write(&kbuild, "obj-m := mtty.o\n").map_err(ProvisionError::io("write", &kbuild))?;
     let mut make = Command::new("make");
@@ -30,9 +30,18 @@ pub(crate) fn build(headers: &Path, release: &str, folder: &Path) -> Result<Stri
         make.env_remove(variable);
     }
     host::run(&mut make).map_err(|error| match error {
+<<<<<<< HEAD
         ProvisionError::Command { output, .. } => {
             ProvisionError::Build { release: release.to_owned(), compiler: compiler.clone(), output }
         }
+=======
+        ProvisionError::Command { output, .. } => ProvisionError::Build {
+            release: release.to_owned(),
+            compiler: compiler.clone(),
+            original,
+            output,
+        },
+>>>>>>> vm
         other => other,
     })?;
     Ok(compiler)
@@ -81,16 +90,23 @@ fn relocate_links(tree: &Path, headers: &Path) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-/// The compiler that built the kernel if it is installed, else the distribution's own.
-fn compiler(kernel: &Path) -> Result<String, ProvisionError> {
+/// The compiler to use, and the name of the package of the one that built the kernel.
+fn compiler(kernel: &Path) -> Result<(String, String), ProvisionError> {
     let path: PathBuf = kernel.join(".config");
     let config = fs::read_to_string(&path).map_err(ProvisionError::io("read", &path))?;
     let named = compiler_of(&config);
     let short = named.trim_start_matches("x86_64-linux-gnu-");
+<<<<<<< HEAD
     match [named, short, "gcc"].into_iter().find(|name| !name.is_empty() && host::has(name)) {
         Some(name) => Ok(name.to_owned()),
         None => host::require(&["gcc"]).map(|()| "gcc".to_owned()),
     }
+=======
+    let installed = [named, short]
+        .into_iter()
+        .find(|name| !name.is_empty() && host::has(name));
+    Ok((installed.unwrap_or("gcc").to_owned(), short.to_owned()))
+>>>>>>> vm
 }
 
 /// `CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-12 (Debian …) 12.2.0"`.

@@ -124,7 +124,6 @@ pub(crate) fn provision(
     scratch: &Path,
     steps: &mut Steps<'_>,
 ) -> Result<(), ProvisionError> {
-    host::require(&["dpkg-deb"])?;
     let chosen = choose(apt)?;
     if version::major_minor(&chosen.version) < Some(WANTED) {
         steps.note(&format!(
