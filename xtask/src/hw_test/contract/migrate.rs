@@ -20,15 +20,12 @@ const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy
 /// At its beginning everything is acknowledged and nothing given up yet.
 const COMMIT: usize = 6;
 
-const CLEAN: &[Test] = &[
+/// Migrations in which nothing goes wrong but the target's absence.
+pub(super) const TESTS: &[Test] = &[
     test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[])),
     test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[])),
-    test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| {
-        clean(ctx, Transport::Unix, &["--no-precopy"])
-    }),
-    test(Group::Migrate, "in pieces of 17 bytes", &[Need::SecondDevice], |ctx| {
-        clean(ctx, Transport::Unix, &["--chunk-bytes", "17"])
-    }),
+    test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &["--no-precopy"])),
+    test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
 
@@ -75,9 +72,9 @@ impl Fault {
     }
 }
 
-/// The clean migrations, and one per fault and phase.
-pub(super) fn tests() -> Vec<Test> {
-    let mut tests = CLEAN.to_vec();
+/// One per fault and phase.
+pub(super) fn fault_tests() -> Vec<Test> {
+    let mut tests = Vec::new();
     for fault in Fault::ALL {
         for (phase, name) in PHASES.iter().enumerate() {
             tests.push(Test {
@@ -115,20 +112,20 @@ impl Pair {
             Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
             Transport::Tcp => "tcp:127.0.0.1:0".into(),
         };
-        let mut arguments = common("target", ctx.target(), target_args);
+        let mut arguments = common("target", ctx.target(), target_args, SILENCE_S);
         arguments.extend(["--from".into(), from]);
         let mut target = Side::start("target", &arguments)?;
         let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
-        let mut arguments = common("source", &ctx.first, source_args);
+        let mut arguments = common("source", &ctx.first, source_args, SILENCE_S);
         arguments.extend(["--to".into(), address]);
         let source = Side::start("source", &arguments)?;
         Ok(Self { source, target, _folder: folder })
     }
 }
 
-fn common(side: &str, device: &Dut, more: &[&str]) -> Vec<String> {
+fn common(side: &str, device: &Dut, more: &[&str], silence_s: &str) -> Vec<String> {
     let device = format!("device={}", device.name);
-    let fixed = [side, "--device", device.as_str(), "--timeout", SILENCE_S];
+    let fixed = [side, "--device", device.as_str(), "--timeout", silence_s];
     fixed.into_iter().chain(more.iter().copied()).map(Into::into).collect()
 }
 
@@ -193,8 +190,7 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let timeline = ctx.timeline("");
     for (lane, report) in [("source", source), ("target", target)] {
         let device = report.devices.first();
-        let (all, early) =
-            device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
+        let (all, early) = device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
         for phase in &report.phases {
             let bytes = match phase.phase.as_str() {
                 "hello" | "open" | "pre-copy" => 0,
@@ -206,10 +202,18 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     }
 }
 
+/// Of an odd size, and so large that there are not more than about a thousand.
+fn small_pieces(ctx: &mut Ctx) -> Checked {
+    let bytes = must("MIG_DATA_SIZE", ctx.first.device()?.stop_copy_bytes())?;
+    let piece = (bytes / 1000).max(17) | 1;
+    ctx.note(format!("pieces of {piece} bytes"));
+    clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()])
+}
+
 fn no_target(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let folder = must("make a folder", tempfile::tempdir())?;
-    let mut arguments = common("source", &ctx.first, &[]);
+    let mut arguments = common("source", &ctx.first, &[], "0.2");
     arguments.extend(["--to".into(), format!("unix:{}", folder.path().join("nobody").display())]);
     let report = Side::start("source", &arguments)?.ends()?;
     expect_source_kept(&report)?;
@@ -264,12 +268,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     for (side, report) in [("source", source), ("target", target)] {
         if let Some(report) = report {
             let error = report.error.as_deref().unwrap_or("none");
-            ctx.note(format!(
-                "{side}: moved {}, committed {}, device {}, error: {error}",
-                report.moved,
-                report.committed,
-                state(report)
-            ));
+            ctx.note(format!("{side}: moved {}, committed {}, device {}, error: {error}", report.moved, report.committed, state(report)));
             ensure(report.moved || report.error.is_some(), || format!("the {side} failed and does not say why"))?;
         }
     }
@@ -285,9 +284,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     if let Some(source) = source {
         // Given up means stopped, whether or not the target took over.
         let runs = state(source) == "RUNNING";
-        ensure(runs != source.committed, || {
-            format!("source: committed is {}, but its device is {}", source.committed, state(source))
-        })?;
+        ensure(runs != source.committed, || format!("source: committed is {}, but its device is {}", source.committed, state(source)))?;
     }
     if let (Some(source), Some(target)) = (source, target) {
         ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;
