@@ -81,8 +81,18 @@ pub(crate) fn provision(
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Provisioned, ProvisionError> {
     let cached = |cache: &Cache| Some((Qemu::cached(cache)?, Kernel::cached(cache)?));
-    let ((qemu, kernel), lock) = ensure(cache, freshness, &[QEMU, KERNEL], cached, &mut Steps::new(report))?;
-    Ok(Provisioned { qemu, kernel, _lock: lock })
+    let ((qemu, kernel), lock) = ensure(
+        cache,
+        freshness,
+        &[QEMU, KERNEL],
+        cached,
+        &mut Steps::new(report),
+    )?;
+    Ok(Provisioned {
+        qemu,
+        kernel,
+        _lock: lock,
+    })
 }
 
 /// Makes sure that the emulator alone is in the cache.
@@ -91,7 +101,13 @@ pub(crate) fn provision_qemu(
     freshness: Freshness,
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ProvisionedQemu, ProvisionError> {
-    let (qemu, lock) = ensure(cache, freshness, &[QEMU], Qemu::cached, &mut Steps::new(report))?;
+    let (qemu, lock) = ensure(
+        cache,
+        freshness,
+        &[QEMU],
+        Qemu::cached,
+        &mut Steps::new(report),
+    )?;
     Ok(ProvisionedQemu { qemu, _lock: lock })
 }
 
@@ -103,10 +119,6 @@ struct Part {
     provision: fn(&Cache, &Lock, &mut Apt, &Path, &mut Steps<'_>) -> Result<(), ProvisionError>,
 }
 
-<<<<<<< HEAD
-const QEMU: Part = Part { is_cached: |cache| Qemu::cached(cache).is_some(), provision: qemu::provision };
-const KERNEL: Part = Part { is_cached: |cache| Kernel::cached(cache).is_some(), provision: kernel::provision };
-=======
 const QEMU: Part = Part {
     tools: &["apt-get", "apt-cache", "apt-config", "dpkg-deb"],
     is_cached: |cache| Qemu::cached(cache).is_some(),
@@ -117,7 +129,6 @@ const KERNEL: Part = Part {
     is_cached: |cache| Kernel::cached(cache).is_some(),
     provision: kernel::provision,
 };
->>>>>>> vm
 
 /// Gives what `cached` finds, under a shared lock, after assembling the parts that are missing.
 fn ensure<T>(
@@ -142,7 +153,12 @@ fn ensure<T>(
     }
 }
 
-fn assemble(cache: &Cache, freshness: Freshness, parts: &[Part], steps: &mut Steps<'_>) -> Result<(), ProvisionError> {
+fn assemble(
+    cache: &Cache,
+    freshness: Freshness,
+    parts: &[Part],
+    steps: &mut Steps<'_>,
+) -> Result<(), ProvisionError> {
     let lock = cache.lock(|| steps.waiting())?;
     let missing = |part: &&Part| freshness == Freshness::Newest || !(part.is_cached)(cache);
     let missing: Vec<&Part> = parts.iter().filter(missing).collect();
