@@ -15,7 +15,7 @@ use crate::ioctl::{contract, dma_logging};
 ///
 /// Features whose payload holds an address (6, 8 and 11), or that this crate does not know, are refused with EPERM
 /// unless the request cannot get as far as their payload: with PROBE, or with an index from 0xf000 on, which no
-/// kernel has.
+/// kernel has. So is the index 4 without GET or SET, which is another request on a container.
 ///
 /// A SET of the device state is possible; the fd it may return is in the answer and belongs to nobody.
 ///

@@ -64,8 +64,8 @@ structs! {
         { argsz: 0, flags: 4, data: 8 }
     "VFIO_DEVICE_FEATURE_MIGRATION": struct "vfio_device_feature_migration" as sys::vfio_device_feature_migration,
         size 8 align 8 { flags: 0 }
-    "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE": struct "vfio_device_feature_mig_state" as sys::vfio_device_feature_mig_state,
-        size 8 align 4 { device_state: 0, data_fd: 4 }
+    "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE": struct "vfio_device_feature_mig_state"
+        as sys::vfio_device_feature_mig_state, size 8 align 4 { device_state: 0, data_fd: 4 }
     "VFIO_DEVICE_FEATURE_MIG_DATA_SIZE": struct "vfio_device_feature_mig_data_size"
         as sys::vfio_device_feature_mig_data_size, size 8 align 8 { stop_copy_length: 0 }
     "VFIO_DEVICE_FEATURE_DMA_LOGGING_START": struct "vfio_device_feature_dma_logging_control"
@@ -74,7 +74,8 @@ structs! {
     "VFIO_DEVICE_FEATURE_DMA_LOGGING_START": struct "vfio_device_feature_dma_logging_range"
         as sys::vfio_device_feature_dma_logging_range, size 16 align 8 { iova: 0, length: 8 }
     "VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT": struct "vfio_device_feature_dma_logging_report"
-        as sys::vfio_device_feature_dma_logging_report, size 32 align 8 { iova: 0, length: 8, page_size: 16, bitmap: 24 }
+        as sys::vfio_device_feature_dma_logging_report, size 32 align 8
+        { iova: 0, length: 8, page_size: 16, bitmap: 24 }
     "VFIO_MIG_GET_PRECOPY_INFO": struct "vfio_precopy_info" as sys::vfio_precopy_info, size 24 align 8
         { argsz: 0, flags: 4, initial_bytes: 8, dirty_bytes: 16 }
     "VFIO_DEVICE_GET_INFO": struct "vfio_device_info" as sys::vfio_device_info
@@ -104,7 +105,8 @@ structs! {
     "IOMMU_IOAS_ALLOC": struct "iommu_ioas_alloc" as IoasAlloc, size 12 align 4 { size: 0, flags: 4, out_ioas_id: 8 }
     "IOMMU_IOAS_MAP": struct "iommu_ioas_map" as IoasMap, size 40 align 8
         { size: 0, flags: 4, ioas_id: 8, __reserved: 12, user_va: 16, length: 24, iova: 32 }
-    "IOMMU_IOAS_UNMAP": struct "iommu_ioas_unmap" as IoasUnmap, size 24 align 8 { size: 0, ioas_id: 4, iova: 8, length: 16 }
+    "IOMMU_IOAS_UNMAP": struct "iommu_ioas_unmap" as IoasUnmap, size 24 align 8
+        { size: 0, ioas_id: 4, iova: 8, length: 16 }
 }
 
 // What the kernel sees of a feature: 8 bytes of header, then the payload. A SET of the state has argsz 16.
@@ -122,7 +124,8 @@ const _: () = {
     assert!(cdev::BIND_ARGSZ == 16 && cdev::ATTACH_ARGSZ == 12 && cdev::DETACH_ARGSZ == 8);
 };
 
-/// Asserts numbers and flags and lists them likewise. Enumerators have no `#ifdef`: a macro of the same kernel stands in.
+/// Asserts numbers and flags and lists them likewise. Enumerators have no `#ifdef`: a macro of the same kernel stands
+/// in.
 macro_rules! numbers {
     ($($guard:literal: $name:literal = $value:expr, $literal:literal;)*) => {
         const _: () = { $(assert!($value == $literal);)* };
@@ -201,14 +204,15 @@ const _: () = {
 /// Asserts a request number against the formula of the header: `_IO(';', base + nr)`.
 macro_rules! requests {
     ($($base:expr => { $($number:expr => $name:ident),* $(,)? })*) => {
-        const _: () = { $($(assert!(request_code_none!(sys::VFIO_TYPE, $base + $number) == same(ioctls::$name));)*)* };
+        const _: () = {
+            /// The number in the type this host's `ioctl` has it in.
+            #[expect(clippy::as_conversions, reason = "no conversion trait in const; all numbers are below 0x10000")]
+            const fn same(number: u32) -> nix::sys::ioctl::ioctl_num_type {
+                number as nix::sys::ioctl::ioctl_num_type
+            }
+            $($(assert!(request_code_none!(sys::VFIO_TYPE, $base + $number) == same(ioctls::$name));)*)*
+        };
     };
-}
-
-/// The number in the type this host's `ioctl` has it in.
-#[expect(clippy::as_conversions, reason = "no conversion trait in const; all numbers are below 0x10000")]
-const fn same(number: u32) -> nix::sys::ioctl::ioctl_num_type {
-    number as nix::sys::ioctl::ioctl_num_type
 }
 
 requests! {

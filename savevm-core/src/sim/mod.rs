@@ -25,7 +25,7 @@ mod timing;
 mod units;
 
 pub use self::config::{ConfigError, ModelFactory, Options, SimConfig};
-pub use self::device::SimDevice;
+pub use self::device::{Observer, SimDevice};
 pub use self::errno::Errno;
 pub use self::event::SimEvent;
 pub use self::fault::{Action, Call, FaultPlan, FaultRule, Place, When};

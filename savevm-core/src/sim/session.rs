@@ -113,11 +113,7 @@ impl SimSession {
         if self.inner.direction != Direction::Saving {
             return Err(Errno::EBADF);
         }
-        self.inner
-            .shared
-            .core()
-            .alive_state(self.inner.id)
-            .map(|_| ())
+        self.inner.shared.core().alive_state(self.inner.id).map(|_| ())
     }
 
     /// Reads saved bytes; short reads are normal.

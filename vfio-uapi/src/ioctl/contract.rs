@@ -35,6 +35,10 @@ impl Message {
 
 /// Whether a request with these flags can make the kernel follow an address in the payload.
 fn may_follow_address(flags: u32) -> bool {
+    // On a container the number is DIRTY_PAGES, and these flags alone make that write through an address.
+    if flags == sys::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP {
+        return true;
+    }
     let index = flags & sys::VFIO_DEVICE_FEATURE_MASK;
     let payload_is_plain = matches!(index, 0..=5 | 7 | 9 | 10 | 12 | 13 | NEVER_ASSIGNED..);
     let is_probe = flags & sys::VFIO_DEVICE_FEATURE_PROBE != 0;
@@ -46,9 +50,10 @@ pub(crate) fn feature(device: BorrowedFd<'_>, argsz: u32, flags: u32, buffer: &m
         return Err(EPERM);
     }
     let mut message = Message::new(argsz, flags, buffer.get(8..).unwrap_or_default());
-    // SAFETY: `message` is borrowed for this call alone and has 64 bytes, of which the kernel reads the 8 of the header and
-    // then touches at most `argsz`, which is at most 64; every bit pattern is valid for it. The features that pass
-    // the check above have no address in their payload (vfio.h), and with PROBE no payload is read.
+    // SAFETY: `message` is borrowed for this call alone and has 64 bytes, of which the kernel reads the 8 of the header
+    // and then touches at most `argsz`, which is at most 64; every bit pattern is valid for it. The features that pass
+    // the check above have no address in their payload (vfio.h), and with PROBE no payload is read. On a container
+    // (DIRTY_PAGES) only the flags of GET_BITMAP alone reach an address, and they do not pass either.
     unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut message).cast()) }.map_err(last_errno)?;
     *buffer = message.0;
     Ok(())
@@ -62,8 +67,8 @@ pub(crate) fn feature_at_null(device: BorrowedFd<'_>) -> RawResult<()> {
 
 pub(crate) fn precopy_info(data: BorrowedFd<'_>, argsz: u32, flags: u32) -> RawResult<[u8; 24]> {
     let mut message = Message::new(argsz, flags, &[]);
-    // SAFETY: `message` is borrowed for this call alone and has 64 bytes; the kernel reads and writes the 24 of the struct it
-    // knows, a later one at most `argsz`, which is at most 64. On a container the number is EEH_PE_OP, which
+    // SAFETY: `message` is borrowed for this call alone and has 64 bytes; the kernel reads and writes the 24 of the
+    // struct it knows, a later one at most `argsz`, which is at most 64. On a container the number is EEH_PE_OP, which
     // reads fewer bytes. All of it is integers.
     unsafe { precopy_info_message(data.as_raw_fd(), &raw mut message) }.map_err(last_errno)?;
     Ok(*message.0.first_chunk().unwrap_or(&[0; 24]))
@@ -87,6 +92,8 @@ mod test {
             assert!(may_follow_address(index), "{index}");
             assert!(!may_follow_address(index | get | probe), "{index}");
         }
+        // DIRTY_PAGES with GET_BITMAP, should the fd be a container.
+        assert!(may_follow_address(4) && !may_follow_address(4 | set));
         for index in [1, 2, 7, 9, 12, 0xfff0] {
             assert!(!may_follow_address(index | get), "{index}");
         }

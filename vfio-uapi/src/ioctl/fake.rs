@@ -6,16 +6,18 @@
 //! kernel. So the whole path is tested, from the public method to the errno and back.
 
 use core::cell::RefCell;
-use core::ffi::{c_int, c_long, c_ulong, c_void};
+use core::ffi::{c_int, c_long, c_void};
 use core::slice;
 use std::collections::VecDeque;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::ioctl::ioctl_num_type;
 
 use crate::ioctls;
 
-/// The answer of the fake kernel: the return value or an errno. It has the whole struct, and may write to it either way.
+/// The answer of the fake kernel: the return value or an errno. It has the whole struct, and may write to it either
+/// way.
 pub(crate) type Answer = Box<dyn FnOnce(&mut [u8]) -> Result<c_int, c_int>>;
 
 /// What a call must be: the request, and for a feature its flags.
@@ -41,7 +43,7 @@ pub(crate) fn done() {
 
 /// Answers a call as the kernel would: by address, argsz bytes of it.
 #[unsafe(no_mangle)]
-extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+extern "C" fn ioctl(fd: c_int, request: ioctl_num_type, argument: *mut c_void) -> c_int {
     let Some((ask, answer)) = SCRIPT.with_borrow_mut(VecDeque::pop_front) else {
         return real(fd, request, argument);
     };
@@ -59,7 +61,7 @@ extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int
     finish(answer(unsafe { slice::from_raw_parts_mut(argument.cast::<u8>(), length) }))
 }
 
-fn real(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+fn real(fd: c_int, request: ioctl_num_type, argument: *mut c_void) -> c_int {
     // SAFETY: the arguments are those of a call of ioctl, whose caller answers for them.
     let result: c_long = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
     c_int::try_from(result).unwrap()

@@ -57,10 +57,7 @@ pub(crate) struct Argument<const N: usize> {
 impl<const N: usize> Argument<N> {
     /// All zeros.
     pub(crate) fn new() -> Self {
-        Self {
-            bytes: [0; N],
-            len: N,
-        }
+        Self { bytes: [0; N], len: N }
     }
 
     /// Copies the structure in, then checks that its first field, the size the caller claims, covers it.
@@ -80,17 +77,10 @@ impl<const N: usize> Argument<N> {
     }
 
     /// Copies in the first `len` bytes, no more than the structure has; the rest is zero and is not copied back.
-    pub(crate) fn read_part(
-        memory: &dyn UserMemory,
-        address: u64,
-        len: usize,
-    ) -> Result<Self, Errno> {
+    pub(crate) fn read_part(memory: &dyn UserMemory, address: u64, len: usize) -> Result<Self, Errno> {
         let mut argument = Self::new();
         argument.len = len.min(N);
-        memory.copy_in(
-            address,
-            argument.bytes.get_mut(..argument.len).unwrap_or_default(),
-        )?;
+        memory.copy_in(address, argument.bytes.get_mut(..argument.len).unwrap_or_default())?;
         Ok(argument)
     }
 
@@ -105,10 +95,7 @@ impl<const N: usize> Argument<N> {
 
     /// The field of four bytes at `offset`; zero outside.
     pub(crate) fn u32(&self, offset: usize) -> u32 {
-        let field = self
-            .bytes
-            .get(offset..)
-            .and_then(|bytes| bytes.first_chunk());
+        let field = self.bytes.get(offset..).and_then(|bytes| bytes.first_chunk());
         field.copied().map_or(0, u32::from_ne_bytes)
     }
 
@@ -119,10 +106,7 @@ impl<const N: usize> Argument<N> {
 
     /// The field of eight bytes at `offset`; zero outside.
     pub(crate) fn u64(&self, offset: usize) -> u64 {
-        let field = self
-            .bytes
-            .get(offset..)
-            .and_then(|bytes| bytes.first_chunk());
+        let field = self.bytes.get(offset..).and_then(|bytes| bytes.first_chunk());
         field.copied().map_or(0, u64::from_ne_bytes)
     }
 

@@ -38,9 +38,7 @@ pub(crate) fn ioctl(
         return Some(Err(Errno::EINVAL));
     };
     match number {
-        request::DEVICE_ATTACH_IOMMUFD_PT => {
-            Some(attach(machine, device, bound, process, argument))
-        }
+        request::DEVICE_ATTACH_IOMMUFD_PT => Some(attach(machine, device, bound, process, argument)),
         request::DEVICE_DETACH_IOMMUFD_PT => Some(detach(machine, bound, process, argument)),
         _ => None,
     }
@@ -86,10 +84,7 @@ fn bind(
     let device_id = iommufd.add_device(node.is_mdev());
     bind.set_u32(12, device_id);
     let written = bind.write(process, argument);
-    *binding = Some(Binding {
-        iommufd: file,
-        device_id,
-    });
+    *binding = Some(Binding { iommufd: file, device_id });
     if let Err(errno) = written {
         release(device, binding);
         return Err(errno);
@@ -126,21 +121,14 @@ fn attach(
 ) -> Result<i64, Errno> {
     let mut attach = Argument::<12>::read(process, argument)?;
     check_pasid(machine, attach.u32(0), attach.u32(4), 16)?;
-    let id = bound
-        .iommufd()?
-        .attach(bound.device_id, device.node.is_mdev(), attach.u32(8))?;
+    let id = bound.iommufd()?.attach(bound.device_id, device.node.is_mdev(), attach.u32(8))?;
     attach.set_u32(8, id);
     attach.write(process, argument)?;
     Ok(0)
 }
 
 /// Succeeds also when nothing was attached.
-fn detach(
-    machine: &Machine,
-    bound: &Binding,
-    process: &dyn Process,
-    argument: u64,
-) -> Result<i64, Errno> {
+fn detach(machine: &Machine, bound: &Binding, process: &dyn Process, argument: u64) -> Result<i64, Errno> {
     let detach = Argument::<8>::read(process, argument)?;
     check_pasid(machine, detach.u32(0), detach.u32(4), 12)?;
     bound.iommufd()?.detach(bound.device_id);
@@ -148,25 +136,12 @@ fn detach(
 }
 
 /// 6.12 has no flags here; 7.x has PASID, which no migration-capable driver offers.
-fn check_pasid(
-    machine: &Machine,
-    size: u32,
-    flags: u32,
-    size_with_pasid: u32,
-) -> Result<(), Errno> {
-    let known = if machine.kernel.extended_bind {
-        PASID
-    } else {
-        0
-    };
+fn check_pasid(machine: &Machine, size: u32, flags: u32, size_with_pasid: u32) -> Result<(), Errno> {
+    let known = if machine.kernel.extended_bind { PASID } else { 0 };
     if flags & !known != 0 || flags & PASID != 0 && size < size_with_pasid {
         return Err(Errno::EINVAL);
     }
-    if flags & PASID != 0 {
-        Err(Errno::EOPNOTSUPP)
-    } else {
-        Ok(())
-    }
+    if flags & PASID != 0 { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
 }
 
 impl Binding {

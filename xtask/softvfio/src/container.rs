@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use savevm_core::sim::Errno;
 
-use crate::abi::{Argument, UserMemory, field, request};
+use crate::abi::{Argument, field, request};
 use crate::machine::{Process, lock};
 use crate::mappings::Mappings;
 
@@ -33,15 +33,8 @@ struct Inner {
 
 impl Container {
     pub(crate) fn new() -> Self {
-        let inner = Inner {
-            iommu: None,
-            mappings: Mappings::default(),
-            tracking: false,
-        };
-        Self {
-            groups: AtomicU32::new(0),
-            inner: Mutex::new(inner),
-        }
+        let inner = Inner { iommu: None, mappings: Mappings::default(), tracking: false };
+        Self { groups: AtomicU32::new(0), inner: Mutex::new(inner) }
     }
 
     pub(crate) fn attach(&self) {
@@ -51,11 +44,7 @@ impl Container {
     /// The IOMMU goes with the last group.
     pub(crate) fn detach(&self) {
         if self.groups.fetch_sub(1, Ordering::SeqCst) == 1 {
-            *lock(&self.inner) = Inner {
-                iommu: None,
-                mappings: Mappings::default(),
-                tracking: false,
-            };
+            *lock(&self.inner) = Inner { iommu: None, mappings: Mappings::default(), tracking: false };
         }
     }
 
@@ -63,18 +52,11 @@ impl Container {
         lock(&self.inner).iommu.is_some()
     }
 
-    pub(crate) fn ioctl(
-        &self,
-        process: &dyn Process,
-        number: u32,
-        argument: u64,
-    ) -> Result<i64, Errno> {
+    pub(crate) fn ioctl(&self, process: &dyn Process, number: u32, argument: u64) -> Result<i64, Errno> {
         let mut inner = lock(&self.inner);
         match number {
             request::GET_API_VERSION => Ok(0),
-            request::CHECK_EXTENSION => {
-                Ok(i64::from(matches!(argument, TYPE1 | TYPE1_V2 | UNMAP_ALL)))
-            }
+            request::CHECK_EXTENSION => Ok(i64::from(matches!(argument, TYPE1 | TYPE1_V2 | UNMAP_ALL))),
             request::SET_IOMMU => {
                 if self.groups.load(Ordering::SeqCst) == 0 || inner.iommu.is_some() {
                     return Err(Errno::EINVAL);
@@ -94,20 +76,12 @@ impl Container {
 }
 
 impl Inner {
-    fn type1(
-        &mut self,
-        version: u64,
-        process: &dyn Process,
-        number: u32,
-        argument: u64,
-    ) -> Result<i64, Errno> {
+    fn type1(&mut self, version: u64, process: &dyn Process, number: u32, argument: u64) -> Result<i64, Errno> {
         match number {
             request::IOMMU_GET_INFO => self.info(process, argument)?,
             request::IOMMU_MAP_DMA => self.map(process, argument)?,
             request::IOMMU_UNMAP_DMA => self.unmap(process, argument)?,
-            request::IOMMU_DIRTY_PAGES if version == TYPE1_V2 => {
-                self.dirty_pages(process, argument)?
-            }
+            request::IOMMU_DIRTY_PAGES if version == TYPE1_V2 => self.dirty_pages(process, argument)?,
             request::IOMMU_DIRTY_PAGES => return Err(Errno::EACCES),
             _ => return Err(Errno::ENOTTY),
         }
@@ -204,21 +178,14 @@ impl Inner {
     /// With emulated devices only, nothing is ever pinned, so nothing is dirty.
     fn bitmap(&self, process: &dyn Process, address: u64) -> Result<(), Errno> {
         let get = Argument::<48>::read(process, address)?;
-        let (iova, size, page, bytes, data) = (
-            get.u64(8),
-            get.u64(16),
-            get.u64(24),
-            get.u64(32),
-            get.u64(40),
-        );
+        let (iova, size, page, bytes, data) = (get.u64(8), get.u64(16), get.u64(24), get.u64(32), get.u64(40));
         if !self.tracking {
             return Err(Errno::EINVAL);
         }
         if size == 0 || (iova | size) & (PAGE_BYTES - 1) != 0 {
             return Err(Errno::EINVAL);
         }
-        iova.checked_add(size.wrapping_sub(1))
-            .ok_or(Errno::EOVERFLOW)?;
+        iova.checked_add(size.wrapping_sub(1)).ok_or(Errno::EOVERFLOW)?;
         check_bitmap(page, bytes, size)?;
         if self.mappings.cuts(iova, size) {
             return Err(Errno::EINVAL);

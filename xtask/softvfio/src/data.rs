@@ -12,9 +12,7 @@ pub(crate) fn ioctl(
     number: u32,
     argument: u64,
 ) -> Result<i64, Errno> {
-    let session = session
-        .filter(|session| session.direction() == Direction::Saving)
-        .ok_or(Errno::ENOTTY)?;
+    let session = session.filter(|session| session.direction() == Direction::Saving).ok_or(Errno::ENOTTY)?;
     if number != request::MIG_GET_PRECOPY_INFO || !session.has_precopy_info() {
         return Err(Errno::ENOTTY);
     }

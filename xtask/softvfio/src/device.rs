@@ -50,11 +50,7 @@ fn region_info(facts: &Facts, process: &dyn Process, argument: u64) -> Result<()
     }
     let size = facts.region_bytes(index);
     // mtty reports every index as readable and writable, vfio-pci only those with a size.
-    let flags = if size > 0 || facts.emulated_iommu {
-        REGION_READ_WRITE
-    } else {
-        0
-    };
+    let flags = if size > 0 || facts.emulated_iommu { REGION_READ_WRITE } else { 0 };
     info.set_u32(4, flags);
     info.set_u32(12, 0);
     info.set_u64(16, size);
@@ -85,11 +81,7 @@ fn set_irqs(facts: &Facts, process: &dyn Process, argument: u64) -> Result<(), E
     let (data, action) = (flags & 0x07, flags & 0x38);
     let known = flags & !0x3f == 0 && data.is_power_of_two() && action.is_power_of_two();
     let end = start.checked_add(count).ok_or(Errno::EINVAL)?;
-    let vectors = facts
-        .irqs
-        .iter()
-        .find(|irq| irq.index == index)
-        .map_or(0, |irq| irq.count);
+    let vectors = facts.irqs.iter().find(|irq| irq.index == index).map_or(0, |irq| irq.count);
     // Disabling all (no data, count zero) is allowed for an index without vectors, too.
     let in_range = index < facts.irq_count && (count == 0 && data == 1 || end <= vectors);
     if !known || !in_range {
@@ -100,10 +92,7 @@ fn set_irqs(facts: &Facts, process: &dyn Process, argument: u64) -> Result<(), E
         4 => 4,
         _ => 0,
     };
-    let data_bytes = item_bytes
-        .checked_mul(count)
-        .and_then(|bytes| bytes.checked_add(20))
-        .ok_or(Errno::EINVAL)?;
+    let data_bytes = item_bytes.checked_mul(count).and_then(|bytes| bytes.checked_add(20)).ok_or(Errno::EINVAL)?;
     if set.u32(0) < data_bytes {
         return Err(Errno::EINVAL);
     }
@@ -150,16 +139,11 @@ fn pieces(
     len: usize,
     mut access: impl FnMut(u32, u64, u64, usize) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let index = position
-        .checked_shr(REGION_SHIFT)
-        .and_then(|index| u32::try_from(index).ok())
-        .ok_or(Errno::EINVAL)?;
+    let index = position.checked_shr(REGION_SHIFT).and_then(|index| u32::try_from(index).ok()).ok_or(Errno::EINVAL)?;
     let mut done = 0_usize;
     while done < len {
         let progress = u64::try_from(done).map_err(|_| Errno::EINVAL)?;
-        let offset = (position & REGION_MASK)
-            .checked_add(progress)
-            .ok_or(Errno::EINVAL)?;
+        let offset = (position & REGION_MASK).checked_add(progress).ok_or(Errno::EINVAL)?;
         let address = address.checked_add(progress).ok_or(Errno::EFAULT)?;
         let piece = len.saturating_sub(done).min(PIECE_BYTES);
         match access(index, offset, address, piece) {

@@ -31,10 +31,7 @@ pub(crate) fn start(node: &Node, process: &dyn Process, payload: u64) -> Result<
             return Err(Errno::EINVAL);
         }
         let end = iova.checked_add(length).ok_or(Errno::EOVERFLOW)?;
-        if seen
-            .iter()
-            .any(|(other, other_end)| iova < *other_end && *other < end)
-        {
+        if seen.iter().any(|(other, other_end)| iova < *other_end && *other < end) {
             return Err(Errno::EINVAL);
         }
         seen.push((iova, end));
@@ -45,12 +42,7 @@ pub(crate) fn start(node: &Node, process: &dyn Process, payload: u64) -> Result<
     })
 }
 
-pub(crate) fn report(
-    node: &Node,
-    kernel: Kernel,
-    process: &dyn Process,
-    payload: u64,
-) -> Result<(), Errno> {
+pub(crate) fn report(node: &Node, kernel: Kernel, process: &dyn Process, payload: u64) -> Result<(), Errno> {
     let report = Argument::<32>::read_unchecked(process, payload)?;
     let (iova, length, page_size) = (report.u64(0), report.u64(8), report.u64(16));
     if page_size < PAGE_BYTES || !page_size.is_power_of_two() {

@@ -33,8 +33,7 @@ pub(crate) fn ioctl(
         File::DeadSession => data::ioctl(None, process, number, argument),
         File::Device(open) => {
             if let Origin::Cdev(binding) = &open.origin {
-                if let Some(answer) = cdev::ioctl(machine, open, binding, process, number, argument)
-                {
+                if let Some(answer) = cdev::ioctl(machine, open, binding, process, number, argument) {
                     return answer;
                 }
             }

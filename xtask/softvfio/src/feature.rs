@@ -30,12 +30,7 @@ struct Feature {
     payload_bytes: u32,
 }
 
-pub(crate) fn feature(
-    node: &Node,
-    kernel: Kernel,
-    process: &dyn Process,
-    address: u64,
-) -> Result<i64, Errno> {
+pub(crate) fn feature(node: &Node, kernel: Kernel, process: &dyn Process, address: u64) -> Result<i64, Errno> {
     let header = Argument::<8>::read(process, address)?;
     let flags = header.u32(4);
     if flags & !(INDEX | GET | SET | PROBE) != 0 {
@@ -44,22 +39,13 @@ pub(crate) fn feature(
     if flags & PROBE == 0 && flags & GET != 0 && flags & SET != 0 {
         return Err(Errno::EINVAL);
     }
-    let request = Feature {
-        flags,
-        payload_bytes: header.u32(0).saturating_sub(HEADER_BYTES),
-    };
+    let request = Feature { flags, payload_bytes: header.u32(0).saturating_sub(HEADER_BYTES) };
     let payload = field(address, u64::from(HEADER_BYTES))?;
     dispatch(node, kernel, process, &request, payload)?;
     Ok(0)
 }
 
-fn dispatch(
-    node: &Node,
-    kernel: Kernel,
-    process: &dyn Process,
-    request: &Feature,
-    payload: u64,
-) -> Result<(), Errno> {
+fn dispatch(node: &Node, kernel: Kernel, process: &dyn Process, request: &Feature, payload: u64) -> Result<(), Errno> {
     // Whether a feature is offered is decided before the operation is looked at.
     let migrates = || node.sim.migration_flags().ok_or(Errno::ENOTTY);
     let logs = || match node.sim.facts().dirty_logging {
@@ -133,12 +119,7 @@ impl Feature {
     }
 }
 
-fn device_state(
-    node: &Node,
-    process: &dyn Process,
-    request: &Feature,
-    payload: u64,
-) -> Result<(), Errno> {
+fn device_state(node: &Node, process: &dyn Process, request: &Feature, payload: u64) -> Result<(), Errno> {
     let mut state = Argument::<8>::read_unchecked(process, payload)?;
     if request.flags & GET != 0 {
         state.set_u32(0, node.sim.get_state()?);
@@ -161,7 +142,5 @@ fn device_state(
     // Without a descriptor the device stays in its new state, and the payload is left alone.
     let fd = process.install(Arc::new(File::Session(Session { session })), access)?;
     state.set_i32(4, fd);
-    state
-        .write(process, payload)
-        .inspect_err(|_| process.discard(fd))
+    state.write(process, payload).inspect_err(|_| process.discard(fd))
 }

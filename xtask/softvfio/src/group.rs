@@ -25,11 +25,7 @@ pub(crate) fn ioctl(
     match number {
         request::GROUP_GET_STATUS => {
             let mut status = Argument::<8>::read(process, argument)?;
-            let set = if lock(&group.container).is_some() {
-                CONTAINER_SET
-            } else {
-                0
-            };
+            let set = if lock(&group.container).is_some() { CONTAINER_SET } else { 0 };
             status.set_u32(4, VIABLE | set);
             status.write(process, argument)?;
             Ok(0)
@@ -98,13 +94,8 @@ fn device_fd(
 ) -> Result<i64, Errno> {
     let name = read_string(process, argument)?;
     // "<bdf> vf_token=<uuid>" is for VFs of a PF that is itself on VFIO; there are none.
-    let mut members = machine
-        .nodes
-        .iter()
-        .filter(|node| node.group == group.number);
-    let node = members
-        .find(|node| node.address.name() == name)
-        .ok_or(Errno::ENODEV)?;
+    let mut members = machine.nodes.iter().filter(|node| node.group == group.number);
+    let node = members.find(|node| node.address.name() == name).ok_or(Errno::ENODEV)?;
     let ready = match lock(&group.container).as_deref() {
         Some(File::Container(container)) => container.has_iommu(),
         Some(_) => true,
@@ -114,9 +105,7 @@ fn device_fd(
         return Err(Errno::EINVAL);
     }
     let device = Machine::open_device(node, Some(Arc::clone(file)))?;
-    process
-        .install(Arc::new(device), Access::ReadWrite)
-        .map(i64::from)
+    process.install(Arc::new(device), Access::ReadWrite).map(i64::from)
 }
 
 fn read_string(memory: &(impl UserMemory + ?Sized), address: u64) -> Result<String, Errno> {

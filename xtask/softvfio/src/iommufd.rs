@@ -44,30 +44,18 @@ struct Objects {
 
 enum Object {
     Ioas(Mappings),
-    Hwpt {
-        ioas: u32,
-        dirty_tracking: bool,
-        auto: bool,
-    },
-    Device {
-        emulated: bool,
-        attached: Option<u32>,
-    },
+    Hwpt { ioas: u32, dirty_tracking: bool, auto: bool },
+    Device { emulated: bool, attached: Option<u32> },
 }
 
 impl Iommufd {
     pub(crate) fn new() -> Self {
-        Self {
-            objects: Mutex::default(),
-        }
+        Self { objects: Mutex::default() }
     }
 
     /// A device that was bound; returns its id.
     pub(crate) fn add_device(&self, emulated: bool) -> u32 {
-        lock(&self.objects).add(Object::Device {
-            emulated,
-            attached: None,
-        })
+        lock(&self.objects).add(Object::Device { emulated, attached: None })
     }
 
     pub(crate) fn remove_device(&self, id: u32) {
@@ -84,11 +72,7 @@ impl Iommufd {
             Some(Object::Ioas(_)) => {
                 objects.detach(id);
                 // The kernel makes a page table of its own, which cannot track dirty pages.
-                objects.add(Object::Hwpt {
-                    ioas: table,
-                    dirty_tracking: false,
-                    auto: true,
-                })
+                objects.add(Object::Hwpt { ioas: table, dirty_tracking: false, auto: true })
             }
             Some(Object::Hwpt { .. }) if !emulated => table,
             Some(_) => return Err(Errno::EINVAL),
@@ -104,12 +88,7 @@ impl Iommufd {
         lock(&self.objects).detach(id);
     }
 
-    pub(crate) fn ioctl(
-        &self,
-        process: &dyn Process,
-        number: u32,
-        argument: u64,
-    ) -> Result<i64, Errno> {
+    pub(crate) fn ioctl(&self, process: &dyn Process, number: u32, argument: u64) -> Result<i64, Errno> {
         let mut objects = lock(&self.objects);
         match number {
             DESTROY => objects.destroy(process, argument)?,
@@ -146,11 +125,7 @@ fn structure<const N: usize>(process: &dyn Process, address: u64) -> Result<Argu
 }
 
 /// As [`structure`], for one that has grown: callers may have its first `min` bytes only.
-fn structure_from<const N: usize>(
-    process: &dyn Process,
-    address: u64,
-    min: u32,
-) -> Result<Argument<N>, Errno> {
+fn structure_from<const N: usize>(process: &dyn Process, address: u64, min: u32) -> Result<Argument<N>, Errno> {
     let size = process.word(address)?;
     if size < min {
         return Err(Errno::EINVAL);
@@ -159,12 +134,7 @@ fn structure_from<const N: usize>(
     Argument::read_part(process, address, usize::try_from(size).unwrap_or(N))
 }
 
-fn check_tail(
-    memory: &(impl UserMemory + ?Sized),
-    address: u64,
-    known: u32,
-    size: u32,
-) -> Result<(), Errno> {
+fn check_tail(memory: &(impl UserMemory + ?Sized), address: u64, known: u32, size: u32) -> Result<(), Errno> {
     for offset in known..size.min(4096) {
         let mut byte = [0];
         memory.copy_in(field(address, u64::from(offset))?, &mut byte)?;
@@ -176,11 +146,7 @@ fn check_tail(
 }
 
 fn supported(condition: bool) -> Result<(), Errno> {
-    if condition {
-        Ok(())
-    } else {
-        Err(Errno::EOPNOTSUPP)
-    }
+    if condition { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
 }
 
 impl Objects {
@@ -202,16 +168,12 @@ impl Objects {
             return;
         };
         let Some(table) = attached.take() else { return };
-        let used = self.by_id.values().any(
-            |object| matches!(object, Object::Device { attached: Some(id), .. } if *id == table),
-        );
+        let used = self
+            .by_id
+            .values()
+            .any(|object| matches!(object, Object::Device { attached: Some(id), .. } if *id == table));
         // A page table of the kernel's own goes with its last device.
-        if !used
-            && matches!(
-                self.by_id.get(&table),
-                Some(Object::Hwpt { auto: true, .. })
-            )
-        {
+        if !used && matches!(self.by_id.get(&table), Some(Object::Hwpt { auto: true, .. })) {
             self.by_id.remove(&table);
         }
     }
@@ -325,13 +287,7 @@ impl Objects {
         supported(flags & !HWPT_FLAGS == 0 && alloc.u32(20) == 0)?;
         supported(alloc.u32(24) == 0)?;
         let device = self.by_id.get(&alloc.u32(8));
-        if !matches!(
-            device,
-            Some(Object::Device {
-                emulated: false,
-                ..
-            })
-        ) {
+        if !matches!(device, Some(Object::Device { emulated: false, .. })) {
             return Err(Errno::ENOENT);
         }
         let ioas = alloc.u32(12);
@@ -341,11 +297,7 @@ impl Objects {
             None => return Err(Errno::ENOENT),
         }
         let dirty_tracking = flags & HWPT_DIRTY_TRACKING != 0;
-        let id = self.add(Object::Hwpt {
-            ioas,
-            dirty_tracking,
-            auto: false,
-        });
+        let id = self.add(Object::Hwpt { ioas, dirty_tracking, auto: false });
         alloc.set_u32(16, id);
         alloc.write(process, address)
     }
@@ -354,13 +306,7 @@ impl Objects {
     fn hw_info(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
         let mut info = structure_from::<40>(process, address, 32)?;
         supported(info.u32(4) == 0)?;
-        if !matches!(
-            self.by_id.get(&info.u32(8)),
-            Some(Object::Device {
-                emulated: false,
-                ..
-            })
-        ) {
+        if !matches!(self.by_id.get(&info.u32(8)), Some(Object::Device { emulated: false, .. })) {
             return Err(Errno::ENOENT);
         }
         info.set_u32(12, 0);
@@ -391,14 +337,8 @@ impl Objects {
         let tracks = self.hwpt_tracks(get.u32(4))?;
         let (iova, length, page) = (get.u64(16), get.u64(24), get.u64(32));
         let last = length.checked_sub(1).ok_or(Errno::EINVAL)?;
-        let end = iova
-            .checked_add(last)
-            .ok_or(Errno::EOVERFLOW)?
-            .wrapping_add(1);
-        if (iova | end) & (PAGE_BYTES - 1) != 0
-            || page == 0
-            || (iova | end) & page.wrapping_sub(1) != 0
-        {
+        let end = iova.checked_add(last).ok_or(Errno::EOVERFLOW)?.wrapping_add(1);
+        if (iova | end) & (PAGE_BYTES - 1) != 0 || page == 0 || (iova | end) & page.wrapping_sub(1) != 0 {
             return Err(Errno::EINVAL);
         }
         supported(tracks)

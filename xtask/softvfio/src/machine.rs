@@ -96,11 +96,7 @@ pub(crate) struct Device {
 
 impl Device {
     fn new(node: &Arc<Node>, origin: Origin) -> Self {
-        Self {
-            node: Arc::clone(node),
-            origin,
-            position: AtomicU64::new(0),
-        }
+        Self { node: Arc::clone(node), origin, position: AtomicU64::new(0) }
     }
 
     pub(crate) fn is_cdev(&self) -> bool {
@@ -166,16 +162,9 @@ impl Machine {
         if path == "vfio" {
             return Ok(File::Container(Container::new()));
         }
-        if let Some(cdev) = path
-            .strip_prefix("devices/vfio")
-            .filter(|_| self.kernel.iommufd)
-        {
+        if let Some(cdev) = path.strip_prefix("devices/vfio").filter(|_| self.kernel.iommufd) {
             let cdev: u32 = cdev.parse().map_err(|_| Errno::ENOENT)?;
-            let node = self
-                .nodes
-                .iter()
-                .find(|node| node.cdev == cdev)
-                .ok_or(Errno::ENOENT)?;
+            let node = self.nodes.iter().find(|node| node.cdev == cdev).ok_or(Errno::ENOENT)?;
             return Ok(Self::cdev(node));
         }
         let group = path.parse().map_err(|_| Errno::ENOENT)?;
@@ -189,11 +178,7 @@ impl Machine {
 
     /// Opens a group: only once at a time, and not while a member is bound through its cdev.
     pub(crate) fn open_group(&self, number: u32) -> Result<Group, Errno> {
-        let mut members = self
-            .nodes
-            .iter()
-            .filter(|node| node.group == number)
-            .peekable();
+        let mut members = self.nodes.iter().filter(|node| node.group == number).peekable();
         members.peek().ok_or(Errno::ENOENT)?;
         if members.any(|node| node.bound.load(Ordering::SeqCst)) {
             return Err(Errno::EBUSY);
@@ -203,11 +188,7 @@ impl Machine {
             return Err(Errno::EBUSY);
         }
         open.push(number);
-        Ok(Group {
-            number,
-            container: Mutex::new(None),
-            groups_open: Arc::clone(&self.groups_open),
-        })
+        Ok(Group { number, container: Mutex::new(None), groups_open: Arc::clone(&self.groups_open) })
     }
 
     pub(crate) fn group_is_open(&self, number: u32) -> bool {
@@ -235,9 +216,7 @@ impl Drop for Device {
             Origin::Group(_) => {
                 self.node.group_opens.fetch_sub(1, Ordering::SeqCst);
             }
-            Origin::Cdev(binding) if lock(binding).is_some() => {
-                self.node.bound.store(false, Ordering::SeqCst)
-            }
+            Origin::Cdev(binding) if lock(binding).is_some() => self.node.bound.store(false, Ordering::SeqCst),
             Origin::Cdev(_) => return,
         }
         self.node.sim.close();

@@ -42,10 +42,7 @@ impl Mappings {
 
     /// The mappings inside a range that cuts none.
     pub(crate) fn within(&self, start: u64, len: u64) -> Vec<(u64, u64)> {
-        self.ranges
-            .range(start..=last(start, len))
-            .map(|(start, len)| (*start, *len))
-            .collect()
+        self.ranges.range(start..=last(start, len)).map(|(start, len)| (*start, *len)).collect()
     }
 
     /// Removes the mappings inside a range that cuts none; returns their bytes.
@@ -54,16 +51,11 @@ impl Mappings {
         for (start, _) in &found {
             self.ranges.remove(start);
         }
-        found
-            .iter()
-            .fold(0, |sum, (_, len)| sum.saturating_add(*len))
+        found.iter().fold(0, |sum, (_, len)| sum.saturating_add(*len))
     }
 
     pub(crate) fn clear(&mut self) -> u64 {
-        let sum = self
-            .ranges
-            .values()
-            .fold(0_u64, |sum, len| sum.saturating_add(*len));
+        let sum = self.ranges.values().fold(0_u64, |sum, len| sum.saturating_add(*len));
         self.ranges.clear();
         sum
     }
@@ -75,9 +67,7 @@ impl Mappings {
             if other.checked_sub(start).is_some_and(|gap| gap >= len) {
                 return Some(start);
             }
-            start = other
-                .checked_add(*other_len)?
-                .checked_next_multiple_of(align.max(1))?;
+            start = other.checked_add(*other_len)?.checked_next_multiple_of(align.max(1))?;
         }
         start.checked_add(len.checked_sub(1)?).map(|_| start)
     }
@@ -102,11 +92,7 @@ mod test {
             (u64::MAX - 0xfff, 0x1000, true, false),
             (u64::MAX - 0x1fff, 0x1000, false, false),
         ] {
-            assert_eq!(
-                mappings.overlaps(start, len),
-                overlaps,
-                "overlap {start:#x} {len:#x}"
-            );
+            assert_eq!(mappings.overlaps(start, len), overlaps, "overlap {start:#x} {len:#x}");
             assert_eq!(mappings.cuts(start, len), cuts, "cut {start:#x} {len:#x}");
         }
         assert_eq!(mappings.free(0x1000, 0x1000), Some(0));

@@ -42,10 +42,7 @@ impl Store {
         let aside = folder.join(format!(".{name}.{}", std::process::id()));
         let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&aside, text));
         if let Err(error) = written.and_then(|()| std::fs::rename(&aside, folder.join(name))) {
-            eprintln!(
-                "softvfio: the state of {name} is not kept: {}: {error}",
-                folder.display()
-            );
+            eprintln!("softvfio: the state of {name} is not kept: {}: {error}", folder.display());
         }
     }
 }
@@ -53,9 +50,7 @@ impl Store {
 fn parse(text: &str) -> Option<(u32, Vec<u8>)> {
     let (state, contents) = text.trim_end().split_once('\n')?;
     let digits = contents.as_bytes().chunks(2).map(|pair| {
-        let pair = core::str::from_utf8(pair)
-            .ok()
-            .filter(|pair| pair.len() == 2)?;
+        let pair = core::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
         u8::from_str_radix(pair, 16).ok()
     });
     Some((state.parse().ok()?, digits.collect::<Option<_>>()?))

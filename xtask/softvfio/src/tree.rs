@@ -24,11 +24,7 @@ const OWN: [&str; 6] = [
 /// Folders listed as ours, while entries that are not ours are the machine's own.
 const LISTED: [&str; 1] = ["/sys/bus/pci/devices"];
 /// Folders in which what we have replaces what the machine has.
-const SHARED: [&str; 3] = [
-    "/sys/bus/pci/devices/",
-    "/sys/bus/pci/drivers/",
-    "/sys/devices/",
-];
+const SHARED: [&str; 3] = ["/sys/bus/pci/devices/", "/sys/bus/pci/drivers/", "/sys/devices/"];
 
 /// Numbers for the character devices, from the range for local use.
 const MAJOR_GROUP: u32 = 243;
@@ -52,31 +48,20 @@ pub(crate) struct DeviceNumber {
 
 /// Whether a path can concern us at all; cheap, and does not need the tree.
 pub(crate) fn concerns(path: &str) -> bool {
-    OWN.iter()
-        .chain(&LISTED)
-        .chain(&SHARED)
-        .any(|folder| path.starts_with(folder))
+    OWN.iter().chain(&LISTED).chain(&SHARED).any(|folder| path.starts_with(folder))
 }
 
 impl Tree {
     /// Makes the tree in `root`, or in a folder of its own that goes with the process.
     pub(crate) fn make(root: Option<PathBuf>, machine: &Machine) -> io::Result<Self> {
         let tree = match root {
-            Some(root) => Self {
-                root: fs::create_dir_all(&root).and_then(|()| root.canonicalize())?,
-                temporary: false,
-            },
-            None => Self {
-                root: temporary_folder()?,
-                temporary: true,
-            },
+            Some(root) => {
+                Self { root: fs::create_dir_all(&root).and_then(|()| root.canonicalize())?, temporary: false }
+            }
+            None => Self { root: temporary_folder()?, temporary: true },
         };
         tree.fill(machine)?;
         Ok(tree)
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Removes the folder if it is the process's own.
@@ -89,34 +74,24 @@ impl Tree {
     /// Where `path` lies in the tree, if it is ours.
     pub(crate) fn redirect(&self, path: &str) -> Option<PathBuf> {
         let path = path.trim_end_matches('/');
-        let below = |folder: &str| {
-            path.strip_prefix(folder)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let below =
+            |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let inside = self.root.join(path.strip_prefix('/')?);
         if OWN.iter().any(|folder| below(folder)) || LISTED.contains(&path) {
             return Some(inside);
         }
-        let ours = SHARED.iter().any(|folder| path.starts_with(folder))
-            && inside.symlink_metadata().is_ok();
+        let ours = SHARED.iter().any(|folder| path.starts_with(folder)) && inside.symlink_metadata().is_ok();
         ours.then_some(inside)
     }
 
     /// The path that a program would use for a file in the tree.
     pub(crate) fn outside(&self, path: &Path) -> Option<PathBuf> {
-        path.strip_prefix(&self.root)
-            .ok()
-            .map(|path| Path::new("/").join(path))
+        path.strip_prefix(&self.root).ok().map(|path| Path::new("/").join(path))
     }
 
     fn fill(&self, machine: &Machine) -> io::Result<()> {
         self.file("dev/vfio/vfio", "")?;
-        for folder in [
-            "sys/bus/pci/devices",
-            "sys/bus/mdev/devices",
-            "sys/class/vfio-dev",
-            "sys/kernel/iommu_groups",
-        ] {
+        for folder in ["sys/bus/pci/devices", "sys/bus/mdev/devices", "sys/class/vfio-dev", "sys/kernel/iommu_groups"] {
             fs::create_dir_all(self.root.join(folder))?;
         }
         if machine.kernel.iommufd {
@@ -133,36 +108,23 @@ impl Tree {
         let name = node.address.name();
         let (bus, folder) = match &node.address {
             Address::Pci(_) => ("pci", format!("sys/devices/pci0000:00/{name}")),
-            Address::Mdev(_) => (
-                "mdev",
-                format!("sys/devices/virtual/{0}/{0}/{name}", facts.driver),
-            ),
+            Address::Mdev(_) => ("mdev", format!("sys/devices/virtual/{0}/{0}/{name}", facts.driver)),
         };
         if bus == "pci" {
             self.pci_attributes(node, &folder)?;
         } else {
             self.mdev_type(node, &folder)?;
         }
-        let driver = if bus == "pci" {
-            facts.driver.clone()
-        } else {
-            format!("vfio_{}", facts.driver)
-        };
+        let driver = if bus == "pci" { facts.driver.clone() } else { format!("vfio_{}", facts.driver) };
         let driver = format!("sys/bus/{bus}/drivers/{driver}");
         let group = format!("sys/kernel/iommu_groups/{}", node.group);
         let vfio = format!("{folder}/vfio-dev/vfio{}", node.cdev);
         self.file(&format!("{group}/type"), "DMA\n")?;
         self.file(&format!("{vfio}/uevent"), "")?;
-        self.file(
-            &format!("{folder}/uevent"),
-            &format!("DRIVER={}\n", facts.driver),
-        )?;
+        self.file(&format!("{folder}/uevent"), &format!("DRIVER={}\n", facts.driver))?;
         self.file(&format!("dev/vfio/{}", node.group), "")?;
         if cdev {
-            self.file(
-                &format!("{vfio}/dev"),
-                &format!("{MAJOR_CDEV}:{}\n", node.cdev),
-            )?;
+            self.file(&format!("{vfio}/dev"), &format!("{MAJOR_CDEV}:{}\n", node.cdev))?;
             self.file(&format!("dev/vfio/devices/vfio{}", node.cdev), "")?;
         }
         fs::create_dir_all(self.root.join(&driver))?;
@@ -181,17 +143,9 @@ impl Tree {
         let facts = node.sim.facts();
         let mut resource = String::new();
         for index in 0..13 {
-            let size = if index < 6 {
-                facts.region_bytes(index)
-            } else {
-                0
-            };
+            let size = if index < 6 { facts.region_bytes(index) } else { 0 };
             let (start, end, flags) = if size > 0 {
-                (
-                    0xfe00_0000_u64,
-                    0xfe00_0000_u64.saturating_add(size.saturating_sub(1)),
-                    0x40200,
-                )
+                (0xfe00_0000_u64, 0xfe00_0000_u64.saturating_add(size.saturating_sub(1)), 0x40200)
             } else {
                 (0, 0, 0)
             };
@@ -219,16 +173,9 @@ impl Tree {
         let facts = node.sim.facts();
         let parent = folder.rsplit_once('/').map_or("", |(parent, _)| parent);
         // mtty-1 or mtty-2, by the number of BARs.
-        let bars = facts
-            .regions
-            .iter()
-            .filter(|region| region.index < 6)
-            .count();
+        let bars = facts.regions.iter().filter(|region| region.index < 6).count();
         let kind = format!("{parent}/mdev_supported_types/{}-{bars}", facts.driver);
-        self.file(
-            &format!("{kind}/name"),
-            &format!("{} {bars}\n", facts.driver),
-        )?;
+        self.file(&format!("{kind}/name"), &format!("{} {bars}\n", facts.driver))?;
         self.file(&format!("{kind}/device_api"), "vfio-pci\n")?;
         self.file(&format!("{kind}/available_instances"), "0\n")?;
         fs::create_dir_all(self.root.join(folder))?;
@@ -259,14 +206,8 @@ impl Tree {
 pub(crate) fn device_number(path: &str) -> Option<DeviceNumber> {
     let numbered = |major, text: &str| text.parse().ok().map(|minor| DeviceNumber { major, minor });
     match path.strip_prefix("/dev/")? {
-        "iommu" => Some(DeviceNumber {
-            major: MAJOR_MISC,
-            minor: MINOR_IOMMUFD,
-        }),
-        "vfio/vfio" => Some(DeviceNumber {
-            major: MAJOR_MISC,
-            minor: MINOR_CONTAINER,
-        }),
+        "iommu" => Some(DeviceNumber { major: MAJOR_MISC, minor: MINOR_IOMMUFD }),
+        "vfio/vfio" => Some(DeviceNumber { major: MAJOR_MISC, minor: MINOR_CONTAINER }),
         path => match path.strip_prefix("vfio/devices/vfio") {
             Some(cdev) => numbered(MAJOR_CDEV, cdev),
             None => numbered(MAJOR_GROUP, path.strip_prefix("vfio/")?),
@@ -277,22 +218,10 @@ pub(crate) fn device_number(path: &str) -> Option<DeviceNumber> {
 /// The device number of the node that an open file came from; `None` for files without a node.
 pub(crate) fn file_number(file: &File) -> Option<DeviceNumber> {
     match file {
-        File::Container(_) => Some(DeviceNumber {
-            major: MAJOR_MISC,
-            minor: MINOR_CONTAINER,
-        }),
-        File::Iommufd(_) => Some(DeviceNumber {
-            major: MAJOR_MISC,
-            minor: MINOR_IOMMUFD,
-        }),
-        File::Group(group) => Some(DeviceNumber {
-            major: MAJOR_GROUP,
-            minor: group.number,
-        }),
-        File::Device(device) if device.is_cdev() => Some(DeviceNumber {
-            major: MAJOR_CDEV,
-            minor: device.node.cdev,
-        }),
+        File::Container(_) => Some(DeviceNumber { major: MAJOR_MISC, minor: MINOR_CONTAINER }),
+        File::Iommufd(_) => Some(DeviceNumber { major: MAJOR_MISC, minor: MINOR_IOMMUFD }),
+        File::Group(group) => Some(DeviceNumber { major: MAJOR_GROUP, minor: group.number }),
+        File::Device(device) if device.is_cdev() => Some(DeviceNumber { major: MAJOR_CDEV, minor: device.node.cdev }),
         File::Device(_) | File::Session(_) | File::DeadSession => None,
     }
 }

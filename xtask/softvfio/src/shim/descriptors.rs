@@ -36,10 +36,7 @@ pub(super) fn stat(fd: c_int) -> Result<libc::stat, Errno> {
 }
 
 pub(super) fn identity(fd: c_int) -> Result<Identity, Errno> {
-    stat(fd).map(|stat| Identity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    })
+    stat(fd).map(|stat| Identity { device: stat.st_dev, inode: stat.st_ino })
 }
 
 /// Makes a memfd called `softvfio:NAME` and returns its lowest possible descriptor, with `O_CLOEXEC`.
@@ -72,15 +69,7 @@ pub(super) fn create(name: &str, access: Access) -> Result<c_int, Errno> {
 fn reopen(fd: c_int, flags: c_int) -> Result<c_int, Errno> {
     let path = CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the path is NUL-terminated.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            flags | libc::O_CLOEXEC,
-            0,
-        )
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0) };
     descriptor(fd)
 }
 
@@ -112,10 +101,7 @@ pub(super) fn close(fd: c_int) {
 pub(super) fn name(fd: c_int) -> Option<String> {
     let target = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let target = target.to_str()?.strip_prefix("/memfd:")?;
-    target
-        .strip_prefix(PREFIX)?
-        .strip_suffix(" (deleted)")
-        .map(str::to_owned)
+    target.strip_prefix(PREFIX)?.strip_suffix(" (deleted)").map(str::to_owned)
 }
 
 /// The identities of all open descriptors; `None` when `/proc` does not tell.
@@ -127,11 +113,7 @@ pub(super) fn open_now() -> Option<Vec<Identity>> {
 
 /// The result of a raw system call.
 fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
-    if result < 0 {
-        Err(Errno::from_raw(guard::errno()))
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(Errno::from_raw(guard::errno())) } else { Ok(result) }
 }
 
 fn descriptor(result: libc::c_long) -> Result<c_int, Errno> {

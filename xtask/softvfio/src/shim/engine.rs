@@ -70,8 +70,7 @@ impl Engine {
         let text = if value.contains('=') {
             value
         } else {
-            std::fs::read_to_string(&value)
-                .unwrap_or_else(|error| fatal(&format!("{value}: {error}")))
+            std::fs::read_to_string(&value).unwrap_or_else(|error| fatal(&format!("{value}: {error}")))
         };
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         let store = Arc::new(Store::new(path("SOFTVFIO_STATE")));
@@ -83,11 +82,7 @@ impl Engine {
             }
         }
         let probe = descriptors::create("probe", Access::ReadWrite);
-        let memfd_device = probe
-            .as_ref()
-            .ok()
-            .and_then(|fd| descriptors::identity(*fd).ok())
-            .map(|id| id.device);
+        let memfd_device = probe.as_ref().ok().and_then(|fd| descriptors::identity(*fd).ok()).map(|id| id.device);
         if let Ok(fd) = probe {
             descriptors::close(fd);
         }
@@ -108,13 +103,9 @@ impl Engine {
             return;
         };
         for item in list.split(',').filter(|item| !item.is_empty()) {
-            let parsed = item
-                .split_once('=')
-                .and_then(|(fd, what)| Some((fd.parse::<c_int>().ok()?, what)));
+            let parsed = item.split_once('=').and_then(|(fd, what)| Some((fd.parse::<c_int>().ok()?, what)));
             let Some((fd, what)) = parsed else {
-                fatal(&format!(
-                    "SOFTVFIO_FDS: {item}: expected FD=iommufd or FD=DEVICE"
-                ))
+                fatal(&format!("SOFTVFIO_FDS: {item}: expected FD=iommufd or FD=DEVICE"))
             };
             if self.file(fd).is_ok_and(|file| file.is_some()) {
                 continue;
@@ -122,13 +113,9 @@ impl Engine {
             let file = match (what, self.machine.node(what)) {
                 ("iommufd", _) => File::Iommufd(crate::iommufd::Iommufd::new()),
                 (_, Some(node)) => Machine::cdev(node),
-                _ => fatal(&format!(
-                    "SOFTVFIO_FDS: {what}: expected iommufd or the name of a device"
-                )),
+                _ => fatal(&format!("SOFTVFIO_FDS: {what}: expected iommufd or the name of a device")),
             };
-            let moved = self
-                .install(Arc::new(file), Access::ReadWrite)
-                .and_then(|from| descriptors::move_to(from, fd));
+            let moved = self.install(Arc::new(file), Access::ReadWrite).and_then(|from| descriptors::move_to(from, fd));
             if let Err(errno) = moved {
                 fatal(&format!("SOFTVFIO_FDS: {item}: {errno}"));
             }
@@ -137,15 +124,13 @@ impl Engine {
 
     /// The tree of paths, made now if it is not there yet; `None` when it cannot be made.
     pub(super) fn tree(&self) -> Option<&Tree> {
-        let made = self
-            .tree
-            .get_or_init(|| match Tree::make(self.root.clone(), &self.machine) {
-                Ok(tree) => Some(tree),
-                Err(error) => {
-                    eprintln!("softvfio: the paths of the devices cannot be made: {error}");
-                    None
-                }
-            });
+        let made = self.tree.get_or_init(|| match Tree::make(self.root.clone(), &self.machine) {
+            Ok(tree) => Some(tree),
+            Err(error) => {
+                eprintln!("softvfio: the paths of the devices cannot be made: {error}");
+                None
+            }
+        });
         made.as_ref()
     }
 
@@ -156,36 +141,18 @@ impl Engine {
 
     /// Whether the descriptor is one of ours: the file's identity, whether used before or not.
     pub(super) fn identity_of_ours(&self, fd: c_int) -> Option<Identity> {
-        let identity = descriptors::identity(fd)
-            .ok()
-            .filter(|id| id.device == self.memfd_device)?;
-        let known = self
-            .files()
-            .is_ok_and(|files| files.contains_key(&identity.inode));
+        let identity = descriptors::identity(fd).ok().filter(|id| id.device == self.memfd_device)?;
+        let known = self.files().is_ok_and(|files| files.contains_key(&identity.inode));
         (known || descriptors::name(fd).is_some()).then_some(identity)
     }
 
     /// Releases files whose last descriptor is gone; all of them at the end of the process.
     pub(super) fn sweep(&self, all: bool) {
-        let open = if all {
-            Vec::new()
-        } else {
-            descriptors::open_now().unwrap_or_default()
-        };
-        let is_open = |inode: u64| {
-            open.iter()
-                .any(|id| id.device == self.memfd_device && id.inode == inode)
-        };
+        let open = if all { Vec::new() } else { descriptors::open_now().unwrap_or_default() };
+        let is_open = |inode: u64| open.iter().any(|id| id.device == self.memfd_device && id.inode == inode);
         let Ok(mut files) = self.files() else { return };
-        let gone: Vec<u64> = files
-            .keys()
-            .copied()
-            .filter(|inode| !is_open(*inode))
-            .collect();
-        let released: Vec<Arc<File>> = gone
-            .iter()
-            .filter_map(|inode| files.remove(inode))
-            .collect();
+        let gone: Vec<u64> = files.keys().copied().filter(|inode| !is_open(*inode)).collect();
+        let released: Vec<Arc<File>> = gone.iter().filter_map(|inode| files.remove(inode)).collect();
         // Releasing takes locks of its own and may take its time.
         drop(files);
         drop(released);
@@ -254,8 +221,7 @@ impl Process for Engine {
     fn install(&self, file: Arc<File>, access: Access) -> Result<i32, Errno> {
         let fd = descriptors::create(&self.name(&file), access)?;
         let identity = descriptors::identity(fd);
-        let stored =
-            identity.and_then(|id| self.files().map(|mut files| files.insert(id.inode, file)));
+        let stored = identity.and_then(|id| self.files().map(|mut files| files.insert(id.inode, file)));
         if let Err(errno) = stored {
             descriptors::close(fd);
             return Err(errno);
@@ -280,9 +246,7 @@ impl Process for Engine {
             return Ok(None);
         };
         let mut files = self.files()?;
-        let file = files
-            .entry(identity.inode)
-            .or_insert_with(|| Arc::new(file));
+        let file = files.entry(identity.inode).or_insert_with(|| Arc::new(file));
         Ok(Some(Arc::clone(file)))
     }
 }

@@ -82,10 +82,7 @@ pub(super) fn answer(
 /// Runs `action` with the engine, unless this thread is inside already or nothing is configured. `None`: it panicked.
 pub(super) fn inside<T>(action: impl FnOnce(&'static Engine) -> Option<T>) -> Option<Option<T>> {
     // A thread that is being torn down has no thread-local storage any more: its calls go on.
-    if INSIDE
-        .try_with(|inside| inside.replace(true))
-        .unwrap_or(true)
-    {
+    if INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
         return Some(None);
     }
     let errno = errno();

@@ -12,10 +12,7 @@ pub(super) struct Memory;
 
 /// Memory of ours, or of the program, in the form of the system calls.
 fn span(address: *mut libc::c_void, len: usize) -> libc::iovec {
-    libc::iovec {
-        iov_base: address,
-        iov_len: len,
-    }
+    libc::iovec { iov_base: address, iov_len: len }
 }
 
 /// A number as an address of the program's. Nothing here dereferences it.
@@ -29,7 +26,7 @@ impl UserMemory for Memory {
         let local = span(to.as_mut_ptr().cast(), to.len());
         let remote = foreign(address, to.len())?;
         // SAFETY: `local` is exclusively borrowed and as long as it says; the kernel checks `remote` itself.
-        let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+        let copied = unsafe { libc::process_vm_readv(process_id(), &local, 1, &remote, 1, 0) };
         whole(copied, to.len())
     }
 
@@ -37,25 +34,22 @@ impl UserMemory for Memory {
         let local = span(from.as_ptr().cast_mut().cast(), from.len());
         let remote = foreign(address, from.len())?;
         // SAFETY: `local` is borrowed, as long as it says, and only read; the kernel checks `remote` itself.
-        let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+        let copied = unsafe { libc::process_vm_writev(process_id(), &local, 1, &remote, 1, 0) };
         whole(copied, from.len())
     }
 }
 
+fn process_id() -> libc::pid_t {
+    libc::pid_t::try_from(std::process::id()).unwrap_or(0)
+}
+
 fn whole(copied: isize, len: usize) -> Result<(), Errno> {
-    if usize::try_from(copied) == Ok(len) {
-        Ok(())
-    } else {
-        Err(Errno::EFAULT)
-    }
+    if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// Whether the first and the last byte of the range can be read.
 fn check_readable(address: u64, len: usize) -> Result<(), Errno> {
-    let last = len
-        .checked_sub(1)
-        .and_then(|last| u64::try_from(last).ok())
-        .ok_or(Errno::EFAULT)?;
+    let last = len.checked_sub(1).and_then(|last| u64::try_from(last).ok()).ok_or(Errno::EFAULT)?;
     let last = address.checked_add(last).ok_or(Errno::EFAULT)?;
     for at in [address, last] {
         Memory.copy_in(at, &mut [0])?;

@@ -13,10 +13,7 @@ pub(super) struct Next {
 
 impl Next {
     pub(super) const fn new(name: &'static CStr) -> Self {
-        Self {
-            name,
-            found: AtomicPtr::new(null_mut()),
-        }
+        Self { name, found: AtomicPtr::new(null_mut()) }
     }
 
     /// The address of the next definition; null when there is none.
@@ -47,7 +44,7 @@ macro_rules! interpose {
         ///
         /// # Safety
         /// That of the C function of this name.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($argument: $type),*) -> $result {
             static NEXT: $crate::shim::next::Next = {
                 const NAME: &str = concat!(stringify!($name), "\0");

@@ -42,16 +42,10 @@ impl Found {
 /// A path relative to the working directory is not looked at.
 pub(super) fn find(engine: &Engine, folder: c_int, path: *const c_char) -> Option<Found> {
     let text = memory::string(path)?;
-    let path = if text.starts_with('/') {
-        tree::concerns(&text).then_some(text)?
-    } else {
-        below(engine, folder, &text)?
-    };
+    let path =
+        if text.starts_with('/') { tree::concerns(&text).then_some(text)? } else { below(engine, folder, &text)? };
     let real = engine.tree()?.redirect(&path)?;
-    Some(Found {
-        path,
-        real: c_string(&real)?,
-    })
+    Some(Found { path, real: c_string(&real)? })
 }
 
 /// `text` below the open folder `folder`, when that is in the tree.
@@ -82,44 +76,22 @@ pub(super) fn open(
         return Some(open_node(engine, &found, flags));
     }
     // SAFETY: the path is NUL-terminated, the rest are integers.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat,
-            libc::AT_FDCWD,
-            found.real.as_ptr(),
-            flags,
-            mode,
-        )
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, found.real.as_ptr(), flags, mode) };
     Some(result(fd))
 }
 
 fn open_node(engine: &Engine, found: &Found, flags: c_int) -> Result<i64, Errno> {
-    let file = engine
-        .machine
-        .open(found.path.trim_start_matches("/dev/"))?;
+    let file = engine.machine.open(found.path.trim_start_matches("/dev/"))?;
     let fd = engine.install(Arc::new(file), Access::ReadWrite)?;
     descriptors::set_cloexec(fd, flags & libc::O_CLOEXEC != 0);
     Ok(i64::from(fd))
 }
 
 /// `access` and its kin.
-pub(super) fn access(
-    engine: &Engine,
-    folder: c_int,
-    path: *const c_char,
-    mode: c_int,
-) -> Option<Result<i64, Errno>> {
+pub(super) fn access(engine: &Engine, folder: c_int, path: *const c_char, mode: c_int) -> Option<Result<i64, Errno>> {
     let found = find(engine, folder, path)?;
     // SAFETY: the path is NUL-terminated, the rest are integers.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_faccessat,
-            libc::AT_FDCWD,
-            found.real.as_ptr(),
-            mode,
-        )
-    };
+    let answer = unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, found.real.as_ptr(), mode) };
     Some(result(answer))
 }
 
@@ -132,16 +104,12 @@ pub(super) fn read_link(
     len: usize,
 ) -> Option<Result<i64, Errno>> {
     let found = find(engine, folder, path)?;
-    let answer = std::fs::read_link(PathBuf::from(std::ffi::OsString::from_vec(
-        found.real.into_bytes(),
-    )));
+    let answer = std::fs::read_link(PathBuf::from(std::ffi::OsString::from_vec(found.real.into_bytes())));
     Some(match answer {
         Ok(target) => {
             let bytes = target.as_os_str().as_bytes();
             let bytes = bytes.get(..len.min(bytes.len())).unwrap_or_default();
-            Memory
-                .copy_out(buffer, bytes)
-                .map(|()| i64::try_from(bytes.len()).unwrap_or(0))
+            Memory.copy_out(buffer, bytes).map(|()| i64::try_from(bytes.len()).unwrap_or(0))
         }
         Err(error) => Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
     })
@@ -159,36 +127,21 @@ pub(super) fn stat(
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     let flags = flags & libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: the path is NUL-terminated and the buffer holds a whole `struct stat`.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_newfstatat,
-            libc::AT_FDCWD,
-            found.real.as_ptr(),
-            stat.as_mut_ptr(),
-            flags,
-        )
-    };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_newfstatat, libc::AT_FDCWD, found.real.as_ptr(), stat.as_mut_ptr(), flags) };
     // SAFETY: all bits zero is a valid `struct stat`, and so is what the kernel has filled.
     let stat = unsafe { stat.assume_init() };
     Some(result(answer).and_then(|_| give_stat(stat, found.device_number(), buffer)))
 }
 
 /// `fstat` of one of our descriptors that stands for a node below `/dev`.
-pub(super) fn stat_descriptor(
-    engine: &Engine,
-    fd: c_int,
-    buffer: u64,
-) -> Option<Result<i64, Errno>> {
+pub(super) fn stat_descriptor(engine: &Engine, fd: c_int, buffer: u64) -> Option<Result<i64, Errno>> {
     let number = tree::file_number(&*engine.file(fd).ok().flatten()?)?;
     let stat = descriptors::stat(fd);
     Some(stat.and_then(|stat| give_stat(stat, Some(number), buffer)))
 }
 
-fn give_stat(
-    mut stat: libc::stat,
-    number: Option<DeviceNumber>,
-    buffer: u64,
-) -> Result<i64, Errno> {
+fn give_stat(mut stat: libc::stat, number: Option<DeviceNumber>, buffer: u64) -> Result<i64, Errno> {
     if let Some(DeviceNumber { major, minor }) = number {
         stat.st_mode = stat.st_mode & !libc::S_IFMT | libc::S_IFCHR;
         stat.st_rdev = libc::makedev(major, minor);
@@ -205,8 +158,7 @@ pub(super) fn statx(
     mask: libc::c_uint,
     buffer: u64,
 ) -> Option<Result<i64, Errno>> {
-    let by_descriptor =
-        flags & libc::AT_EMPTY_PATH != 0 && memory::string(path).is_none_or(|path| path.is_empty());
+    let by_descriptor = flags & libc::AT_EMPTY_PATH != 0 && memory::string(path).is_none_or(|path| path.is_empty());
     let (folder, real, number) = if by_descriptor {
         let number = tree::file_number(&*engine.file(folder).ok().flatten()?)?;
         (folder, CString::default(), Some(number))
@@ -217,16 +169,7 @@ pub(super) fn statx(
     };
     let mut statx = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is NUL-terminated and the buffer holds a whole `struct statx`.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_statx,
-            folder,
-            real.as_ptr(),
-            flags,
-            mask,
-            statx.as_mut_ptr(),
-        )
-    };
+    let answer = unsafe { libc::syscall(libc::SYS_statx, folder, real.as_ptr(), flags, mask, statx.as_mut_ptr()) };
     // SAFETY: all bits zero is a valid `struct statx`, and so is what the kernel has filled.
     let mut statx = unsafe { statx.assume_init() };
     if let Some(DeviceNumber { major, minor }) = number {
@@ -249,11 +192,7 @@ fn give<T: Copy>(structure: &T, buffer: u64) -> Result<i64, Errno> {
 
 /// The result of a raw system call.
 fn result(answer: libc::c_long) -> Result<i64, Errno> {
-    if answer < 0 {
-        Err(Errno::from_raw(guard::errno()))
-    } else {
-        Ok(answer)
-    }
+    if answer < 0 { Err(Errno::from_raw(guard::errno())) } else { Ok(answer) }
 }
 
 /// Takes the tree's root off a path that libc has resolved, in place: what is left is shorter.
@@ -261,9 +200,7 @@ pub(super) fn strip_root(engine: &Engine, path: *mut c_char) {
     let Some(text) = memory::string(path) else {
         return;
     };
-    let outside = engine
-        .tree_if_made()
-        .and_then(|tree| tree.outside(Path::new(&text)));
+    let outside = engine.tree_if_made().and_then(|tree| tree.outside(Path::new(&text)));
     let Some(outside) = outside.as_deref().and_then(c_string) else {
         return;
     };

@@ -145,12 +145,7 @@ fn refuse_map(engine: &Engine, fd: c_int) -> Option<Result<i64, Errno>> {
     }))
 }
 
-fn replace(
-    engine: &Engine,
-    from: c_int,
-    onto: c_int,
-    flags: Option<c_int>,
-) -> Option<Result<i64, Errno>> {
+fn replace(engine: &Engine, from: c_int, onto: c_int, flags: Option<c_int>) -> Option<Result<i64, Errno>> {
     engine.identity_of_ours(onto)?;
     let result = match flags {
         // `dup2` of a descriptor onto itself does nothing, where `dup3` fails.

@@ -140,7 +140,7 @@ macro_rules! redirect {
         ///
         /// # Safety
         /// That of the C function of this name.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($path: *const c_char $(, $argument: $type)*) -> $result {
             type Function = unsafe extern "C" fn(*const c_char $(, $type)*) -> $result;
             static NEXT: super::next::Next = {
@@ -179,15 +179,14 @@ redirect! {
 
 /// Where a path of ours really is.
 fn elsewhere(path: *const c_char) -> Option<CString> {
-    guard::inside(|engine| paths::find(engine, AT_FDCWD, path).map(|found| found.real().clone()))
-        .flatten()
+    guard::inside(|engine| paths::find(engine, AT_FDCWD, path).map(|found| found.real().clone())).flatten()
 }
 
 /// `realpath`: the answer is the path as the program knows it.
 ///
 /// # Safety
 /// That of `realpath`.
-#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 unsafe extern "C" fn realpath(path: *const c_char, buffer: *mut c_char) -> *mut c_char {
     static NEXT: super::next::Next = super::next::Next::new(c"realpath");
     type Function = unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;

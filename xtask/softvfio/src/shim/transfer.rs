@@ -63,9 +63,7 @@ fn many(
     }
     let mut done = 0_i64;
     for index in 0..u64::try_from(count).unwrap_or(0) {
-        let at = vectors
-            .checked_add(index.saturating_mul(16))
-            .ok_or(Errno::EFAULT)?;
+        let at = vectors.checked_add(index.saturating_mul(16)).ok_or(Errno::EFAULT)?;
         let vector = Argument::<16>::read_unchecked(engine, at)?;
         let len = usize::try_from(vector.u64(8)).map_err(|_| Errno::EINVAL)?;
         let position = position.map(|position| position.saturating_add(done));
@@ -96,9 +94,7 @@ fn one(
         Target::Session(_) if position.is_some() => return Err(Errno::ESPIPE),
         Target::Session(session) => data(way, session, address, len)?,
         Target::Device(device) => {
-            let position = position
-                .map(|at| u64::try_from(at).map_err(|_| Errno::EINVAL))
-                .transpose()?;
+            let position = position.map(|at| u64::try_from(at).map_err(|_| Errno::EINVAL)).transpose()?;
             match way {
                 Way::Read => registers_read(device, engine, position, address, len)?,
                 Way::Write => registers_write(device, engine, position, address, len)?,

@@ -24,7 +24,9 @@ const COMMIT: usize = 6;
 pub(super) const TESTS: &[Test] = &[
     test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[])),
     test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[])),
-    test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &["--no-precopy"])),
+    test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| {
+        clean(ctx, Transport::Unix, &["--no-precopy"])
+    }),
     test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
@@ -190,7 +192,8 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let timeline = ctx.timeline("");
     for (lane, report) in [("source", source), ("target", target)] {
         let device = report.devices.first();
-        let (all, early) = device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
+        let (all, early) =
+            device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
         for phase in &report.phases {
             let bytes = match phase.phase.as_str() {
                 "hello" | "open" | "pre-copy" => 0,
@@ -268,7 +271,12 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     for (side, report) in [("source", source), ("target", target)] {
         if let Some(report) = report {
             let error = report.error.as_deref().unwrap_or("none");
-            ctx.note(format!("{side}: moved {}, committed {}, device {}, error: {error}", report.moved, report.committed, state(report)));
+            ctx.note(format!(
+                "{side}: moved {}, committed {}, device {}, error: {error}",
+                report.moved,
+                report.committed,
+                state(report)
+            ));
             ensure(report.moved || report.error.is_some(), || format!("the {side} failed and does not say why"))?;
         }
     }
@@ -284,7 +292,9 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     if let Some(source) = source {
         // Given up means stopped, whether or not the target took over.
         let runs = state(source) == "RUNNING";
-        ensure(runs != source.committed, || format!("source: committed is {}, but its device is {}", source.committed, state(source)))?;
+        ensure(runs != source.committed, || {
+            format!("source: committed is {}, but its device is {}", source.committed, state(source))
+        })?;
     }
     if let (Some(source), Some(target)) = (source, target) {
         ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;

@@ -148,7 +148,8 @@ impl Side {
         if status.success() == success {
             return Ok(report);
         }
-        Err(self.told(&format!("ended with {status}, but reports moved = {}, error = {:?}", report.moved, report.error)))
+        Err(self
+            .told(&format!("ended with {status}, but reports moved = {}, error = {:?}", report.moved, report.error)))
     }
 
     /// Kills it without warning.
