@@ -37,3 +37,6 @@ pub use self::port::SimPort;
 pub use self::session::{Direction, PrecopyInfo, Progress, SimSession};
 pub use self::time::{Clock, ManualClock, SystemClock};
 pub use self::timing::Timing;
+
+#[cfg(test)]
+mod test;

@@ -154,11 +154,10 @@ impl Save {
                 self.initial_end = self.end;
             }
         }
-        PrecopySizes {
-            initial_bytes: self.initial_end.saturating_sub(self.position),
-            dirty_bytes: self.dirty(),
-            reinit,
-        }
+        let initial_bytes = self.initial_end.saturating_sub(self.position);
+        // As in mlx5 and virtio, nothing is reported dirty before the initial phase has been read.
+        let dirty_bytes = if initial_bytes > 0 { 0 } else { self.dirty() };
+        PrecopySizes { initial_bytes, dirty_bytes, reinit }
     }
 
     /// Bytes still to read, those of STOP_COPY included.
