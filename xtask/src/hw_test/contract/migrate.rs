@@ -226,15 +226,29 @@ fn no_target(ctx: &mut Ctx) -> Checked {
 
 fn faulty(ctx: &mut Ctx, fault: Fault, phase: usize) -> Checked {
     prepare(ctx)?;
-    let result = inflict(ctx, fault, phase);
-    let again = result.and_then(|()| {
-        migrate(ctx, Transport::Unix, &[]).map_err(|failure| match failure {
-            super::check::Failure::Failed(reason) => failed(format!("the migration after this one: {reason}")),
-            skip @ super::check::Failure::Skipped(_) => skip,
-        })
-    });
+    let result = inflict(ctx, fault, phase).and_then(|()| again(ctx, fault));
     open_both(ctx)?;
-    again.map(|_| ())
+    result
+}
+
+/// The next migration succeeds; only a driver that keeps its state when the killed process is gone may want a reset first.
+fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
+    let stuck = match migrate(ctx, Transport::Unix, &[]) {
+        Ok(_) => return Ok(()),
+        Err(failure) => failure,
+    };
+    let killed = matches!(fault, Fault::SourceDies | Fault::TargetDies);
+    let advice = "reset it first";
+    if !(killed && ctx.first.profile.state_survives_close && stuck.text().contains(advice)) {
+        return Err(failed(format!("the migration after this one: {}", stuck.text())));
+    }
+    ctx.note(format!("the next migration says {advice:?}"));
+    open_both(ctx)?;
+    let device = if fault.is_at_source() { &ctx.first } else { ctx.target() };
+    device.reset()?;
+    leave_both(ctx);
+    let moved = migrate(ctx, Transport::Unix, &[]);
+    moved.map(|_| ()).map_err(|failure| failed(format!("the migration after the reset: {}", failure.text())))
 }
 
 fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
