@@ -38,6 +38,14 @@ impl Node {
         }
         self.sim.open()
     }
+
+    /// The state may have changed. A driver whose state outlives the last close leaves it behind also when the process
+    /// is killed.
+    pub(crate) fn state_changed(&self) {
+        if self.sim.facts().state_survives_close {
+            self.store.save(&self.name, &self.sim);
+        }
+    }
 }
 
 /// Everything that is configured, and who holds which group.

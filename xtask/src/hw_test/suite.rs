@@ -75,8 +75,8 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     let prepared = sink(args).and_then(|sink| Ok((Rc::new(Emitter::new(sink)), prepare(args)?)));
     let (emitter, (first, second, facts)) = match prepared {
         Ok(prepared) => prepared,
-        Err(Failure::Failed(reason) | Failure::Skipped(reason)) => {
-            eprintln!("The suite cannot begin: {reason}.");
+        Err(failure) => {
+            eprintln!("The suite cannot begin: {}.", failure.text());
             return ExitCode::from(EXIT_UNUSABLE);
         }
     };
