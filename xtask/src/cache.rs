@@ -286,6 +286,12 @@ mod test {
             None,
             "a truncated file invalidates the component"
         );
+        fs::write(cache.component("thing").join("sub/data"), b"123456").unwrap();
+        assert_eq!(
+            cache.facts::<String>("thing"),
+            None,
+            "a grown file does too"
+        );
         fs::remove_file(cache.component("thing").join("sub/data")).unwrap();
         assert_eq!(
             cache.facts::<String>("thing"),

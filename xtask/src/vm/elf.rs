@@ -112,6 +112,27 @@ pub(crate) mod test {
     }
 
     #[test]
+    fn only_the_segment_of_a_loader_counts() {
+        let program = |kinds: &[u8]| {
+            let mut file = vec![0; 64];
+            file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            file[32] = 64;
+            file[54] = 56;
+            file[56] = u8::try_from(kinds.len()).unwrap();
+            for kind in kinds {
+                file.push(*kind);
+                file.extend_from_slice(&[0; 55]);
+            }
+            needs_loader(&file)
+        };
+        assert!(program(&[6, 3, 1]), "PT_PHDR, PT_INTERP, PT_LOAD");
+        assert!(
+            !program(&[1, 2, 4, 7]),
+            "PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_TLS"
+        );
+    }
+
+    #[test]
     fn this_test_needs_a_loader_unless_built_static() {
         let this = fs::read(std::env::current_exe().unwrap()).unwrap();
         assert_eq!(needs_loader(&this), !cfg!(target_feature = "crt-static"));

@@ -46,12 +46,6 @@ fn the_newest_kernel_with_its_own_source_is_chosen() {
     let mut offered = debian("6.12.115+deb12", "6.12.115-2~deb12u1");
     offered.extend(debian("6.12.117+deb12", "6.12.117-1~deb12u1"));
     offered.extend(debian("6.12.118+deb12", "6.12.118-1~deb12u1"));
-    offered.push(package(
-        "linux-image-6.12-amd64",
-        "6.12.118-1~deb12u1",
-        1400,
-        &["linux-image-6.12.118+deb12-amd64"],
-    ));
     for version in ["6.12.115-2~deb12u1", "6.12.117-1~deb12u1"] {
         offered.push(package("linux-source-6.12", version, 150 << 20, &[]));
     }
@@ -70,6 +64,24 @@ fn the_newest_kernel_with_its_own_source_is_chosen() {
             "linux-kbuild-6.12.117+deb12",
         ]
     );
+}
+
+#[test]
+fn meta_packages_are_not_kernels() {
+    let (release, version) = ("6.12.117+deb12-amd64", "6.12.117-1~deb12u1");
+    let meta = |kind: &str| {
+        let depends = format!("linux-{kind}-{release}");
+        package(
+            &format!("linux-{kind}-6.12-amd64"),
+            version,
+            1400,
+            &[&depends],
+        )
+    };
+    let mut offered = vec![meta("image"), meta("headers")];
+    offered.extend(debian("6.12.117+deb12", version));
+    offered.push(package("linux-source-6.12", version, 150 << 20, &[]));
+    assert_eq!(select(&offered, |_| true).unwrap().release, release);
 }
 
 #[test]
