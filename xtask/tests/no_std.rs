@@ -30,6 +30,7 @@ name = "{name}"
 path = "main.rs"
 
 [dependencies]
+savevm-core = {{ path = '{root}/savevm-core', default-features = false }}
 stream-codec = {{ path = '{root}/stream-codec', default-features = false }}
 vfio-mig-fsm = {{ path = '{root}/vfio-mig-fsm', default-features = false }}
 

@@ -136,6 +136,12 @@ impl SimDevice {
         Ok(())
     }
 
+    /// Whether anybody has it open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.core().opens > 0
+    }
+
     /// Closes one of the opens. The last one ends the sessions, the dirty log and the version 2 opt-in.
     pub fn close(&self) {
         let mut core = self.shared.core();

@@ -77,7 +77,7 @@ fn bind(
     if node.bound.swap(true, Ordering::SeqCst) {
         return Err(Errno::EINVAL);
     }
-    if let Err(errno) = node.sim.open() {
+    if let Err(errno) = node.open() {
         node.bound.store(false, Ordering::SeqCst);
         return Err(errno);
     }

@@ -36,7 +36,10 @@ pub(crate) fn ioctl(
         request::DEVICE_GET_REGION_INFO => region_info(facts, process, argument)?,
         request::DEVICE_GET_IRQ_INFO => irq_info(facts, process, argument)?,
         request::DEVICE_SET_IRQS => set_irqs(facts, process, argument)?,
-        request::DEVICE_RESET => device.node.sim.reset()?,
+        request::DEVICE_RESET => {
+            device.node.sim.reset()?;
+            device.node.state_changed();
+        }
         _ => return Err(Errno::ENOTTY),
     }
     Ok(0)

@@ -126,7 +126,9 @@ fn device_state(node: &Node, process: &dyn Process, request: &Feature, payload: 
         state.set_i32(4, -1);
         return state.write(process, payload);
     }
-    let session = match node.sim.set_state(state.u32(0)) {
+    let answer = node.sim.set_state(state.u32(0));
+    node.state_changed();
+    let session = match answer {
         Ok(Some(session)) => session,
         other => {
             state.set_i32(4, -1);

@@ -30,6 +30,22 @@ impl Node {
     pub(crate) fn is_mdev(&self) -> bool {
         matches!(self.address, Address::Mdev(_))
     }
+
+    /// Opens the device. Since it was last open here another process may have had it: its contents are read anew.
+    pub(crate) fn open(&self) -> Result<(), Errno> {
+        if !self.sim.is_open() {
+            self.store.load(&self.name, &self.sim);
+        }
+        self.sim.open()
+    }
+
+    /// The state may have changed. A driver whose state outlives the last close leaves it behind also when the process
+    /// is killed.
+    pub(crate) fn state_changed(&self) {
+        if self.sim.facts().state_survives_close {
+            self.store.save(&self.name, &self.sim);
+        }
+    }
 }
 
 /// Everything that is configured, and who holds which group.
@@ -189,7 +205,7 @@ impl Machine {
 
     /// Opens a device through its group.
     pub(crate) fn open_device(node: &Arc<Node>, group: Option<Arc<File>>) -> Result<File, Errno> {
-        node.sim.open()?;
+        node.open()?;
         node.group_opens.fetch_add(1, Ordering::SeqCst);
         Ok(File::Device(Device::new(node, Origin::Group(group))))
     }

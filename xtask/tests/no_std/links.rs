@@ -6,6 +6,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
+use savevm_core as _;
 use stream_codec as _;
 use vfio_mig_fsm as _;
 

@@ -16,6 +16,15 @@ pub(crate) enum Failure {
     Skipped(String),
 }
 
+impl Failure {
+    /// The reason.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Failed(text) | Self::Skipped(text) => text,
+        }
+    }
+}
+
 /// What a test returns.
 pub(crate) type Checked<T = ()> = Result<T, Failure>;
 

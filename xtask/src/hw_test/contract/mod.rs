@@ -151,8 +151,8 @@ impl Need {
     }
 }
 
-/// Every test for a device with `caps`, in the order to run them.
-pub(crate) fn tests(caps: Capabilities) -> Vec<Test> {
+/// Every test for a device with `caps`, in the order to run them; those that end migrations early only with `faults`.
+pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     let mut tests = Vec::new();
     tests.extend_from_slice(features::TESTS);
     tests.extend(arcs::tests(caps));
@@ -165,7 +165,10 @@ pub(crate) fn tests(caps: Capabilities) -> Vec<Test> {
     tests.extend_from_slice(exhaustion::TESTS);
     tests.extend_from_slice(transfer::TESTS);
     tests.extend_from_slice(dma_logging::TESTS);
-    tests.extend(migrate::tests());
+    tests.extend_from_slice(migrate::TESTS);
+    if faults {
+        tests.extend(migrate::fault_tests());
+    }
     // What only a device without PRE_COPY can show is no gap of one that has it.
     tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
     for test in &mut tests {
@@ -183,7 +186,7 @@ pub(crate) fn selects(filter: Option<&str>, id: &TestId) -> bool {
 
 /// The tests of a device that has everything, one per line.
 pub(crate) fn list(filter: Option<&str>) -> String {
-    let ids = tests(Capabilities::P2pPreCopy).into_iter().map(|test| test.id());
+    let ids = tests(Capabilities::P2pPreCopy, true).into_iter().map(|test| test.id());
     ids.filter(|id| selects(filter, id)).map(|id| format!("{id}\n")).collect()
 }
 
@@ -197,7 +200,7 @@ mod unit {
     fn no_two_tests_have_one_name() {
         for caps in Capabilities::ALL {
             let mut seen = HashSet::new();
-            for test in tests(caps) {
+            for test in tests(caps, true) {
                 assert!(!test.name.is_empty());
                 assert!(seen.insert(test.id()), "{}", test.id());
             }
@@ -206,7 +209,7 @@ mod unit {
 
     #[test]
     fn the_arcs_are_complete() {
-        let arcs = |caps| tests(caps).iter().filter(|test| test.group == Group::Arcs).count();
+        let arcs = |caps| tests(caps, true).iter().filter(|test| test.group == Group::Arcs).count();
         // All pairs of supported states, but those from STOP_COPY to a PRE_COPY state.
         assert_eq!(arcs(Capabilities::StopCopy), 4 * 4);
         assert_eq!(arcs(Capabilities::P2p), 5 * 5);

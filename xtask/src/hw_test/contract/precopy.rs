@@ -19,7 +19,7 @@ const EINVAL: &[Errno] = &[Errno::EINVAL];
 
 /// The tests of this group.
 pub(super) const TESTS: &[Test] = &[
-    test(Group::Precopy, "info begins with initial bytes and no dirty bytes", &[Need::PreCopy], first_info),
+    test(Group::Precopy, "info begins with initial bytes", &[Need::PreCopy], first_info),
     test(Group::Precopy, "initial bytes fall as they are read", &[Need::PreCopy], falling),
     test(Group::Precopy, "info needs argsz 24 and accepts more", &[Need::PreCopy], argsz),
     test(Group::Precopy, "flags are echoed without the opt-in", &[Need::PreCopy], echo),
@@ -57,7 +57,10 @@ fn first_info(ctx: &mut Ctx) -> Checked {
         let found = info(&data, 0)?;
         ctx.note(format!("{state}: {} initial bytes, {} dirty bytes", found.initial_bytes, found.dirty_bytes));
         ensure(found.initial_bytes > 0, || format!("{state}: initial_bytes must begin above 0"))?;
-        expect(&format!("{state}: dirty_bytes at the beginning"), found.dirty_bytes, 0)?;
+        // They start at 0 and grow with what the device does; one that does nothing by itself stays there.
+        if ctx.first.profile.repeatable_live {
+            expect(&format!("{state}: dirty_bytes at the beginning"), found.dirty_bytes, 0)?;
+        }
     }
     Ok(())
 }

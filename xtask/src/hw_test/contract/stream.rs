@@ -17,7 +17,7 @@ const STATE_BYTES_MAX: usize = 1 << 30;
 /// The usual size of one read or write.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 /// After so many calls with small pieces, the rest goes in large ones: a big state must not take hours byte by byte.
-const SMALL_CALLS_MAX: usize = 100_000;
+const SMALL_CALLS_MAX: usize = 10_000;
 
 /// Reads `data` to the end of the stream; the device is in STOP_COPY.
 pub(crate) fn read_to_end(data: &mut File, piece_bytes: usize) -> Checked<Vec<u8>> {

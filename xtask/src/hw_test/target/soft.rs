@@ -32,8 +32,8 @@ const MACHINES: &[Machine] = &[
     Machine {
         label: "mtty",
         kernel: "6.12.117",
-        config: "kernel=6.12
-                 device a model=mtty address=50f7f10c-0000-4000-8000-000000000001
+        config: "kernel=6.12\n\
+                 device a model=mtty address=50f7f10c-0000-4000-8000-000000000001\n\
                  device b model=mtty address=50f7f10c-0000-4000-8000-000000000002",
         devices: MTTY,
         args: &[],
@@ -41,44 +41,44 @@ const MACHINES: &[Machine] = &[
     Machine {
         label: "mtty, two ports, by cdev",
         kernel: "7.3.4",
-        config: "kernel=7.3
-                 device a model=mtty ports=2 address=50f7f10c-0000-4000-8000-000000000001
+        config: "kernel=7.3\n\
+                 device a model=mtty ports=2 address=50f7f10c-0000-4000-8000-000000000001\n\
                  device b model=mtty ports=2 address=50f7f10c-0000-4000-8000-000000000002",
         devices: MTTY,
-        args: &["--access", "cdev"],
+        args: &["--no-faults", "--access", "cdev"],
     },
     Machine {
         label: "plain, STOP_COPY only",
         kernel: "6.12.117",
-        config: "kernel=6.12
-                 device a model=plain caps=1 stop=300KiB seed=1 dirty-log=absent address=0000:a1:00.0
+        config: "kernel=6.12\n\
+                 device a model=plain caps=1 stop=300KiB seed=1 dirty-log=absent address=0000:a1:00.0\n\
                  device b model=plain caps=1 stop=300KiB seed=2 dirty-log=absent address=0000:a2:00.0",
         devices: PCI,
-        args: &[],
+        args: &["--no-faults"],
     },
     Machine {
         label: "plain, P2P, slow",
         kernel: "6.12.117",
-        config: "kernel=6.12-iommufd
-                 device a model=plain caps=3 stop=64KiB seed=1 transition-ms=1 write-ms-per-mib=20 address=0000:a1:00.0
+        config: "kernel=6.12-iommufd\n\
+                 device a model=plain caps=3 stop=64KiB seed=1 transition-ms=1 write-ms-per-mib=20 address=0000:a1:00.0\n\
                  device b model=plain caps=3 stop=64KiB seed=2 transition-ms=1 write-ms-per-mib=20 address=0000:a2:00.0",
         devices: PCI,
-        args: &[],
+        args: &["--no-faults"],
     },
     Machine {
         label: "plain, PRE_COPY, as the older drivers",
         kernel: "6.12.117",
-        config: "kernel=6.12
-                 device a model=plain caps=5 drained=zero sticky-errors=no initial=20KiB dirty=30KiB stop=10KiB seed=1 address=0000:a1:00.0
+        config: "kernel=6.12\n\
+                 device a model=plain caps=5 drained=zero sticky-errors=no initial=20KiB dirty=30KiB stop=10KiB seed=1 address=0000:a1:00.0\n\
                  device b model=plain caps=5 drained=zero sticky-errors=no initial=20KiB dirty=30KiB stop=10KiB seed=2 address=0000:a2:00.0",
         devices: PCI,
-        args: &["--profile", "plain-zero"],
+        args: &["--no-faults", "--profile", "plain-zero"],
     },
     Machine {
         label: "plain, everything, by cdev",
         kernel: "7.3.4",
-        config: "kernel=7.3
-                 device a model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0
+        config: "kernel=7.3\n\
+                 device a model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0\n\
                  device b model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=2 address=0000:a2:00.0",
         devices: PCI,
         args: &["--access", "cdev"],
@@ -100,7 +100,10 @@ fn on(machine: &Machine, library: &Path, plan: &Plan<'_>, progress: &mut Progres
     for device in machine.devices {
         command.args(["--device", device]);
     }
-    command.env("LD_PRELOAD", library).env("SOFTVFIO", machine.config);
+    // What a device holds outlives the processes that open it, as it does in hardware.
+    let contents = tempfile::tempdir()
+        .map_err(|error| Missing::new(format!("No temporary folder: {error}."), "Set TMPDIR to a writable folder."))?;
+    command.env("LD_PRELOAD", library).env("SOFTVFIO", machine.config).env("SOFTVFIO_STATE", contents.path());
     supervise(machine.label, &mut command, plan.limits(30, 300), progress)
         .map_err(|error| Missing::new(format!("The suite cannot be started: {error}."), "Build it again."))
 }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The commands as a user runs them, on simulated devices: what they print, where, and with which exit status.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// The preload library, built once for all tests of this file.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("commands");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--release", "--package", "softvfio", "--target-dir"])
+            .arg(&target)
+            .status()
+            .unwrap();
+        assert!(built.success());
+        target.join("release/libsoftvfio.so")
+    })
+}
+
+const MACHINE: &str = "kernel=7.3
+device serial0 model=mtty ports=2
+device serial1 model=mtty ports=2
+device card0 model=plain caps=7 initial=1MiB dirty=1MiB stop=3MiB seed=1
+device card1 model=plain caps=7 initial=1MiB dirty=1MiB stop=3MiB seed=1
+device fixed model=plain caps=1 stop=1KiB seed=2";
+
+const SERIAL: [&str; 2] = ["50f7f10c-0000-4000-8000-000000000000", "50f7f10c-0000-4000-8000-000000000001"];
+const CARD: [&str; 2] = ["0000:a2:00.0", "0000:a3:00.0"];
+
+fn xtask(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(arguments).env("LD_PRELOAD", library()).env("SOFTVFIO", MACHINE).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    xtask(arguments).output().unwrap()
+}
+
+/// The one JSON document on standard output.
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error} in {}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+/// A target that listens, and the address it says it listens on.
+fn target(arguments: &[&str], at: &str) -> (Child, String) {
+    let mut all = vec!["migrate", "target", "--json", "--timeout", "10", "--from", at];
+    all.extend(arguments);
+    let mut child = xtask(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let address = said.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{said}")).to_owned();
+    (child, address)
+}
+
+fn finish(child: Child) -> (bool, Value) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), json(&output))
+}
+
+#[test]
+fn probe_shows_what_there_is() {
+    let output = run(&["probe", "--json"]);
+    assert!(output.status.success());
+    let all = json(&output);
+    let all = all.as_array().unwrap();
+    assert_eq!(all.len(), 5);
+    let find = |name: &str| all.iter().find(|device| device["name"] == name).unwrap();
+    assert_eq!(find(SERIAL[0])["identity"], "mdev/vfio_mtty/mtty-2");
+    // mtty.md section 1: 24 bytes and 36 per port.
+    assert_eq!(find(SERIAL[0])["capabilities"]["stop_copy_bytes"], 96);
+    assert_eq!(find(CARD[0])["capabilities"]["pre_copy"], true);
+    assert_eq!(find("0000:a4:00.0")["capabilities"]["pre_copy"], false);
+
+    let text = String::from_utf8(run(&["probe"]).stdout).unwrap();
+    assert!(text.contains("can migrate: pre-copy yes"), "{text}");
+    let missing = run(&["probe", "0000:ff:1f.7"]);
+    assert!(!missing.status.success());
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no VFIO device"), "{missing:?}");
+}
+
+#[test]
+fn two_devices_move_over_every_kind_of_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", folder.path().join("socket").display());
+    for at in ["tcp:127.0.0.1:0", &socket] {
+        let (here, there) = (format!("net={}", CARD[0]), format!("net={}", CARD[1]));
+        let (tty_here, tty_there) = (format!("tty={}", SERIAL[0]), format!("tty={}", SERIAL[1]));
+        let (child, address) = target(&["--device", &tty_there, "--device", &there], at);
+        let source = run(&["migrate", "source", "--json", "--device", &here, "--device", &tty_here, "--to", &address]);
+        let (moved, arrived) = finish(child);
+        assert!(source.status.success() && moved, "{source:?} {arrived}");
+        let left = json(&source);
+        for name in ["net", "tty"] {
+            let device = |side: &Value| {
+                side["devices"].as_array().unwrap().iter().find(|device| device["name"] == name).unwrap().clone()
+            };
+            let (left, arrived) = (device(&left), device(&arrived));
+            assert_eq!(left["crc64_nvme"], arrived["crc64_nvme"], "{name}");
+            assert_eq!(left["bytes"], arrived["bytes"], "{name}");
+            assert!(left["precopy_bytes"].as_u64().unwrap() > 0, "{name} used its pre-copy");
+            assert_eq!((left["state"].as_str(), arrived["state"].as_str()), (Some("STOP"), Some("RUNNING")));
+        }
+        assert!(left["downtime_ms"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn to_a_file_and_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let file = format!("file:{}", path.display());
+    let saved = run(&["migrate", "source", "--json", "--device", CARD[0], "--to", &file]);
+    assert!(saved.status.success(), "{saved:?}");
+    assert_eq!(json(&saved)["devices"][0]["state"], "RUNNING", "the device runs on");
+    let loaded = run(&["migrate", "target", "--json", "--device", CARD[1], "--from", &file]);
+    assert!(loaded.status.success(), "{loaded:?}");
+    assert_eq!(json(&saved)["devices"][0]["crc64_nvme"], json(&loaded)["devices"][0]["crc64_nvme"]);
+
+    // Cut short, and of another device: refused with the reason, the device as after a reset or untouched.
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    for (device, reason) in [(CARD[1], "offset"), (SERIAL[1], "they do not read each other's state")] {
+        let refused = run(&["migrate", "target", "--json", "--device", device, "--from", &file]);
+        let report = json(&refused);
+        assert!(!refused.status.success());
+        assert!(report["error"].as_str().unwrap().contains(reason), "{report}");
+        assert_eq!(report["devices"][0]["state"], "RUNNING");
+    }
+    // A file that cannot be written leaves the device running and nothing behind.
+    let nowhere = format!("file:{}/no/such/folder", folder.path().display());
+    let failed = run(&["migrate", "source", "--json", "--device", CARD[0], "--to", &nowhere]);
+    assert!(!failed.status.success());
+    assert_eq!(json(&failed)["devices"][0]["state"], "RUNNING");
+}
+
+#[test]
+fn what_cannot_work_is_said_before_anything_is_touched() {
+    for (arguments, reason) in [
+        (vec!["--device", "0000:ff:1f.7", "--to", "unix:/nowhere"], "there is no VFIO device"),
+        (vec!["--device", CARD[0], "--device", CARD[0], "--to", "unix:/nowhere"], "cannot open"),
+        (
+            vec!["--device", "a=0000:a2:00.0", "--device", "a=0000:a3:00.0", "--to", "unix:/nowhere"],
+            "names must differ",
+        ),
+        (vec!["--device", CARD[0], "--timeout", "0.1", "--to", "unix:/no/such/socket"], "is the target listening"),
+        (vec!["--device", CARD[0], "--to", "carrier-pigeon:coop"], "is not a kind of address"),
+        (vec!["--device", CARD[0], "--timeout", "0", "--to", "unix:/nowhere"], "not a positive number"),
+    ] {
+        let mut all = vec!["migrate", "source"];
+        all.extend(&arguments);
+        let output = run(&all);
+        assert!(!output.status.success(), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+}
