@@ -84,16 +84,16 @@ fn main() -> Result<()> {
 fn move_state(source: &Device<impl AsFd>, target: &Device<impl AsFd>) -> Result<usize> {
     let flags = source.migration_flags()?.ok_or("no migration")?;
     let mut load = target.set_device_state(DeviceState::RESUMING)?.and_then(|fd| fd.load()).ok_or("no load fd")?;
-    let mut moved = 0;
+    let mut moved = 0_usize;
     let save = if flags.contains(MigrationFlags::PRE_COPY) {
         let save = source.set_device_state(DeviceState::PRE_COPY)?.and_then(|fd| fd.save()).ok_or("no save fd")?;
-        moved += copy(&save, SavePhase::PreCopy, &mut load)?;
+        moved = copy(&save, SavePhase::PreCopy, &mut load)?;
         source.set_device_state(DeviceState::STOP_COPY)?;
         save
     } else {
         source.set_device_state(DeviceState::STOP_COPY)?.and_then(|fd| fd.save()).ok_or("no save fd")?
     };
-    moved += copy(&save, SavePhase::StopCopy, &mut load)?;
+    moved = copy(&save, SavePhase::StopCopy, &mut load)?.saturating_add(moved);
     target.set_device_state(DeviceState::RUNNING)?;
     source.set_device_state(DeviceState::STOP)?;
     Ok(moved)
@@ -102,10 +102,10 @@ fn move_state(source: &Device<impl AsFd>, target: &Device<impl AsFd>) -> Result<
 /// Copies what there is for now.
 fn copy(save: &SaveFd, phase: SavePhase, load: &mut LoadFd) -> Result<usize> {
     let mut buffer = vec![0; 1 << 20];
-    let mut copied = 0;
+    let mut copied = 0_usize;
     while let Read::Bytes(length) = save.read(&mut buffer, phase)? {
-        load.write_all(&buffer[..length.get()])?;
-        copied += length.get();
+        load.write_all(buffer.get(..length.get()).unwrap_or_default())?;
+        copied = copied.saturating_add(length.get());
     }
     Ok(copied)
 }
