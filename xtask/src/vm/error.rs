@@ -65,7 +65,9 @@ pub(crate) enum ProvisionError {
         remedy: &'static str,
     },
     /// A package is not built as expected.
-    #[error("{package} has no {wanted}; this package layout is not supported, please report the package's version")]
+    #[error(
+        "{package} has no {wanted}; this package layout is not supported, please report the package's version"
+    )]
     Layout {
         /// The package, with its version.
         package: String,
@@ -73,7 +75,9 @@ pub(crate) enum ProvisionError {
         wanted: String,
     },
     /// The module needs another module that neither the package nor the kernel has.
-    #[error("kernel {release} has no module {module}, which {needed_by} needs; its configuration is not supported")]
+    #[error(
+        "kernel {release} has no module {module}, which {needed_by} needs; its configuration is not supported"
+    )]
     NoModule {
         /// The kernel.
         release: String,
@@ -94,14 +98,16 @@ pub(crate) enum ProvisionError {
     },
     /// Building the module failed.
     #[error(
-        "cannot build the module mtty for kernel {release} with {compiler} (is libelf1 installed? \
-         apt-get install build-essential libelf1):\n{output}"
+        "cannot build the module mtty for kernel {release} with {compiler}; the kernel was built with {original}: \
+         apt-get install build-essential libelf1 {original}\n{output}"
     )]
     Build {
         /// The kernel.
         release: String,
         /// The compiler used.
         compiler: String,
+        /// The compiler that built the kernel.
+        original: String,
         /// The end of make's output.
         output: String,
     },

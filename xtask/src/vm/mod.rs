@@ -3,7 +3,7 @@
 //! A real kernel with a real migration driver, without hardware and without privileges.
 //!
 //! [`provision`] puts a stock QEMU and a stock distribution kernel with the sample driver mtty into the cache, from the
-//! machine's own package mirror and without touching its packages; [`boot`] runs a program in a guest of them.
+//! machine's own package mirror and without touching its packages; [`boot()`] runs a program in a guest of them.
 //!
 //! Supported to provision: Debian 12 and later, and Ubuntu 24.04 and later, on x86-64. Supported to boot: any x86-64 Linux with a
 //! cache provisioned on one of these.
@@ -81,8 +81,18 @@ pub(crate) fn provision(
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Provisioned, ProvisionError> {
     let cached = |cache: &Cache| Some((Qemu::cached(cache)?, Kernel::cached(cache)?));
-    let ((qemu, kernel), lock) = ensure(cache, freshness, &[QEMU, KERNEL], cached, &mut Steps::new(report))?;
-    Ok(Provisioned { qemu, kernel, _lock: lock })
+    let ((qemu, kernel), lock) = ensure(
+        cache,
+        freshness,
+        &[QEMU, KERNEL],
+        cached,
+        &mut Steps::new(report),
+    )?;
+    Ok(Provisioned {
+        qemu,
+        kernel,
+        _lock: lock,
+    })
 }
 
 /// Makes sure that the emulator alone is in the cache.
@@ -91,18 +101,34 @@ pub(crate) fn provision_qemu(
     freshness: Freshness,
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ProvisionedQemu, ProvisionError> {
-    let (qemu, lock) = ensure(cache, freshness, &[QEMU], Qemu::cached, &mut Steps::new(report))?;
+    let (qemu, lock) = ensure(
+        cache,
+        freshness,
+        &[QEMU],
+        Qemu::cached,
+        &mut Steps::new(report),
+    )?;
     Ok(ProvisionedQemu { qemu, _lock: lock })
 }
 
 /// A component and how to assemble it.
 struct Part {
+    /// Programs of the host, looked for before anything is downloaded.
+    tools: &'static [&'static str],
     is_cached: fn(&Cache) -> bool,
     provision: fn(&Cache, &Lock, &mut Apt, &Path, &mut Steps<'_>) -> Result<(), ProvisionError>,
 }
 
-const QEMU: Part = Part { is_cached: |cache| Qemu::cached(cache).is_some(), provision: qemu::provision };
-const KERNEL: Part = Part { is_cached: |cache| Kernel::cached(cache).is_some(), provision: kernel::provision };
+const QEMU: Part = Part {
+    tools: &["apt-get", "apt-cache", "apt-config", "dpkg-deb"],
+    is_cached: |cache| Qemu::cached(cache).is_some(),
+    provision: qemu::provision,
+};
+const KERNEL: Part = Part {
+    tools: &["apt-get", "dpkg-deb", "tar", "xz", "gcc", "ld", "make"],
+    is_cached: |cache| Kernel::cached(cache).is_some(),
+    provision: kernel::provision,
+};
 
 /// Gives what `cached` finds, under a shared lock, after assembling the parts that are missing.
 fn ensure<T>(
@@ -127,7 +153,12 @@ fn ensure<T>(
     }
 }
 
-fn assemble(cache: &Cache, freshness: Freshness, parts: &[Part], steps: &mut Steps<'_>) -> Result<(), ProvisionError> {
+fn assemble(
+    cache: &Cache,
+    freshness: Freshness,
+    parts: &[Part],
+    steps: &mut Steps<'_>,
+) -> Result<(), ProvisionError> {
     let lock = cache.lock(|| steps.waiting())?;
     let missing = |part: &&Part| freshness == Freshness::Newest || !(part.is_cached)(cache);
     let missing: Vec<&Part> = parts.iter().filter(missing).collect();
@@ -135,6 +166,12 @@ fn assemble(cache: &Cache, freshness: Freshness, parts: &[Part], steps: &mut Ste
         return Ok(());
     }
     let system = System::read(Path::new("/"))?;
+    let tools: Vec<&str> = missing
+        .iter()
+        .flat_map(|part| part.tools)
+        .copied()
+        .collect();
+    host::require(&tools)?;
     let scratch = cache.scratch(&lock)?;
     let folder = scratch.path().join("apt");
     let mut apt = steps.run("looking up packages", |_| Apt::prepare(&folder, &system))?;

@@ -68,7 +68,10 @@ pub(crate) struct Steps<'a> {
 impl<'a> Steps<'a> {
     /// Reports to `report`.
     pub(crate) fn new(report: &'a mut dyn FnMut(Progress<'_>)) -> Self {
-        Self { report, times: Vec::new() }
+        Self {
+            report,
+            times: Vec::new(),
+        }
     }
 
     /// Runs one step.
@@ -82,7 +85,10 @@ impl<'a> Steps<'a> {
         let result = work(self.report)?;
         let seconds = begun.elapsed().as_secs_f64();
         (self.report)(Progress::End { step, seconds });
-        self.times.push(StepTime { step: step.to_owned(), seconds });
+        self.times.push(StepTime {
+            step: step.to_owned(),
+            seconds,
+        });
         Ok(result)
     }
 

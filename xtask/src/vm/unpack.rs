@@ -3,12 +3,13 @@
 //! Taking packages apart without installing them.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::vm::error::ProvisionError;
-use crate::vm::host;
+use crate::vm::host::{self, Guarded};
 use crate::vm::progress::Progress;
 
 /// The file of package `name` among the downloads in `folder`.
@@ -19,7 +20,10 @@ pub(crate) fn deb(folder: &Path, name: &str) -> Result<PathBuf, ProvisionError> 
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .map(|entry| entry.path())
-        .ok_or_else(|| ProvisionError::Layout { package: name.to_owned(), wanted: "downloaded file".to_owned() })
+        .ok_or_else(|| ProvisionError::Layout {
+            package: name.to_owned(),
+            wanted: "downloaded file".to_owned(),
+        })
 }
 
 /// Unpacks whole packages into `target`, deleting each file when done.
@@ -29,31 +33,42 @@ pub(crate) fn unpack_all(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), ProvisionError> {
     for (packages, deb) in debs.iter().enumerate() {
-        progress(Progress::Unpack { packages, packages_total: debs.len() });
+        progress(Progress::Unpack {
+            packages,
+            packages_total: debs.len(),
+        });
         host::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(target))?;
         remove_file(deb)?;
     }
-    progress(Progress::Unpack { packages: debs.len(), packages_total: debs.len() });
+    progress(Progress::Unpack {
+        packages: debs.len(),
+        packages_total: debs.len(),
+    });
     Ok(())
 }
 
-/// Unpacks the files that match `patterns` (of tar, `*` matches `/` too) and no pattern of `without`.
-pub(crate) fn unpack_matching(
+/// Unpacks a package without the files that match a pattern (of tar, where `*` matches `/` too). The package is kept.
+pub(crate) fn unpack_without(
     deb: &Path,
     target: &Path,
-    patterns: &[&str],
     without: &[&str],
 ) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--no-same-owner", "--wildcards", "-C"]).arg(target);
-    tar.args(without.iter().map(|pattern| format!("--exclude={pattern}"))).args(patterns);
+    tar.args(["-x", "--no-same-owner", "--wildcards", "-C"])
+        .arg(target);
+    tar.args(without.iter().map(|pattern| format!("--exclude={pattern}")));
     host::pipeline(&mut [contents(deb), tar])
 }
 
 /// Extracts a single file out of the tar archive inside a package, without unpacking either.
 /// The reading ends at the file, which matters in an archive of 1.5 GB.
-pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &Path) -> Result<(), ProvisionError> {
+pub(crate) fn unpack_nested(
+    deb: &Path,
+    archive: &str,
+    pattern: &str,
+    target: &Path,
+) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let compressor = match archive.rsplit('.').next() {
         Some("xz") => "xz",
@@ -65,9 +80,10 @@ pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &P
     let mut outer = Command::new("tar");
     outer.args(["-x", "-O", "--wildcards", archive]);
     let mut inner = Command::new("tar");
-    inner
-        .args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"])
-        .arg(format!("--use-compress-program={compressor}"));
+    inner.args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"]);
+    // The archive was compressed in blocks, which xz also takes apart in parallel.
+    let threads = if compressor == "xz" { " -T0" } else { "" };
+    inner.arg(format!("--use-compress-program={compressor}{threads}"));
     inner.arg("-C").arg(target).arg(pattern);
     host::pipeline(&mut [contents(deb), outer, inner])
 }
@@ -78,10 +94,30 @@ fn contents(deb: &Path) -> Command {
     command
 }
 
-/// Names of the files in a package.
-pub(crate) fn list(deb: &Path) -> Result<Vec<String>, ProvisionError> {
-    let text = host::run(Command::new("dpkg-deb").arg("--contents").arg(deb))?;
-    Ok(text.lines().filter_map(|line| line.split_whitespace().nth(5)).map(str::to_owned).collect())
+/// The name of the first regular file in a package that satisfies a condition. The reading ends there.
+pub(crate) fn find(
+    deb: &Path,
+    accept: impl Fn(&str) -> bool,
+) -> Result<Option<String>, ProvisionError> {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--contents").arg(deb).env("LC_ALL", "C");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = Guarded::spawn(&mut command).map_err(|e| host::not_started(&command, e))?;
+    let Some(output) = child.child().stdout.take() else {
+        return Ok(None);
+    };
+    // A line is `-rw-r--r-- root/root BYTES DATE TIME NAME`.
+    for line in BufReader::new(output).lines() {
+        let line = line.map_err(ProvisionError::io("list", deb))?;
+        let name = line.split_whitespace().nth(5).filter(|name| accept(name));
+        if let (true, Some(name)) = (line.starts_with('-'), name) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// All regular files under a folder.
@@ -91,7 +127,9 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ProvisionError> {
     while let Some(folder) = pending.pop() {
         for entry in fs::read_dir(&folder).map_err(ProvisionError::io("list", &folder))? {
             let entry = entry.map_err(ProvisionError::io("list", &folder))?;
-            let kind = entry.file_type().map_err(ProvisionError::io("look at", &entry.path()))?;
+            let kind = entry
+                .file_type()
+                .map_err(ProvisionError::io("look at", &entry.path()))?;
             if kind.is_dir() {
                 pending.push(entry.path());
             } else if kind.is_file() {
@@ -110,7 +148,8 @@ pub(crate) fn drop_privileges(folder: &Path) -> Result<(), ProvisionError> {
         let mode = metadata.permissions().mode();
         if mode & 0o6000 != 0 {
             let plain = fs::Permissions::from_mode(mode & 0o777);
-            fs::set_permissions(&path, plain).map_err(ProvisionError::io("change the mode of", &path))?;
+            fs::set_permissions(&path, plain)
+                .map_err(ProvisionError::io("change the mode of", &path))?;
         }
     }
     Ok(())

@@ -192,8 +192,7 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let timeline = ctx.timeline("");
     for (lane, report) in [("source", source), ("target", target)] {
         let device = report.devices.first();
-        let (all, early) =
-            device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
+        let (all, early) = device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
         for phase in &report.phases {
             let bytes = match phase.phase.as_str() {
                 "hello" | "open" | "pre-copy" => 0,
@@ -277,7 +276,12 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
             (Some(source.ends()?), Some(target.ends()?))
         }
     };
-    judge(ctx, phase, source.as_ref(), target.as_ref())
+    judge(ctx, phase, source.as_ref(), target.as_ref())?;
+    match (&source, &target) {
+        // Nobody died and the connection held: then there is no excuse for two stories.
+        (Some(source), Some(target)) if !cuts => expect("the target's word on the move", target.moved, source.moved),
+        _ => Ok(()),
+    }
 }
 
 /// The rules that hold whatever went wrong and wherever.
@@ -285,12 +289,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     for (side, report) in [("source", source), ("target", target)] {
         if let Some(report) = report {
             let error = report.error.as_deref().unwrap_or("none");
-            ctx.note(format!(
-                "{side}: moved {}, committed {}, device {}, error: {error}",
-                report.moved,
-                report.committed,
-                state(report)
-            ));
+            ctx.note(format!("{side}: moved {}, committed {}, device {}, error: {error}", report.moved, report.committed, state(report)));
             ensure(report.moved || report.error.is_some(), || format!("the {side} failed and does not say why"))?;
         }
     }
@@ -306,9 +305,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     if let Some(source) = source {
         // Given up means stopped, whether or not the target took over.
         let runs = state(source) == "RUNNING";
-        ensure(runs != source.committed, || {
-            format!("source: committed is {}, but its device is {}", source.committed, state(source))
-        })?;
+        ensure(runs != source.committed, || format!("source: committed is {}, but its device is {}", source.committed, state(source)))?;
     }
     if let (Some(source), Some(target)) = (source, target) {
         ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;
