@@ -192,7 +192,8 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let timeline = ctx.timeline("");
     for (lane, report) in [("source", source), ("target", target)] {
         let device = report.devices.first();
-        let (all, early) = device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
+        let (all, early) =
+            device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
         for phase in &report.phases {
             let bytes = match phase.phase.as_str() {
                 "hello" | "open" | "pre-copy" => 0,
@@ -279,7 +280,9 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
     judge(ctx, phase, source.as_ref(), target.as_ref())?;
     match (&source, &target) {
         // Nobody died and the connection held: then there is no excuse for two stories.
-        (Some(source), Some(target)) if !cuts => expect("the target's word on the move", target.moved, source.moved),
+        (Some(source), Some(target)) if !cuts => {
+            expect("the target runs what the source gave up", target.moved, source.committed)
+        }
         _ => Ok(()),
     }
 }
@@ -289,7 +292,13 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     for (side, report) in [("source", source), ("target", target)] {
         if let Some(report) = report {
             let error = report.error.as_deref().unwrap_or("none");
-            ctx.note(format!("{side}: moved {}, committed {}, device {}, error: {error}", report.moved, report.committed, state(report)));
+            let failed_in = report.failed_in.as_deref().unwrap_or("no phase");
+            ctx.note(format!(
+                "{side}: moved {}, committed {}, device {}, failed in {failed_in}: {error}",
+                report.moved,
+                report.committed,
+                state(report)
+            ));
             ensure(report.moved || report.error.is_some(), || format!("the {side} failed and does not say why"))?;
         }
     }
@@ -305,7 +314,9 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     if let Some(source) = source {
         // Given up means stopped, whether or not the target took over.
         let runs = state(source) == "RUNNING";
-        ensure(runs != source.committed, || format!("source: committed is {}, but its device is {}", source.committed, state(source)))?;
+        ensure(runs != source.committed, || {
+            format!("source: committed is {}, but its device is {}", source.committed, state(source))
+        })?;
     }
     if let (Some(source), Some(target)) = (source, target) {
         ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;
