@@ -242,9 +242,18 @@ impl<T: Read + Write> Link<T> {
 
     /// The next frame. An Abort is an error here: [`Cause::Peer`].
     pub(crate) fn receive(&mut self) -> Result<Incoming, Cause> {
+        self.receive_unless(Self::cancel_is_heard)
+    }
+
+    /// As [`Link::receive`], whether or not somebody has cancelled.
+    pub(crate) fn receive_verdict(&mut self) -> Result<Incoming, Cause> {
+        self.receive_unless(|_| false)
+    }
+
+    fn receive_unless(&mut self, cancelled: fn(&Self) -> bool) -> Result<Incoming, Cause> {
         let started = Instant::now();
         loop {
-            if self.cancel_is_heard() {
+            if cancelled(self) {
                 return Err(Cause::Cancelled);
             }
             let error = match self.reader.read_frame_into(&mut self.buffer) {

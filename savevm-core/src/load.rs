@@ -207,8 +207,11 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Loaded<'_, D, T, H> {
     }
 
     fn wait_commit(&mut self) -> Result<(), Cause> {
-        self.set.enter(Phase::Commit)?;
-        match self.link.receive()? {
+        self.set.phase = Phase::Commit;
+        self.set.hooks.phase(Phase::Commit);
+        // Everything is acknowledged, so the source may have given the devices up already: a cancel here would leave
+        // them running nowhere. Only the source's word, or its silence, decides now.
+        match self.link.receive_verdict()? {
             Incoming::Commit => Ok(()),
             other => Err(other.out_of_place()),
         }

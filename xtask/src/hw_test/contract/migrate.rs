@@ -277,7 +277,14 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
             (Some(source.ends()?), Some(target.ends()?))
         }
     };
-    judge(ctx, phase, source.as_ref(), target.as_ref())
+    judge(ctx, phase, source.as_ref(), target.as_ref())?;
+    match (&source, &target) {
+        // Nobody died and the connection held: then there is no excuse for two stories.
+        (Some(source), Some(target)) if !cuts => {
+            expect("the target runs what the source gave up", target.moved, source.committed)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The rules that hold whatever went wrong and wherever.
@@ -285,8 +292,9 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     for (side, report) in [("source", source), ("target", target)] {
         if let Some(report) = report {
             let error = report.error.as_deref().unwrap_or("none");
+            let failed_in = report.failed_in.as_deref().unwrap_or("no phase");
             ctx.note(format!(
-                "{side}: moved {}, committed {}, device {}, error: {error}",
+                "{side}: moved {}, committed {}, device {}, failed in {failed_in}: {error}",
                 report.moved,
                 report.committed,
                 state(report)
@@ -311,7 +319,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
         })?;
     }
     if let (Some(source), Some(target)) = (source, target) {
-        ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;
+        ensure(source.committed || !target.moved, || "the device runs on both sides".into())?;
         ensure(!source.moved || target.moved, || "the source reports a move that the target denies".into())?;
     }
     match target {
