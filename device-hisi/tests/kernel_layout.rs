@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The layout against the kernel's own declaration. Set `SAVEVM_KERNEL_SOURCE` to an unpacked source tree of Linux;
 //! without it there is nothing to compare with, and the test says so.
-#![allow(clippy::arithmetic_side_effects, clippy::print_stderr, clippy::unwrap_used)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used
+)]
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Encoding and decoding undo each other, and what is admitted is what the kernel loads.
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use device_hisi::compatible::Target;
 use device_hisi::model::{Effect, Vf};
