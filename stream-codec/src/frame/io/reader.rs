@@ -79,7 +79,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// The next frame, with its payload in `buffer`: page-aligned memory that will be written to a device, say.
-    /// The rest of `buffer` is as before.
+    /// Bytes behind the payload are as before, or what is left of a frame that was skipped.
     ///
     /// # Errors
     /// As [`read_frame`](Self::read_frame), and [`Reason::Buffer`] if the payload does not fit, which is not final.
