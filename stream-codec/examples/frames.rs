@@ -11,8 +11,7 @@ use std::error::Error;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
 use stream_codec::frame::{
-    Channel, DeviceEnd, DeviceOpen, Digest, Event, FrameDecoder, Hello, Limits, Message, Role,
-    Session, Support,
+    Channel, DeviceEnd, DeviceOpen, Digest, Event, FrameDecoder, Hello, Limits, Message, Role, Session, Support,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -41,9 +40,7 @@ fn write() -> Result<Vec<u8>, Box<dyn Error>> {
         migration_flags: 1,
         stop_copy_bytes: 3000,
     };
-    let state = (0..3000u32)
-        .map(|number| number.to_le_bytes()[0])
-        .collect::<Vec<_>>();
+    let state = (0..3000u32).map(|number| number.to_le_bytes()[0]).collect::<Vec<_>>();
 
     let mut writer = FrameWriter::new(Vec::new(), Limits::DEFAULT);
     writer.write_control(&Message::Hello(hello))?;
@@ -55,12 +52,7 @@ fn write() -> Result<Vec<u8>, Box<dyn Error>> {
         frames += 1;
     }
     let bytes = u64::try_from(state.len())?;
-    writer.write_control(&Message::DeviceEnd(DeviceEnd {
-        device: 0,
-        frames,
-        bytes,
-        digest: Digest::NONE,
-    }))?;
+    writer.write_control(&Message::DeviceEnd(DeviceEnd { device: 0, frames, bytes, digest: Digest::NONE }))?;
     writer.write_control(&Message::Commit)?;
     println!("wrote {} bytes for {bytes} bytes of state", writer.offset());
     Ok(writer.into_inner())
@@ -76,17 +68,9 @@ fn read_blocking(mut stream: &[u8]) -> Result<(), Box<dyn Error>> {
                 session.received(&message)?;
                 println!("{:6}  {message:?}", received.offset);
             }
-            Frame::Data {
-                device,
-                sequence,
-                payload,
-            } => {
+            Frame::Data { device, sequence, payload } => {
                 session.received_data(device, sequence, u32::try_from(payload.len())?)?;
-                println!(
-                    "{:6}  Data {sequence} of device {device}, {} bytes",
-                    received.offset,
-                    payload.len()
-                );
+                println!("{:6}  Data {sequence} of device {device}, {} bytes", received.offset, payload.len());
             }
             _ => {}
         }

@@ -16,24 +16,11 @@ fn the_contract_of_every_decoder() {
 
 #[test]
 fn the_events_of_a_stream() {
-    let frames = [
-        control(&Message::Switchover),
-        data(3, 9, b"state"),
-        control(&Message::Commit),
-    ];
-    let outcome = run(
-        FrameDecoder::new(LIMITS),
-        record,
-        300,
-        [stream(&frames).as_slice()],
-    );
+    let frames = [control(&Message::Switchover), data(3, 9, b"state"), control(&Message::Commit)];
+    let outcome = run(FrameDecoder::new(LIMITS), record, 300, [stream(&frames).as_slice()]);
     assert_eq!(outcome.result, Ok(()));
     // 16 bytes of prologue, 32 of Switchover, 37 of Data.
-    let piece = Record::Data {
-        frame: (48, 3, 9, 5),
-        payload: b"state".to_vec(),
-        is_complete: true,
-    };
+    let piece = Record::Data { frame: (48, 3, 9, 5), payload: b"state".to_vec(), is_complete: true };
     let expected = [
         Record::Control(16, "Switchover".into()),
         piece,
@@ -47,12 +34,7 @@ fn the_events_of_a_stream() {
 fn every_kind_is_yielded_as_it_was_written() {
     let messages = every_message();
     let frames = messages.iter().map(control).collect::<Vec<_>>();
-    let outcome = run(
-        FrameDecoder::new(LIMITS),
-        record,
-        300,
-        [stream(&frames).as_slice()],
-    );
+    let outcome = run(FrameDecoder::new(LIMITS), record, 300, [stream(&frames).as_slice()]);
     let mut offset = 16;
     let expected = messages.iter().zip(&frames).map(|(message, frame)| {
         let start = offset;
@@ -69,11 +51,7 @@ fn every_single_bit_flip_is_detected_as_damage() {
     for (bit, flipped) in bit_flips(&stream) {
         let error = decode(&flipped, LIMITS).expect_err("a flipped bit went unnoticed");
         // A damaged magic cannot be told from another format.
-        let expected = if bit < 64 {
-            Fault::Sender
-        } else {
-            Fault::Transport
-        };
+        let expected = if bit < 64 { Fault::Sender } else { Fault::Transport };
         assert_eq!(error.fault(), expected, "bit {bit}: {error}");
     }
 }
@@ -88,24 +66,12 @@ fn every_prefix_is_a_whole_number_of_frames_or_truncated() {
     }));
     for prefix in prefixes(&stream(&frames)) {
         match decode(prefix, LIMITS) {
-            Ok(_) => assert!(
-                boundaries.contains(&prefix.len()),
-                "{} bytes are no whole frames",
-                prefix.len()
-            ),
+            Ok(_) => assert!(boundaries.contains(&prefix.len()), "{} bytes are no whole frames", prefix.len()),
             Err(error) => {
-                assert!(
-                    !boundaries.contains(&prefix.len()),
-                    "{} bytes: {error}",
-                    prefix.len()
-                );
+                assert!(!boundaries.contains(&prefix.len()), "{} bytes: {error}", prefix.len());
                 assert!(matches!(error.reason, Reason::Truncated { .. }), "{error}");
                 let start = boundaries.iter().rev().find(|&&start| start < prefix.len());
-                assert_eq!(
-                    error.offset,
-                    start.map_or(0, |&start| start as u64),
-                    "{error}"
-                );
+                assert_eq!(error.offset, start.map_or(0, |&start| start as u64), "{error}");
             }
         }
     }
@@ -113,10 +79,7 @@ fn every_prefix_is_a_whole_number_of_frames_or_truncated() {
 
 #[test]
 fn payload_is_not_buffered() {
-    let limits = Limits {
-        data_bytes: 1 << 20,
-        ..LIMITS
-    };
+    let limits = Limits { data_bytes: 1 << 20, ..LIMITS };
     let stream = stream(&[data(0, 0, &vec![1; 1 << 20])]);
     // The bound of zero holds: no control payload came.
     let outcome = run(FrameDecoder::new(limits), record, 0, stream.chunks(4096));

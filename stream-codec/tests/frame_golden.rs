@@ -6,18 +6,14 @@ mod common;
 
 use common::control;
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, Limits, Message, Role,
-    Support, data_header, encode_prologue, parse_control,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, Limits, Message, Role, Support,
+    data_header, encode_prologue, parse_control,
 };
 
 /// Bytes of a text of hexadecimal numbers; `|` and what follows on a line is a comment.
 fn hex(text: &str) -> Vec<u8> {
-    let numbers = text
-        .lines()
-        .flat_map(|line| line.split('|').next().unwrap().split_whitespace());
-    numbers
-        .map(|number| u8::from_str_radix(number, 16).unwrap())
-        .collect()
+    let numbers = text.lines().flat_map(|line| line.split('|').next().unwrap().split_whitespace());
+    numbers.map(|number| u8::from_str_radix(number, 16).unwrap()).collect()
 }
 
 /// The message is written as these bytes and these bytes are read as the message.
@@ -27,10 +23,7 @@ fn check(message: &Message<'_>, golden: &str) {
     let (header, payload) = golden.split_first_chunk::<32>().unwrap();
     let header = Header::decode(header, &Limits::DEFAULT, 0).unwrap();
     assert_eq!(header.payload_size(), payload.len());
-    assert_eq!(
-        parse_control(&header, payload, &Limits::DEFAULT, 0),
-        Ok(Some(*message))
-    );
+    assert_eq!(parse_control(&header, payload, &Limits::DEFAULT, 0), Ok(Some(*message)));
 }
 
 #[test]
@@ -52,20 +45,8 @@ fn data() {
          08 07 06 05 04 03 02 01 | sequence
          fb d2 93 a3             | payload CRC-32
          9a 7d 17 cc             | header CRC-32");
-    assert_eq!(
-        data_header(0x203, 0x0102_0304_0506_0708, b"state")
-            .unwrap()
-            .to_vec(),
-        golden
-    );
-    let header = Header::decode(
-        golden.first_chunk().unwrap(),
-        &Limits {
-            devices: 0x204,
-            ..Limits::DEFAULT
-        },
-        0,
-    );
+    assert_eq!(data_header(0x203, 0x0102_0304_0506_0708, b"state").unwrap().to_vec(), golden);
+    let header = Header::decode(golden.first_chunk().unwrap(), &Limits { devices: 0x204, ..Limits::DEFAULT }, 0);
     let expected = Header {
         kind: 0x12,
         flags: 0,
@@ -81,15 +62,8 @@ fn data() {
 #[test]
 fn hello() {
     let mut nonce = [0; 16];
-    nonce
-        .iter_mut()
-        .zip(0xa0..)
-        .for_each(|(byte, value)| *byte = value);
-    let support = Support {
-        offered: 0x8000_0000_0000_0005,
-        required: 4,
-        ..Support::CURRENT
-    };
+    nonce.iter_mut().zip(0xa0..).for_each(|(byte, value)| *byte = value);
+    let support = Support { offered: 0x8000_0000_0000_0005, required: 4, ..Support::CURRENT };
     let hello = Hello {
         support,
         role: Role::Source,
@@ -117,13 +91,7 @@ fn hello() {
 
 #[test]
 fn device_open() {
-    let open = DeviceOpen {
-        device: 1,
-        name: "vf-0",
-        identity: "a/b",
-        migration_flags: 7,
-        stop_copy_bytes: 0x40_0000,
-    };
+    let open = DeviceOpen { device: 1, name: "vf-0", identity: "a/b", migration_flags: 7, stop_copy_bytes: 0x40_0000 };
     check(
         &Message::DeviceOpen(open),
         "10 00 00 00  1f 00 00 00  01 00 00 00  00 00 00 00  00 00 00 00 00 00 00 00  97 f1 33 e2  15 cf c8 4c

@@ -28,11 +28,7 @@ struct Scripted<'a> {
 
 impl<'a> Scripted<'a> {
     fn new(bytes: &'a [u8], script: impl IntoIterator<Item = Answer>) -> Self {
-        Self {
-            bytes,
-            script: script.into_iter().collect(),
-            calls: 0,
-        }
+        Self { bytes, script: script.into_iter().collect(), calls: 0 }
     }
 }
 
@@ -83,13 +79,8 @@ fn frames_are_read_whole_however_the_transport_cuts_them() {
     let whole = read_all(&mut FrameReader::new(&stream[..], LIMITS)).unwrap();
     assert_eq!(whole.len(), 13, "two of 15 frames are skipped");
     for size in 1..150 {
-        let script = (0..2000).map(|call| {
-            if call % 3 == 1 {
-                Answer::Fails(ErrorKind::Interrupted)
-            } else {
-                Answer::Bytes(size)
-            }
-        });
+        let script = (0..2000)
+            .map(|call| if call % 3 == 1 { Answer::Fails(ErrorKind::Interrupted) } else { Answer::Bytes(size) });
         let mut reader = FrameReader::new(Scripted::new(&stream, script), LIMITS);
         assert_eq!(read_all(&mut reader).unwrap(), whole, "in reads of {size}");
         assert_eq!(reader.offset(), stream.len() as u64);
@@ -98,11 +89,7 @@ fn frames_are_read_whole_however_the_transport_cuts_them() {
 
 #[test]
 fn every_prefix_is_a_clean_end_or_truncated() {
-    let frames = [
-        control(&Message::Switchover),
-        data(1, 0, &[3; 70]),
-        control(&Message::Commit),
-    ];
+    let frames = [control(&Message::Switchover), data(1, 0, &[3; 70]), control(&Message::Commit)];
     let stream = stream(&frames);
     for prefix in prefixes(&stream) {
         let read = read_all(&mut FrameReader::new(prefix, LIMITS));
@@ -115,46 +102,14 @@ fn every_prefix_is_a_clean_end_or_truncated() {
                 assert_eq!(error.fault(), Fault::Transport);
                 let (offset, reason) = reason(error);
                 let expected = match length {
-                    0..=15 => (
-                        0,
-                        Reason::Truncated {
-                            what: "the prologue",
-                            wanted: 16,
-                            have: length as u32,
-                        },
-                    ),
-                    17..=47 => (
-                        16,
-                        Reason::Truncated {
-                            what: "a frame header",
-                            wanted: 32,
-                            have: length as u32 - 16,
-                        },
-                    ),
-                    49..=79 => (
-                        48,
-                        Reason::Truncated {
-                            what: "a frame header",
-                            wanted: 32,
-                            have: length as u32 - 48,
-                        },
-                    ),
+                    0..=15 => (0, Reason::Truncated { what: "the prologue", wanted: 16, have: length as u32 }),
+                    17..=47 => (16, Reason::Truncated { what: "a frame header", wanted: 32, have: length as u32 - 16 }),
+                    49..=79 => (48, Reason::Truncated { what: "a frame header", wanted: 32, have: length as u32 - 48 }),
                     80..=149 => (
                         48,
-                        Reason::Truncated {
-                            what: "the payload of a Data frame",
-                            wanted: 70,
-                            have: length as u32 - 80,
-                        },
+                        Reason::Truncated { what: "the payload of a Data frame", wanted: 70, have: length as u32 - 80 },
                     ),
-                    _ => (
-                        150,
-                        Reason::Truncated {
-                            what: "a frame header",
-                            wanted: 32,
-                            have: length as u32 - 150,
-                        },
-                    ),
+                    _ => (150, Reason::Truncated { what: "a frame header", wanted: 32, have: length as u32 - 150 }),
                 };
                 assert_eq!((offset, reason), expected);
             }
@@ -164,9 +119,7 @@ fn every_prefix_is_a_clean_end_or_truncated() {
 
 #[test]
 fn a_payload_comes_with_the_next_header_in_one_call() {
-    let frames = (0..50)
-        .map(|sequence| data(0, sequence, &[1; 90]))
-        .collect::<Vec<_>>();
+    let frames = (0..50).map(|sequence| data(0, sequence, &[1; 90])).collect::<Vec<_>>();
     let stream = stream(&frames);
     let mut reader = FrameReader::new(Scripted::new(&stream, []), LIMITS);
     assert_eq!(read_all(&mut reader).unwrap().len(), 50);
@@ -178,11 +131,7 @@ fn a_payload_comes_with_the_next_header_in_one_call() {
 fn nothing_unverified_is_handed_out_and_the_first_error_is_final() {
     let mut damaged = data(0, 0, b"state");
     damaged[35] ^= 4;
-    let stream = stream(&[
-        control(&Message::Switchover),
-        damaged,
-        control(&Message::Commit),
-    ]);
+    let stream = stream(&[control(&Message::Switchover), damaged, control(&Message::Commit)]);
     let mut reader = FrameReader::new(&stream[..], LIMITS);
     assert!(reader.read_frame().unwrap().is_some());
     let (offset, reason) = reason(reader.read_frame().unwrap_err());
@@ -193,21 +142,9 @@ fn nothing_unverified_is_handed_out_and_the_first_error_is_final() {
 
 #[test]
 fn a_malformed_control_frame_is_final_too() {
-    let stream = stream(&[
-        common::payload_frame(4, u32::MAX, &[1]),
-        control(&Message::Commit),
-    ]);
+    let stream = stream(&[common::payload_frame(4, u32::MAX, &[1]), control(&Message::Commit)]);
     let mut reader = FrameReader::new(&stream[..], LIMITS);
-    assert!(matches!(
-        reason(reader.read_frame().unwrap_err()),
-        (
-            16,
-            Reason::Malformed {
-                kind: Kind::Commit,
-                ..
-            }
-        )
-    ));
+    assert!(matches!(reason(reader.read_frame().unwrap_err()), (16, Reason::Malformed { kind: Kind::Commit, .. })));
     assert!(matches!(reader.read_frame(), Err(Error::AfterError { .. })));
 }
 
@@ -216,13 +153,8 @@ fn a_timeout_anywhere_can_be_repeated() {
     let stream = every_frame();
     let whole = read_all(&mut FrameReader::new(&stream[..], LIMITS)).unwrap();
     let kinds = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
-    let script = (0..4000).map(|call| {
-        if call % 2 == 0 {
-            Answer::Fails(kinds[call / 2 % 2])
-        } else {
-            Answer::Bytes(7)
-        }
-    });
+    let script =
+        (0..4000).map(|call| if call % 2 == 0 { Answer::Fails(kinds[call / 2 % 2]) } else { Answer::Bytes(7) });
     let mut reader = FrameReader::new(Scripted::new(&stream, script), LIMITS);
     let (mut frames, mut timeouts) = (Vec::new(), 0);
     loop {
@@ -240,23 +172,11 @@ fn a_timeout_anywhere_can_be_repeated() {
 #[test]
 fn a_transport_error_names_the_place() {
     let stream = stream(&[data(0, 0, &[1; 50])]);
-    let script = [
-        Answer::Bytes(48),
-        Answer::Bytes(10),
-        Answer::Fails(ErrorKind::ConnectionReset),
-    ];
+    let script = [Answer::Bytes(48), Answer::Bytes(10), Answer::Fails(ErrorKind::ConnectionReset)];
     let mut reader = FrameReader::new(Scripted::new(&stream, script), LIMITS);
     let error = reader.read_frame().unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("reading the payload of a Data frame at stream offset 58: "),
-        "{error}"
-    );
-    assert!(matches!(
-        reader.read_frame(),
-        Err(Error::AfterError { offset: 58 })
-    ));
+    assert!(error.to_string().starts_with("reading the payload of a Data frame at stream offset 58: "), "{error}");
+    assert!(matches!(reader.read_frame(), Err(Error::AfterError { offset: 58 })));
 }
 
 #[test]
@@ -265,44 +185,14 @@ fn payloads_are_read_into_the_callers_buffer() {
     let mut reader = FrameReader::unbuffered(&stream[..], LIMITS);
     let mut buffer = [0xaa; 8];
     let received = reader.read_frame_into(&mut buffer).unwrap().unwrap();
-    let expected = Frame::Data {
-        device: 2,
-        sequence: 0,
-        payload: b"state",
-    };
-    assert_eq!(
-        received,
-        Received {
-            offset: 16,
-            frame: expected
-        }
-    );
-    assert_eq!(
-        &buffer[5..],
-        [0xaa; 3],
-        "the rest of the buffer is as before"
-    );
+    let expected = Frame::Data { device: 2, sequence: 0, payload: b"state" };
+    assert_eq!(received, Received { offset: 16, frame: expected });
+    assert_eq!(&buffer[5..], [0xaa; 3], "the rest of the buffer is as before");
     let short = reason(reader.read_frame_into(&mut buffer).unwrap_err());
-    assert_eq!(
-        short,
-        (
-            53,
-            Reason::Buffer {
-                length: 12,
-                buffer: 8
-            }
-        )
-    );
+    assert_eq!(short, (53, Reason::Buffer { length: 12, buffer: 8 }));
     let mut buffer = [0; 12];
     let received = reader.read_frame_into(&mut buffer).unwrap().unwrap();
-    assert_eq!(
-        received.frame,
-        Frame::Data {
-            device: 2,
-            sequence: 1,
-            payload: b"longer state"
-        }
-    );
+    assert_eq!(received.frame, Frame::Data { device: 2, sequence: 1, payload: b"longer state" });
     assert_eq!(reader.read_frame_into(&mut []).unwrap(), None);
 }
 
@@ -315,13 +205,7 @@ fn a_reader_that_claims_too_much_is_not_believed() {
         }
     }
     let mut reader = FrameReader::new(Liar, LIMITS);
-    assert!(matches!(
-        reader.read_frame(),
-        Err(Error::Read {
-            what: "the prologue",
-            ..
-        })
-    ));
+    assert!(matches!(reader.read_frame(), Err(Error::Read { what: "the prologue", .. })));
 }
 
 /// Takes what the script says; then as much as is given.
@@ -356,27 +240,12 @@ impl Write for Sink {
 
 #[test]
 fn what_is_written_is_the_stream_however_short_the_writes_are() {
-    let frames = [
-        control(&Message::Switchover),
-        data(1, 0, &[3; 70]),
-        control(&Message::Commit),
-    ];
+    let frames = [control(&Message::Switchover), data(1, 0, &[3; 70]), control(&Message::Commit)];
     let expected = stream(&frames);
     for size in 1..120 {
-        let script = (0..1000).map(|call| {
-            if call % 3 == 1 {
-                Answer::Fails(ErrorKind::Interrupted)
-            } else {
-                Answer::Bytes(size)
-            }
-        });
-        let mut writer = FrameWriter::new(
-            Sink {
-                script: script.collect(),
-                ..Sink::default()
-            },
-            LIMITS,
-        );
+        let script = (0..1000)
+            .map(|call| if call % 3 == 1 { Answer::Fails(ErrorKind::Interrupted) } else { Answer::Bytes(size) });
+        let mut writer = FrameWriter::new(Sink { script: script.collect(), ..Sink::default() }, LIMITS);
         writer.write_control(&Message::Switchover).unwrap();
         writer.write_data(1, 0, &[3; 70]).unwrap();
         writer.write_control(&Message::Commit).unwrap();
@@ -400,39 +269,17 @@ fn a_stream_may_begin_with_data_and_carries_one_prologue() {
     let mut writer = FrameWriter::new(Vec::new(), LIMITS);
     writer.write_data(1, 0, b"state").unwrap();
     writer.write_data(1, 1, b"state").unwrap();
-    assert_eq!(
-        writer.into_inner(),
-        stream(&[data(1, 0, b"state"), data(1, 1, b"state")])
-    );
+    assert_eq!(writer.into_inner(), stream(&[data(1, 0, b"state"), data(1, 1, b"state")]));
 }
 
 #[test]
 fn refused_frames_leave_the_stream_as_it_was() {
-    let mut writer = FrameWriter::new(
-        Vec::new(),
-        Limits {
-            control_bytes: 63,
-            ..LIMITS
-        },
-    );
-    let too_long = |kind, length, limit| Reason::PayloadLength {
-        kind,
-        length,
-        limit,
-    };
-    assert_eq!(
-        reason(writer.write_data(0, 0, &[]).unwrap_err()),
-        (0, Reason::EmptyData)
-    );
-    assert_eq!(
-        reason(writer.write_data(0, 0, &[0; 101]).unwrap_err()),
-        (0, too_long(0x12, 101, 100))
-    );
+    let mut writer = FrameWriter::new(Vec::new(), Limits { control_bytes: 63, ..LIMITS });
+    let too_long = |kind, length, limit| Reason::PayloadLength { kind, length, limit };
+    assert_eq!(reason(writer.write_data(0, 0, &[]).unwrap_err()), (0, Reason::EmptyData));
+    assert_eq!(reason(writer.write_data(0, 0, &[0; 101]).unwrap_err()), (0, too_long(0x12, 101, 100)));
     let hello = Message::Hello(hello(Role::Source, 1));
-    assert_eq!(
-        reason(writer.write_control(&hello).unwrap_err()),
-        (0, too_long(1, 64, 63))
-    );
+    assert_eq!(reason(writer.write_control(&hello).unwrap_err()), (0, too_long(1, 64, 63)));
     writer.set_limits(LIMITS);
     writer.write_control(&hello).unwrap();
     assert_eq!(writer.into_inner(), stream(&[control(&hello)]));
@@ -441,41 +288,16 @@ fn refused_frames_leave_the_stream_as_it_was() {
 #[test]
 fn a_failed_write_is_final() {
     let script = [Answer::Bytes(20), Answer::Fails(ErrorKind::BrokenPipe)];
-    let mut writer = FrameWriter::new(
-        Sink {
-            script: script.into(),
-            ..Sink::default()
-        },
-        LIMITS,
-    );
+    let mut writer = FrameWriter::new(Sink { script: script.into(), ..Sink::default() }, LIMITS);
     let error = writer.write_data(0, 0, b"state").unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("writing a Data frame at stream offset 20: "),
-        "{error}"
-    );
-    assert!(matches!(
-        writer.write_control(&Message::Commit),
-        Err(Error::AfterError { offset: 20 })
-    ));
-    assert!(matches!(
-        writer.write_data(0, 1, b"x"),
-        Err(Error::AfterError { offset: 20 })
-    ));
+    assert!(error.to_string().starts_with("writing a Data frame at stream offset 20: "), "{error}");
+    assert!(matches!(writer.write_control(&Message::Commit), Err(Error::AfterError { offset: 20 })));
+    assert!(matches!(writer.write_data(0, 1, b"x"), Err(Error::AfterError { offset: 20 })));
     assert_eq!(writer.get_ref().calls, 2);
 
-    let full = Sink {
-        script: [Answer::Bytes(0)].into(),
-        ..Sink::default()
-    };
-    let error = FrameWriter::new(full, LIMITS)
-        .write_control(&Message::Commit)
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Write { source, .. } if source.kind() == ErrorKind::WriteZero),
-        "{error}"
-    );
+    let full = Sink { script: [Answer::Bytes(0)].into(), ..Sink::default() };
+    let error = FrameWriter::new(full, LIMITS).write_control(&Message::Commit).unwrap_err();
+    assert!(matches!(&error, Error::Write { source, .. } if source.kind() == ErrorKind::WriteZero), "{error}");
 }
 
 #[test]
@@ -485,19 +307,10 @@ fn every_message_survives_writer_and_reader() {
         writer.write_control(&message).unwrap();
     }
     let mut bytes = writer.into_inner();
-    bytes.extend(raw(
-        Header {
-            flags: 1,
-            ..header(0xabcd, 7)
-        },
-        b"skipped",
-    ));
+    bytes.extend(raw(Header { flags: 1, ..header(0xabcd, 7) }, b"skipped"));
     let mut reader = FrameReader::new(&bytes[..], LIMITS);
     for message in every_message() {
-        assert_eq!(
-            reader.read_frame().unwrap().unwrap().frame,
-            Frame::Control(message)
-        );
+        assert_eq!(reader.read_frame().unwrap().unwrap().frame, Frame::Control(message));
     }
     assert_eq!(reader.read_frame().unwrap(), None);
 }

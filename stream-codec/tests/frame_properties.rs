@@ -6,9 +6,8 @@ mod common;
 use common::{control, record};
 use proptest::prelude::*;
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, DigestAlgorithm, FrameDecoder,
-    HEADER_BYTES, Header, Hello, Limits, Loaded, Message, NO_DEVICE, Role, Support, data_header,
-    encode_prologue, parse_control, printable,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, DigestAlgorithm, FrameDecoder, HEADER_BYTES, Header,
+    Hello, Limits, Loaded, Message, NO_DEVICE, Role, Support, data_header, encode_prologue, parse_control, printable,
 };
 use stream_codec::testkit::check_bytes;
 
@@ -16,30 +15,11 @@ use stream_codec::testkit::check_bytes;
 #[derive(Clone, Debug)]
 enum Parts {
     Hello(Hello),
-    Open {
-        device: u32,
-        name: String,
-        identity: String,
-        flags: u64,
-        bytes: u64,
-    },
+    Open { device: u32, name: String, identity: String, flags: u64, bytes: u64 },
     Accept(u32),
-    End {
-        device: u32,
-        frames: u64,
-        bytes: u64,
-        digest: Digest,
-    },
-    Loaded {
-        device: u32,
-        bytes: u64,
-        digest: Digest,
-    },
-    Abort {
-        code: u16,
-        device: Option<u32>,
-        reason: String,
-    },
+    End { device: u32, frames: u64, bytes: u64, digest: Digest },
+    Loaded { device: u32, bytes: u64, digest: Digest },
+    Abort { code: u16, device: Option<u32>, reason: String },
     Bare(u8),
 }
 
@@ -47,13 +27,7 @@ impl Parts {
     fn message(&self) -> Message<'_> {
         match self {
             Self::Hello(hello) => Message::Hello(*hello),
-            Self::Open {
-                device,
-                name,
-                identity,
-                flags,
-                bytes,
-            } => Message::DeviceOpen(DeviceOpen {
+            Self::Open { device, name, identity, flags, bytes } => Message::DeviceOpen(DeviceOpen {
                 device: *device,
                 name,
                 identity,
@@ -61,35 +35,13 @@ impl Parts {
                 stop_copy_bytes: *bytes,
             }),
             Self::Accept(device) => Message::DeviceAccept { device: *device },
-            &Self::End {
-                device,
-                frames,
-                bytes,
-                digest,
-            } => Message::DeviceEnd(DeviceEnd {
-                device,
-                frames,
-                bytes,
-                digest,
-            }),
-            &Self::Loaded {
-                device,
-                bytes,
-                digest,
-            } => Message::Loaded(Loaded {
-                device,
-                bytes,
-                digest,
-            }),
-            Self::Abort {
-                code,
-                device,
-                reason,
-            } => Message::Abort(Abort {
-                code: AbortCode(*code),
-                device: *device,
-                reason,
-            }),
+            &Self::End { device, frames, bytes, digest } => {
+                Message::DeviceEnd(DeviceEnd { device, frames, bytes, digest })
+            }
+            &Self::Loaded { device, bytes, digest } => Message::Loaded(Loaded { device, bytes, digest }),
+            Self::Abort { code, device, reason } => {
+                Message::Abort(Abort { code: AbortCode(*code), device: *device, reason })
+            }
             Self::Bare(0) => Message::Switchover,
             Self::Bare(1) => Message::Commit,
             Self::Bare(_) => Message::Complete,
@@ -100,41 +52,13 @@ impl Parts {
 fn hello() -> impl Strategy<Value = Hello> {
     let versions = (1u16.., 1u16..).prop_map(|(a, b)| (a.min(b), a.max(b)));
     let role = prop_oneof![Just(Role::Source), Just(Role::Target), Just(Role::File)];
-    let channel = (any::<u16>(), 1u16..).prop_map(|(index, count)| Channel {
-        index: index % count,
-        count,
-    });
-    (
-        versions,
-        role,
-        channel,
-        any::<[u8; 16]>(),
-        any::<(u64, u64, u32, u32)>(),
+    let channel = (any::<u16>(), 1u16..).prop_map(|(index, count)| Channel { index: index % count, count });
+    (versions, role, channel, any::<[u8; 16]>(), any::<(u64, u64, u32, u32)>()).prop_map(
+        |((version_min, version_max), role, channel, nonce, (offered, required, device_count, data_bytes_max))| {
+            let support = Support { version_min, version_max, offered, required: required & offered };
+            Hello { support, role, nonce, channel, device_count, data_bytes_max }
+        },
     )
-        .prop_map(
-            |(
-                (version_min, version_max),
-                role,
-                channel,
-                nonce,
-                (offered, required, device_count, data_bytes_max),
-            )| {
-                let support = Support {
-                    version_min,
-                    version_max,
-                    offered,
-                    required: required & offered,
-                };
-                Hello {
-                    support,
-                    role,
-                    nonce,
-                    channel,
-                    device_count,
-                    data_bytes_max,
-                }
-            },
-        )
 }
 
 fn digest() -> impl Strategy<Value = Digest> {
@@ -153,34 +77,16 @@ fn parts() -> impl Strategy<Value = Parts> {
     let open = (device(), name, "[^\\pC]{0,60}", any::<(u64, u64)>());
     prop_oneof![
         hello().prop_map(Parts::Hello),
-        open.prop_map(|(device, name, identity, (flags, bytes))| Parts::Open {
-            device,
-            name,
-            identity,
-            flags,
-            bytes
-        }),
+        open.prop_map(|(device, name, identity, (flags, bytes))| Parts::Open { device, name, identity, flags, bytes }),
         device().prop_map(Parts::Accept),
-        (device(), any::<(u64, u64)>(), digest()).prop_map(|(device, (frames, bytes), digest)| {
-            Parts::End {
-                device,
-                frames,
-                bytes,
-                digest,
-            }
-        }),
-        (device(), any::<u64>(), digest()).prop_map(|(device, bytes, digest)| Parts::Loaded {
+        (device(), any::<(u64, u64)>(), digest())
+            .prop_map(|(device, (frames, bytes), digest)| { Parts::End { device, frames, bytes, digest } }),
+        (device(), any::<u64>(), digest()).prop_map(|(device, bytes, digest)| Parts::Loaded { device, bytes, digest }),
+        (any::<u16>(), prop::option::of(device()), "[^\\pC]{0,60}").prop_map(|(code, device, reason)| Parts::Abort {
+            code,
             device,
-            bytes,
-            digest
+            reason
         }),
-        (any::<u16>(), prop::option::of(device()), "[^\\pC]{0,60}").prop_map(
-            |(code, device, reason)| Parts::Abort {
-                code,
-                device,
-                reason
-            }
-        ),
         (0u8..3).prop_map(Parts::Bare),
     ]
 }

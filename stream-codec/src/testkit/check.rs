@@ -36,15 +36,8 @@ pub fn check_decoder<D: Decoder + 'static, T: Debug + PartialEq>(
     let mut random = Random::new(0x5eed);
     for stream in streams {
         let whole = run(new(), &record, bytes_max, [*stream]);
-        assert!(
-            whole.result.is_ok(),
-            "a stream that should be valid is refused: {:?}",
-            whole.result
-        );
-        assert!(
-            !whole.records.is_empty(),
-            "a stream yields no event, which checks nothing"
-        );
+        assert!(whole.result.is_ok(), "a stream that should be valid is refused: {:?}", whole.result);
+        assert!(!whole.records.is_empty(), "a stream yields no event, which checks nothing");
         check_segmentations(&new, &record, bytes_max, stream, &whole);
 
         let head = stream.get(..EXHAUSTIVE_BYTES_MAX).unwrap_or(stream);
@@ -55,24 +48,12 @@ pub fn check_decoder<D: Decoder + 'static, T: Debug + PartialEq>(
             check_some_segmentations(&new, &record, bytes_max, &flipped, &mut random);
         }
         for _ in 0..RANDOM_RUNS {
-            check_some_segmentations(
-                &new,
-                &record,
-                bytes_max,
-                &random.damage(stream),
-                &mut random.clone(),
-            );
+            check_some_segmentations(&new, &record, bytes_max, &random.damage(stream), &mut random.clone());
         }
     }
     for _ in 0..RANDOM_RUNS {
         let length = random.up_to(400);
-        check_some_segmentations(
-            &new,
-            &record,
-            bytes_max,
-            &random.bytes(length),
-            &mut random.clone(),
-        );
+        check_some_segmentations(&new, &record, bytes_max, &random.bytes(length), &mut random.clone());
     }
 }
 
@@ -133,8 +114,5 @@ fn assert_same<T: Debug + PartialEq, E: Debug + PartialEq>(
     cut: &Outcome<T, E>,
     segmentation: &dyn Debug,
 ) {
-    assert!(
-        whole == cut,
-        "split invariance, cut at {segmentation:?}:\nin one piece {whole:?}\nin several   {cut:?}",
-    );
+    assert!(whole == cut, "split invariance, cut at {segmentation:?}:\nin one piece {whole:?}\nin several   {cut:?}",);
 }

@@ -32,9 +32,7 @@ impl Random {
 
     /// `length` bytes.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length)
-            .map(|_| u8::try_from(self.next_u64() >> 56).unwrap_or(0))
-            .collect()
+        (0..length).map(|_| u8::try_from(self.next_u64() >> 56).unwrap_or(0)).collect()
     }
 
     /// Cuts `stream` into pieces: mostly small ones, some empty, some large.
@@ -58,10 +56,7 @@ impl Random {
     pub fn damage(&mut self, stream: &[u8]) -> Vec<u8> {
         let start = self.up_to(stream.len());
         let end = self.up_to(64).saturating_add(start).min(stream.len());
-        let (front, middle) = (
-            stream.get(..start).unwrap_or_default(),
-            stream.get(start..end).unwrap_or_default(),
-        );
+        let (front, middle) = (stream.get(..start).unwrap_or_default(), stream.get(start..end).unwrap_or_default());
         let back = stream.get(end..).unwrap_or_default();
         let replacement = match self.up_to(3) {
             0 => Vec::new(),

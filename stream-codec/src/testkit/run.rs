@@ -33,25 +33,12 @@ pub fn run<'a, D: Decoder + 'static, T>(
     let mut records = Vec::new();
     let mut offset = 0u64;
     for piece in pieces {
-        if let Err(error) = feed(
-            &mut decoder,
-            &record,
-            bytes_max,
-            piece,
-            &mut records,
-            &mut offset,
-        ) {
+        if let Err(error) = feed(&mut decoder, &record, bytes_max, piece, &mut records, &mut offset) {
             check_final(&mut decoder, &error);
-            return Outcome {
-                records,
-                result: Err(error),
-            };
+            return Outcome { records, result: Err(error) };
         }
     }
-    Outcome {
-        records,
-        result: decoder.finish(),
-    }
+    Outcome { records, result: decoder.finish() }
 }
 
 fn feed<D: Decoder + 'static, T>(
@@ -66,62 +53,31 @@ fn feed<D: Decoder + 'static, T>(
     loop {
         let (consumed, is_starved) = {
             let Step { consumed, event } = decoder.decode(piece)?;
-            (
-                consumed,
-                event.map(|event| record(event, records)).is_none(),
-            )
+            (consumed, event.map(|event| record(event, records)).is_none())
         };
         let Some(rest) = piece.get(consumed..) else {
-            assert!(
-                consumed <= piece.len(),
-                "progress: {consumed} bytes consumed of {}",
-                piece.len()
-            );
+            assert!(consumed <= piece.len(), "progress: {consumed} bytes consumed of {}", piece.len());
             return Ok(());
         };
         piece = rest;
         *offset = offset.saturating_add(u64::try_from(consumed).unwrap_or(u64::MAX));
-        assert!(
-            decoder.offset() == *offset,
-            "offset() is {}, {offset} bytes were consumed",
-            decoder.offset()
-        );
+        assert!(decoder.offset() == *offset, "offset() is {}, {offset} bytes were consumed", decoder.offset());
         let buffered_bytes = decoder.buffered_bytes();
-        assert!(
-            buffered_bytes <= bytes_max,
-            "boundedness: {buffered_bytes} bytes held, the bound is {bytes_max}"
-        );
+        assert!(buffered_bytes <= bytes_max, "boundedness: {buffered_bytes} bytes held, the bound is {bytes_max}");
         if is_starved {
-            assert!(
-                piece.is_empty(),
-                "progress: more input wanted while {} bytes are left",
-                piece.len()
-            );
+            assert!(piece.is_empty(), "progress: more input wanted while {} bytes are left", piece.len());
             return Ok(());
         }
-        idle_events = if consumed == 0 {
-            idle_events.saturating_add(1)
-        } else {
-            0
-        };
-        assert!(
-            idle_events <= IDLE_EVENTS_MAX,
-            "progress: {idle_events} events in a row consumed nothing"
-        );
+        idle_events = if consumed == 0 { idle_events.saturating_add(1) } else { 0 };
+        assert!(idle_events <= IDLE_EVENTS_MAX, "progress: {idle_events} events in a row consumed nothing");
     }
 }
 
 /// Whether a refused stream stays refused, for the same reason.
 fn check_final<D: Decoder>(decoder: &mut D, error: &D::Error) {
-    assert!(
-        decoder.finish().as_ref() == Err(error),
-        "totality: finish() does not repeat the error: {error}"
-    );
+    assert!(decoder.finish().as_ref() == Err(error), "totality: finish() does not repeat the error: {error}");
     for input in [&[][..], &[0; 64]] {
         let again = decoder.decode(input).map(|step| step.consumed);
-        assert!(
-            again.as_ref() == Err(error),
-            "totality: decode() does not repeat the error: {error}, then {again:?}"
-        );
+        assert!(again.as_ref() == Err(error), "totality: decode() does not repeat the error: {error}, then {again:?}");
     }
 }

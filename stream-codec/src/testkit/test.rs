@@ -47,13 +47,7 @@ struct Lines {
 }
 
 fn lines(flaw: Flaw) -> impl Fn() -> Lines {
-    move || Lines {
-        flaw,
-        line: Vec::new(),
-        offset: 0,
-        hoard: 0,
-        failed: None,
-    }
+    move || Lines { flaw, line: Vec::new(), offset: 0, hoard: 0, failed: None }
 }
 
 impl Lines {
@@ -84,38 +78,21 @@ impl Decoder for Lines {
         }
         for (index, &byte) in input.iter().enumerate() {
             if let Some(line) = self.take_byte(byte)? {
-                let consumed = if self.flaw == Flaw::Greedy {
-                    input.len() + 1
-                } else {
-                    index + 1
-                };
-                return Ok(Step {
-                    consumed,
-                    event: Some(line),
-                });
+                let consumed = if self.flaw == Flaw::Greedy { input.len() + 1 } else { index + 1 };
+                return Ok(Step { consumed, event: Some(line) });
             }
         }
         match self.flaw {
-            Flaw::Endless => Ok(Step {
-                consumed: input.len(),
-                event: Some(Vec::new()),
-            }),
+            Flaw::Endless => Ok(Step { consumed: input.len(), event: Some(Vec::new()) }),
             Flaw::Lazy if input.len() > 1 => {
                 self.line.pop();
                 self.offset -= 1;
-                Ok(Step {
-                    consumed: input.len() - 1,
-                    event: None,
-                })
+                Ok(Step { consumed: input.len() - 1, event: None })
             }
-            Flaw::SplitDependent if !self.line.is_empty() => Ok(Step {
-                consumed: input.len(),
-                event: Some(core::mem::take(&mut self.line)),
-            }),
-            _ => Ok(Step {
-                consumed: input.len(),
-                event: None,
-            }),
+            Flaw::SplitDependent if !self.line.is_empty() => {
+                Ok(Step { consumed: input.len(), event: Some(core::mem::take(&mut self.line)) })
+            }
+            _ => Ok(Step { consumed: input.len(), event: None }),
         }
     }
 
@@ -142,8 +119,7 @@ fn record(line: Vec<u8>, records: &mut Vec<Vec<u8>>) {
 
 /// What the kit says about a decoder with this flaw.
 fn verdict(flaw: Flaw) -> String {
-    let checked =
-        catch_unwind(|| check_decoder(lines(flaw), record, 8, &[b"abc\n\nBCDEFGHI\nz\n"]));
+    let checked = catch_unwind(|| check_decoder(lines(flaw), record, 8, &[b"abc\n\nBCDEFGHI\nz\n"]));
     match checked {
         Ok(()) => "fine".into(),
         Err(payload) => match payload.downcast::<String>() {
@@ -166,10 +142,7 @@ fn every_flaw_is_noticed() {
         (Flaw::Endless, "progress: 17 events in a row"),
         (Flaw::Greedy, "progress: 17 bytes consumed of 16"),
         (Flaw::Hoarding, "boundedness: 14 bytes held, the bound is 8"),
-        (
-            Flaw::Forgetful,
-            "totality: finish() does not repeat the error",
-        ),
+        (Flaw::Forgetful, "totality: finish() does not repeat the error"),
         (Flaw::Lost, "offset() is 0"),
         (Flaw::Fragile, "fragile"),
     ] {
@@ -180,32 +153,15 @@ fn every_flaw_is_noticed() {
 
 #[test]
 fn an_empty_check_is_refused() {
-    assert!(
-        catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[])).is_err(),
-        "no stream"
-    );
-    assert!(
-        catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[b""])).is_err(),
-        "a stream without events"
-    );
-    assert!(
-        catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[b"a"])).is_err(),
-        "a cut stream"
-    );
+    assert!(catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[])).is_err(), "no stream");
+    assert!(catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[b""])).is_err(), "a stream without events");
+    assert!(catch_unwind(|| check_decoder(lines(Flaw::None), record, 8, &[b"a"])).is_err(), "a cut stream");
 }
 
 #[test]
 fn mutations_cover_the_stream() {
-    assert_eq!(
-        prefixes(b"abc").collect::<Vec<_>>(),
-        [&b""[..], b"a", b"ab"]
-    );
-    let flips = bit_flips(&[0, 0])
-        .map(|(_, bytes)| bytes)
-        .collect::<Vec<_>>();
+    assert_eq!(prefixes(b"abc").collect::<Vec<_>>(), [&b""[..], b"a", b"ab"]);
+    let flips = bit_flips(&[0, 0]).map(|(_, bytes)| bytes).collect::<Vec<_>>();
     assert_eq!(flips.len(), 16);
-    assert_eq!(
-        (flips[0].clone(), flips[7].clone(), flips[8].clone()),
-        (vec![1, 0], vec![0x80, 0], vec![0, 1])
-    );
+    assert_eq!((flips[0].clone(), flips[7].clone(), flips[8].clone()), (vec![1, 0], vec![0x80, 0], vec![0, 1]));
 }

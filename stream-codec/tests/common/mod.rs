@@ -4,20 +4,13 @@
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Error, Event, FrameDecoder, Header,
-    Hello, Limits, Loaded, Message, NO_DEVICE, Reason, Role, Support, data_header, encode_control,
-    encode_prologue,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Error, Event, FrameDecoder, Header, Hello, Limits,
+    Loaded, Message, NO_DEVICE, Reason, Role, Support, data_header, encode_control, encode_prologue,
 };
 
 /// Small enough for hostile lengths to be just above.
-pub(crate) const LIMITS: Limits = Limits {
-    data_bytes: 100,
-    control_bytes: 300,
-    devices: 4,
-    name_bytes: 255,
-    identity_bytes: 20,
-    reason_bytes: 30,
-};
+pub(crate) const LIMITS: Limits =
+    Limits { data_bytes: 100, control_bytes: 300, devices: 4, name_bytes: 255, identity_bytes: 20, reason_bytes: 30 };
 
 pub(crate) fn hello(role: Role, device_count: u32) -> Hello {
     Hello {
@@ -32,38 +25,19 @@ pub(crate) fn hello(role: Role, device_count: u32) -> Hello {
 
 pub(crate) fn open<'a>(device: u32, name: &'a str) -> Message<'a> {
     let identity = "15b3/mlx5";
-    Message::DeviceOpen(DeviceOpen {
-        device,
-        name,
-        identity,
-        migration_flags: 7,
-        stop_copy_bytes: 1 << 20,
-    })
+    Message::DeviceOpen(DeviceOpen { device, name, identity, migration_flags: 7, stop_copy_bytes: 1 << 20 })
 }
 
 pub(crate) fn end(device: u32, frames: u64, bytes: u64) -> Message<'static> {
-    Message::DeviceEnd(DeviceEnd {
-        device,
-        frames,
-        bytes,
-        digest: Digest::crc64_nvme(77),
-    })
+    Message::DeviceEnd(DeviceEnd { device, frames, bytes, digest: Digest::crc64_nvme(77) })
 }
 
 pub(crate) fn loaded(device: u32, bytes: u64) -> Message<'static> {
-    Message::Loaded(Loaded {
-        device,
-        bytes,
-        digest: Digest::crc64_nvme(77),
-    })
+    Message::Loaded(Loaded { device, bytes, digest: Digest::crc64_nvme(77) })
 }
 
 pub(crate) fn abort(reason: &str) -> Message<'_> {
-    Message::Abort(Abort {
-        code: AbortCode::DEVICE,
-        device: Some(0),
-        reason,
-    })
+    Message::Abort(Abort { code: AbortCode::DEVICE, device: Some(0), reason })
 }
 
 /// One message of every kind.
@@ -79,11 +53,7 @@ pub(crate) fn every_message() -> Vec<Message<'static>> {
         Message::Commit,
         Message::Complete,
         abort("read: EIO"),
-        Message::Abort(Abort {
-            code: AbortCode(4711),
-            device: None,
-            reason: "",
-        }),
+        Message::Abort(Abort { code: AbortCode(4711), device: None, reason: "" }),
     ]
 }
 
@@ -100,48 +70,22 @@ pub(crate) fn data(device: u32, sequence: u64, payload: &[u8]) -> Vec<u8> {
 /// A frame with any header, its checksums right.
 pub(crate) fn raw(header: Header, payload: &[u8]) -> Vec<u8> {
     let payload_crc = crc32fast::hash(payload);
-    [
-        &Header {
-            payload_crc,
-            ..header
-        }
-        .encode(),
-        payload,
-    ]
-    .concat()
+    [&Header { payload_crc, ..header }.encode(), payload].concat()
 }
 
 /// The header of a frame of this kind and length, everything else as a frame without device has it.
 pub(crate) fn header(kind: u16, payload_length: u32) -> Header {
-    Header {
-        kind,
-        flags: 0,
-        payload_length,
-        device: NO_DEVICE,
-        channel: 0,
-        sequence: 0,
-        payload_crc: 0,
-    }
+    Header { kind, flags: 0, payload_length, device: NO_DEVICE, channel: 0, sequence: 0, payload_crc: 0 }
 }
 
 /// A frame of a control kind with any payload.
 pub(crate) fn payload_frame(kind: u16, device: u32, payload: &[u8]) -> Vec<u8> {
     let payload_length = payload.len().try_into().unwrap();
-    raw(
-        Header {
-            device,
-            ..header(kind, payload_length)
-        },
-        payload,
-    )
+    raw(Header { device, ..header(kind, payload_length) }, payload)
 }
 
 pub(crate) fn stream<'a>(frames: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    frames
-        .into_iter()
-        .fold(encode_prologue().to_vec(), |stream, frame| {
-            [stream.as_slice(), frame].concat()
-        })
+    frames.into_iter().fold(encode_prologue().to_vec(), |stream, frame| [stream.as_slice(), frame].concat())
 }
 
 /// A stream with every kind of frame, one that is skipped included. Not a valid conversation, but valid frames.
@@ -149,26 +93,8 @@ pub(crate) fn every_frame() -> Vec<u8> {
     let mut frames = every_message().iter().map(control).collect::<Vec<_>>();
     frames.insert(4, data(0, 0, &[7; 100]));
     frames.insert(5, data(0, 1, b"the rest"));
-    frames.insert(
-        7,
-        raw(
-            Header {
-                flags: 1,
-                ..header(0x8123, 33)
-            },
-            &[0xee; 33],
-        ),
-    );
-    frames.insert(
-        8,
-        raw(
-            Header {
-                flags: 1,
-                ..header(0x0017, 0)
-            },
-            &[],
-        ),
-    );
+    frames.insert(7, raw(Header { flags: 1, ..header(0x8123, 33) }, &[0xee; 33]));
+    frames.insert(8, raw(Header { flags: 1, ..header(0x0017, 0) }, &[]));
     stream(&frames)
 }
 
@@ -198,58 +124,31 @@ pub(crate) fn refused(frame: &[u8]) -> Reason {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Record {
     Control(u64, String),
-    Data {
-        frame: (u64, u32, u64, u32),
-        payload: Vec<u8>,
-        is_complete: bool,
-    },
+    Data { frame: (u64, u32, u64, u32), payload: Vec<u8>, is_complete: bool },
     DataEnd(u64, u32, u64, u32),
     Skipped(u64, u16, u32),
 }
 
 pub(crate) fn record(event: Event<'_>, records: &mut Vec<Record>) {
     match event {
-        Event::Control { offset, message } => {
-            records.push(Record::Control(offset, format!("{message:?}")))
-        }
+        Event::Control { offset, message } => records.push(Record::Control(offset, format!("{message:?}"))),
         Event::Data(piece) => {
             assert!(!piece.bytes.is_empty(), "an empty piece");
             let this = (piece.offset, piece.device, piece.sequence, piece.length);
             if piece.position == 0 {
-                records.push(Record::Data {
-                    frame: this,
-                    payload: Vec::new(),
-                    is_complete: false,
-                });
+                records.push(Record::Data { frame: this, payload: Vec::new(), is_complete: false });
             }
-            let Some(Record::Data {
-                frame,
-                payload,
-                is_complete,
-            }) = records.last_mut()
-            else {
+            let Some(Record::Data { frame, payload, is_complete }) = records.last_mut() else {
                 panic!("a piece without a beginning")
             };
-            assert_eq!(
-                (*frame, payload.len(), *is_complete),
-                (this, piece.position as usize, false)
-            );
+            assert_eq!((*frame, payload.len(), *is_complete), (this, piece.position as usize, false));
             payload.extend_from_slice(piece.bytes);
             *is_complete = piece.last;
         }
-        Event::DataEnd {
-            offset,
-            device,
-            sequence,
-            length,
-        } => {
+        Event::DataEnd { offset, device, sequence, length } => {
             records.push(Record::DataEnd(offset, device, sequence, length));
         }
-        Event::Skipped {
-            offset,
-            kind,
-            length,
-        } => records.push(Record::Skipped(offset, kind, length)),
+        Event::Skipped { offset, kind, length } => records.push(Record::Skipped(offset, kind, length)),
         other => panic!("unknown event {other:?}"),
     }
 }
