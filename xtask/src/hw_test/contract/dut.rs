@@ -86,7 +86,8 @@ impl Dut {
 
     /// GET must say `expected`.
     pub(crate) fn expect_state(&self, when: &str, expected: State) -> Checked {
-        expect(&format!("state {when}"), self.state()?, expected)
+        let found = self.state()?;
+        ensure(found == expected, || format!("state {when}: expected {expected}, found {found}"))
     }
 
     /// SET of any number; the error is the errno.

@@ -319,7 +319,7 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
         })?;
     }
     if let (Some(source), Some(target)) = (source, target) {
-        ensure(!(target.moved && !source.committed), || "the device runs on both sides".into())?;
+        ensure(source.committed || !target.moved, || "the device runs on both sides".into())?;
         ensure(!source.moved || target.moved, || "the source reports a move that the target denies".into())?;
     }
     match target {

@@ -13,11 +13,13 @@ use super::profile::Incomplete;
 use super::stream::{self, expect_working};
 use crate::hw_test::event::Group;
 
+/// How a state is left.
+type Way = fn(&mut Ctx, State) -> Checked;
+
 /// Three tests per state: how it is left.
 pub(super) fn tests(caps: Capabilities) -> Vec<Test> {
     let states = || State::ALL.into_iter().filter(move |state| caps.supports(*state));
-    let ways: [(&str, fn(&mut Ctx, State) -> Checked); 3] =
-        [("RESET", reset), ("close and open", close), ("cancel", cancel)];
+    let ways: [(&str, Way); 3] = [("RESET", reset), ("close and open", close), ("cancel", cancel)];
     let tests = ways.into_iter().flat_map(|(way, body)| {
         states().map(move |state| Test::of_state(Group::Recovery, format!("{way} in {state}"), &[], body, state))
     });

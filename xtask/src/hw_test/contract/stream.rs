@@ -45,7 +45,7 @@ pub(crate) fn read_until_drained(data: &mut File, limit: usize) -> Checked<Vec<u
         match data.read(space) {
             Ok(0) => break,
             Ok(got) => append(&mut stream, space.get(..got))?,
-            Err(error) if error.raw_os_error() == Some(Errno::ENOMSG as i32) => break,
+            Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOMSG) => break,
             Err(error) => return Err(failed(format!("read in PRE_COPY: {error}"))),
         }
     }
