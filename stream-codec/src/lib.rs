@@ -6,6 +6,7 @@
 //! * [`cursor`] – reads fields from a slice and names whatever is missing.
 //! * [`decode`] – the [`Decoder`](decode::Decoder) contract and the pieces decoders are made of.
 //! * [`frame`] – the native stream format: layout, messages, decoder, session rules, blocking reader and writer.
+//! * [`qemu`] – the streams of QEMU: main stream with VFIO sections, return path, multifd channels.
 //! * `testkit` (feature `testkit`) – the property tests that every implementor of the contract must pass.
 //!
 //! **Invariant:** nothing here performs I/O, except `frame::io` on a `Read` or `Write` that the caller owns. Nothing
@@ -21,5 +22,6 @@ extern crate std;
 pub mod cursor;
 pub mod decode;
 pub mod frame;
+pub mod qemu;
 #[cfg(any(feature = "testkit", test))]
 pub mod testkit;

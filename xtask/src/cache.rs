@@ -102,10 +102,6 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// The folder itself, absolute and without links.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
 
     /// Takes the lock alone, for assembling. `on_wait` is called once if another run holds it.
     pub(crate) fn lock(&self, on_wait: impl FnOnce()) -> Result<Lock, CacheError> {

@@ -212,3 +212,7 @@ fn check_bitmap(page_bytes: u64, bitmap_bytes: u64, size: u64) -> Result<(), Err
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "container_test.rs"]
+mod test;

@@ -356,3 +356,7 @@ fn check_range(iova: u64, length: u64) -> Result<u64, Errno> {
     }
     iova.checked_add(last).ok_or(Errno::EOVERFLOW)
 }
+
+#[cfg(test)]
+#[path = "iommufd_test.rs"]
+mod test;

@@ -16,6 +16,8 @@ mod data;
 mod device;
 mod dirty_log;
 mod dispatch;
+#[cfg(test)]
+mod fake;
 mod feature;
 mod group;
 mod iommufd;

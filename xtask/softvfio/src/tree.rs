@@ -227,19 +227,78 @@ pub(crate) fn file_number(file: &File) -> Option<DeviceNumber> {
 }
 
 /// A folder named after the process: a program that `exec`s another takes it along.
+///
+/// A process that was killed could not remove its folder; whoever comes next does.
 fn temporary_folder() -> io::Result<PathBuf> {
-    let uid = fs::metadata("/proc/self")?.uid();
-    let folder = std::env::temp_dir().join(format!("softvfio-{uid}-{}", std::process::id()));
+    let owner = Owner::of("self")?;
+    let parent = std::env::temp_dir();
+    sweep(&parent, &owner);
+    let folder = parent.join(owner.folder_name());
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let found = fs::symlink_metadata(&folder)?;
             // Somebody else's folder under our name is not to be trusted.
-            if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
+            if !found.is_dir() || found.uid() != owner.user || found.mode() & 0o077 != 0 {
                 return Err(error);
             }
         }
         Err(error) => return Err(error),
     }
     folder.canonicalize()
+}
+
+/// A process, so named that no other one ever is: numbers are reused, and mean something in their namespace only.
+#[derive(Debug, Eq, PartialEq)]
+struct Owner {
+    user: u32,
+    namespace: u64,
+    process: u32,
+    /// In clock ticks since boot.
+    started: u64,
+}
+
+impl Owner {
+    /// Process `id` of this namespace, as `/proc` names it.
+    fn of(id: &str) -> io::Result<Self> {
+        let unexpected = || io::Error::other(format!("/proc/{id} does not look as expected"));
+        let folder = PathBuf::from("/proc").join(id);
+        let user = fs::metadata(&folder)?.uid();
+        let namespace = fs::metadata("/proc/self/ns/pid")?.ino();
+        let stat = fs::read_to_string(folder.join("stat"))?;
+        // The name in parentheses may contain anything; the fields after it are counted from 3.
+        let (head, fields) = stat.rsplit_once(')').ok_or_else(unexpected)?;
+        let process = head.split(' ').next().and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
+        let started = fields.split_whitespace().nth(19).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
+        Ok(Self { user, namespace, process, started })
+    }
+
+    fn folder_name(&self) -> String {
+        let Self { user, namespace, process, started } = self;
+        format!("softvfio-{user}-{namespace}-{process}-{started}")
+    }
+
+    fn parse(folder_name: &str) -> Option<Self> {
+        let mut numbers = folder_name.strip_prefix("softvfio-")?.split('-').map(str::parse::<u64>);
+        let mut number = || numbers.next()?.ok();
+        let (user, namespace, process, started) = (number()?, number()?, number()?, number()?);
+        let owner = Self { user: user.try_into().ok()?, namespace, process: process.try_into().ok()?, started };
+        (owner.folder_name() == folder_name).then_some(owner)
+    }
+}
+
+/// Removes the folders of processes that are no more: of this user, and of this namespace, where it can be told.
+fn sweep(parent: &Path, own: &Owner) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let Some(owner) = entry.file_name().to_str().and_then(Owner::parse) else { continue };
+        let ours = owner.user == own.user && owner.namespace == own.namespace;
+        let alive = match Owner::of(&owner.process.to_string()) {
+            Ok(found) => found.started == owner.started,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        if ours && !alive {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }

@@ -49,6 +49,15 @@ impl Progress {
         }
     }
 
+    /// How far a long step between suites is: on a terminal only, where it can be drawn over.
+    pub(crate) fn step(&self, what: &str, done: u64, total: u64) {
+        if let Shape::Bar(bar) = &self.shape {
+            bar.set_length(total);
+            bar.set_position(done.min(total));
+            bar.set_message(what.to_owned());
+        }
+    }
+
     /// The next event of `run`, which has taken it in already.
     pub(crate) fn event(&mut self, run: &Run, event: &Event) {
         if let Event::TestFinished { group, name, outcome: Outcome::Failed, reason, .. } = event {

@@ -141,13 +141,6 @@ impl GuestJob {
     }
 }
 
-impl GuestExit {
-    /// True if the program succeeded and the kernel had nothing to complain about.
-    pub(crate) fn success(&self) -> bool {
-        self.status == 0 && self.kernel_complaints.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod test {
     use super::*;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Lock};
 use crate::vm::apt::{Apt, Package};
 use crate::vm::error::ProvisionError;
-use crate::vm::progress::{Progress, StepTime, Steps};
+use crate::vm::progress::{Progress, Steps};
 use crate::vm::{module_build, modules, qemu, unpack, version};
 
 /// Name and layout version of the component.
@@ -38,7 +38,6 @@ pub(crate) struct Facts {
     /// Files of modules in the order of loading.
     modules: Vec<PathBuf>,
     packages: Vec<(String, String)>,
-    times: Vec<StepTime>,
 }
 
 /// A bootable kernel. All paths are absolute.
@@ -54,8 +53,6 @@ pub(crate) struct Kernel {
     pub(crate) modules: Vec<PathBuf>,
     /// A statically linked busybox.
     pub(crate) busybox: PathBuf,
-    /// How long each step of provisioning took, when it was provisioned.
-    pub(crate) times: Vec<StepTime>,
 }
 
 impl Kernel {
@@ -69,7 +66,6 @@ impl Kernel {
             image: root.join("vmlinuz"),
             modules: facts.modules.iter().map(|path| root.join(path)).collect(),
             busybox: root.join("busybox"),
-            times: facts.times,
         })
     }
 }
@@ -138,7 +134,6 @@ pub(crate) fn provision(
             .into_iter()
             .map(|package| (package.name, package.version))
             .collect(),
-        times: core::mem::take(&mut steps.times),
     };
     Ok(cache.commit(lock, COMPONENT, &tree, facts)?)
 }

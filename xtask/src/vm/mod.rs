@@ -37,7 +37,7 @@ pub(crate) use boot::boot;
 pub(crate) use error::{ProvisionError, VmError};
 pub(crate) use guest::{GuestExit, GuestJob, Mdev, MdevType};
 pub(crate) use kernel::Kernel;
-pub(crate) use progress::{Progress, StepTime};
+pub(crate) use progress::Progress;
 pub(crate) use qemu::Qemu;
 pub(crate) use self_build::build_static_xtask;
 
@@ -64,14 +64,6 @@ pub(crate) struct Provisioned {
     _lock: Lock,
 }
 
-/// An emulator alone. While it lives, no other run replaces it.
-#[derive(Debug)]
-pub(crate) struct ProvisionedQemu {
-    /// The emulator.
-    pub(crate) qemu: Qemu,
-    _lock: Lock,
-}
-
 /// Makes sure that emulator and kernel are in the cache.
 ///
 /// Needs the network only for what is missing. Downloads about 320 MB, keeps about 150 MB.
@@ -93,22 +85,6 @@ pub(crate) fn provision(
         kernel,
         _lock: lock,
     })
-}
-
-/// Makes sure that the emulator alone is in the cache.
-pub(crate) fn provision_qemu(
-    cache: &Cache,
-    freshness: Freshness,
-    report: &mut dyn FnMut(Progress<'_>),
-) -> Result<ProvisionedQemu, ProvisionError> {
-    let (qemu, lock) = ensure(
-        cache,
-        freshness,
-        &[QEMU],
-        Qemu::cached,
-        &mut Steps::new(report),
-    )?;
-    Ok(ProvisionedQemu { qemu, _lock: lock })
 }
 
 /// A component and how to assemble it.

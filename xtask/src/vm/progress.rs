@@ -4,8 +4,6 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 /// An event of provisioning. Between [`Progress::Begin`] and [`Progress::End`] of a step come any number of the others.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -49,29 +47,15 @@ pub(crate) enum Progress<'a> {
     },
 }
 
-/// How long a step took.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct StepTime {
-    /// The step's text.
-    pub(crate) step: String,
-    /// Wall clock.
-    pub(crate) seconds: f64,
-}
-
-/// Reports steps to the caller and remembers their times.
+/// Reports steps to the caller.
 pub(crate) struct Steps<'a> {
     report: &'a mut dyn FnMut(Progress<'_>),
-    /// Steps that ended, in order.
-    pub(crate) times: Vec<StepTime>,
 }
 
 impl<'a> Steps<'a> {
     /// Reports to `report`.
     pub(crate) fn new(report: &'a mut dyn FnMut(Progress<'_>)) -> Self {
-        Self {
-            report,
-            times: Vec::new(),
-        }
+        Self { report }
     }
 
     /// Runs one step.
@@ -85,10 +69,6 @@ impl<'a> Steps<'a> {
         let result = work(self.report)?;
         let seconds = begun.elapsed().as_secs_f64();
         (self.report)(Progress::End { step, seconds });
-        self.times.push(StepTime {
-            step: step.to_owned(),
-            seconds,
-        });
         Ok(result)
     }
 

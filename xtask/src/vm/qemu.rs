@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Lock};
 use crate::vm::apt::{Apt, Package};
 use crate::vm::error::ProvisionError;
-use crate::vm::progress::{StepTime, Steps};
+use crate::vm::progress::{Steps};
 use crate::vm::{host, unpack, version};
 
 /// Name and layout version of the component.
@@ -54,8 +54,6 @@ pub(crate) struct Facts {
     firmware: Vec<PathBuf>,
     /// Name and version of every package.
     packages: Vec<(String, String)>,
-    /// How long each step of provisioning took.
-    times: Vec<StepTime>,
 }
 
 /// A usable QEMU. All paths are absolute.
@@ -73,8 +71,6 @@ pub(crate) struct Qemu {
     pub(crate) firmware: Vec<PathBuf>,
     /// As it prints it.
     pub(crate) version: String,
-    /// How long each step of provisioning took, when it was provisioned.
-    pub(crate) times: Vec<StepTime>,
 }
 
 impl Qemu {
@@ -90,22 +86,11 @@ impl Qemu {
             module_dir: root.join(facts.modules),
             firmware: absolute(facts.firmware),
             version: facts.version,
-            times: facts.times,
         })
     }
 
-    /// Major and minor version.
-    pub(crate) fn major_minor(&self) -> Option<(u32, u32)> {
-        version::major_minor(&self.version)
-    }
-
-    /// A command that starts the emulator; the caller adds the machine.
-    pub(crate) fn command(&self) -> Command {
-        self.complete(Command::new(&self.loader))
-    }
-
-    /// Like [`Qemu::command`], but the emulator does not outlive the thread that spawns it
-    /// ([`host::tied_to_thread`]).
+    /// A command that starts the emulator; the caller adds the machine. The emulator does not outlive the thread that
+    /// spawns it ([`host::tied_to_thread`]).
     pub(crate) fn command_tied_to_thread(&self) -> Command {
         self.complete(host::tied_to_thread(self.loader.as_os_str()))
     }
@@ -167,10 +152,8 @@ pub(crate) fn provision(
             .into_iter()
             .map(|package| (package.name, package.version))
             .collect(),
-        times: Vec::new(),
     };
     facts.version = ask_version(&tree, &facts)?;
-    facts.times = core::mem::take(&mut steps.times);
     Ok(cache.commit(lock, COMPONENT, &tree, facts)?)
 }
 
@@ -292,10 +275,8 @@ mod test {
             module_dir: "/c/m".into(),
             firmware: vec!["/c/f".into()],
             version: "10.0.2 (Debian 1:10.0.2+ds-2)".into(),
-            times: Vec::new(),
         };
-        assert_eq!(qemu.major_minor(), Some((10, 0)));
-        let command = qemu.command();
+        let command = qemu.complete(Command::new(&qemu.loader));
         assert_eq!(command.get_program(), "/c/ld.so");
         assert_eq!(
             command.get_args().collect::<Vec<_>>(),

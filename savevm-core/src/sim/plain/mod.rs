@@ -19,7 +19,7 @@ use self::load::Load;
 use self::registers::{Registers, State as DeviceState};
 use self::save::Save;
 use super::pci::ConfigSpace;
-use super::{DirtyLogging, Errno, Facts, Failure, Model, PrecopySizes, Region, Step};
+use super::{DirtyLogging, Errno, Facts, Failure, Irq, Model, PrecopySizes, Region, Step};
 
 const CONFIG_REGION: u32 = 7;
 const VENDOR_ID: u16 = 0x1af4;
@@ -147,6 +147,8 @@ impl Model for Plain {
         facts.vendor_id = VENDOR_ID;
         facts.device_id = DEVICE_ID;
         facts.class = CLASS;
+        // Error and request, as vfio-pci has them for a PCI Express function; no interrupts.
+        facts.irqs = [Irq { index: 3, count: 1, flags: 0b1001 }, Irq { index: 4, count: 1, flags: 0b1001 }].into();
         facts.regions = [
             Region { index: 0, size: registers::BAR_BYTES },
             Region { index: CONFIG_REGION, size: ConfigSpace::BYTES },

@@ -42,6 +42,21 @@ interpose! {
     fn pread64(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t) -> ssize_t =
         |engine| transfer::bytes(engine, Way::Read, fd, address(buffer), len, Some(offset));
 
+    /// `read`, fortified. A buffer known to be too small is libc's to complain about.
+    fn __read_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t) -> ssize_t = |engine| {
+        (len <= room).then(|| transfer::bytes(engine, Way::Read, fd, address(buffer), len, None)).flatten()
+    };
+
+    /// `pread`, fortified
+    fn __pread_chk(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t = |engine| {
+        (len <= room).then(|| transfer::bytes(engine, Way::Read, fd, address(buffer), len, Some(offset))).flatten()
+    };
+
+    /// `pread64`, fortified
+    fn __pread64_chk(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t, room: size_t) -> ssize_t = |engine| {
+        (len <= room).then(|| transfer::bytes(engine, Way::Read, fd, address(buffer), len, Some(offset))).flatten()
+    };
+
     /// `pwrite`
     fn pwrite(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t) -> ssize_t =
         |engine| transfer::bytes(engine, Way::Write, fd, address(buffer), len, Some(offset));

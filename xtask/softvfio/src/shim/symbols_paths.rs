@@ -61,6 +61,16 @@ interpose! {
     fn __readlink_chk(path: *const c_char, buffer: *mut c_char, len: size_t, room: size_t) -> ssize_t =
         |engine| paths::read_link(engine, AT_FDCWD, path, address(buffer), len.min(room));
 
+    /// `readlinkat`, fortified
+    fn __readlinkat_chk(
+        folder: c_int,
+        path: *const c_char,
+        buffer: *mut c_char,
+        len: size_t,
+        room: size_t,
+    ) -> ssize_t =
+        |engine| paths::read_link(engine, folder, path, address(buffer), len.min(room));
+
     /// `stat`
     fn stat(path: *const c_char, buffer: *mut c_void) -> c_int =
         |engine| paths::stat(engine, AT_FDCWD, path, 0, address(buffer));
@@ -188,6 +198,19 @@ fn elsewhere(path: *const c_char) -> Option<CString> {
 /// That of `realpath`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn realpath(path: *const c_char, buffer: *mut c_char) -> *mut c_char {
+    resolve(path, buffer)
+}
+
+/// `realpath`, fortified. A buffer known to be too small is the program's fault, here as there.
+///
+/// # Safety
+/// That of `realpath`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __realpath_chk(path: *const c_char, buffer: *mut c_char, _room: size_t) -> *mut c_char {
+    resolve(path, buffer)
+}
+
+fn resolve(path: *const c_char, buffer: *mut c_char) -> *mut c_char {
     static NEXT: super::next::Next = super::next::Next::new(c"realpath");
     type Function = unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;
     let other = elsewhere(path);

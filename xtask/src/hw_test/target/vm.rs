@@ -48,7 +48,8 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
             job.args.extend(["--device".into(), mdev.uuid.clone()]);
         }
         job.mdevs = mdevs.into();
-        progress.say(&format!("booting {} for {label}", provisioned.kernel.version));
+        let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
+        progress.say(&format!("booting Linux {} ({}) in QEMU {} for {label}", kernel.release, kernel.version, qemu.version));
         runs.push(in_guest(label, &provisioned, &job, limits, progress));
     }
     Ok(runs)
@@ -61,7 +62,17 @@ fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missin
         vm::Progress::Waiting => progress.say("waiting for another run that is filling the cache"),
         vm::Progress::Begin { step } => progress.say(&format!("now {step}")),
         vm::Progress::Note { text } => progress.say(text),
-        _ => {}
+        vm::Progress::Download { packages, packages_total, bytes, total_bytes } => {
+            let mib = |bytes: u64| bytes >> 20;
+            let what = format!("package {packages} of {packages_total}, {} of {} MiB", mib(bytes), mib(total_bytes));
+            progress.step(&what, bytes, total_bytes);
+        }
+        vm::Progress::Unpack { packages, packages_total } => {
+            let count = |packages: usize| u64::try_from(packages).unwrap_or(u64::MAX);
+            let what = format!("package {packages} of {packages_total}");
+            progress.step(&what, count(packages), count(packages_total));
+        }
+        vm::Progress::End { step, seconds } => progress.say(&format!("{step} took {seconds:.1} s")),
     };
     vm::provision(&cache, freshness, &mut report).map_err(missing)
 }
@@ -84,6 +95,9 @@ fn in_guest(
         run.duration_ms = begin.elapsed().as_secs_f64() * 1e3;
         take(&mut run, line.into(), progress);
     });
+    if let Ok(exit) = &result {
+        progress.say(&format!("the guest was up for {:.1} s", exit.seconds));
+    }
     let ending = ending(&mut run, result, limits);
     run.end(&ending);
     progress.run_ended(&run);

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernel's resuming side: what it refuses, what it lets pass, and that it takes what the decoder takes.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod common;
+
+use common::{
+    PRE_COPY_STREAM, STREAM_OF_6_2, STREAM_WITH_OPTIONAL, decode, fw_data, hex, optional, record, stop_copy_size,
+};
+use device_mlx5::model::{Refusal, Resuming};
+use device_mlx5::record::Header;
+
+fn header(record_bytes: u64, flags: u32, tag: u32) -> Vec<u8> {
+    Header { record_bytes, flags, tag }.encode().to_vec()
+}
+
+/// What the last of these writes returns, on a machine with 1 MiB.
+fn write(pieces: &[&[u8]]) -> (Resuming, Result<usize, Refusal>) {
+    let mut session = Resuming::new(1 << 20);
+    let results = pieces.iter().map(|piece| session.write(piece)).collect::<Vec<_>>();
+    (session, results.last().copied().unwrap_or(Ok(0)))
+}
+
+#[test]
+fn what_the_decoder_accepts_the_kernel_loads() {
+    for stream in [PRE_COPY_STREAM, STREAM_OF_6_2, STREAM_WITH_OPTIONAL].map(hex) {
+        let images = decode(&stream).unwrap().iter().filter(|item| matches!(item, common::Item::Image { .. })).count();
+        for piece in [1, 5, 16, 1000] {
+            let mut session = Resuming::new(1 << 20);
+            for piece in stream.chunks(piece) {
+                assert_eq!(session.write(piece), Ok(piece.len()));
+            }
+            assert_eq!(session.images(), u64::try_from(images).unwrap());
+        }
+    }
+}
+
+#[test]
+fn sizes_and_tags_are_refused_at_the_header() {
+    let limit = 0x1_0000_0000;
+    assert_eq!(write(&[&header(limit, 0, 0)]).1, Err(Refusal::NoMemory { record_bytes: limit }));
+    assert_eq!(write(&[&header(limit, 1, 9)]).1, Err(Refusal::NoMemory { record_bytes: limit }));
+    assert_eq!(write(&[&header(0, 0, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
+    assert_eq!(write(&[&header(0, 2, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
+    assert_eq!(write(&[&header(0, 3, 9)]).1, Ok(16));
+    // Nothing is said before the 16th byte.
+    assert_eq!(write(&[&header(limit, 0, 9)[..15]]).1, Ok(15));
+}
+
+#[test]
+fn memory_is_pinned_by_the_header_alone() {
+    let (session, result) = write(&[&header(1 << 20, 0, 0)]);
+    assert_eq!((session.pinned_bytes(), session.images(), result), (1 << 20, 0, Ok(16)));
+    assert_eq!(write(&[&header((1 << 20) + 1, 0, 0)]).1, Err(Refusal::NoMemory { record_bytes: (1 << 20) + 1 }));
+    // An optional record that will be skipped, too.
+    assert_eq!(write(&[&header(1 << 20, 1, 9)]).0.pinned_bytes(), 1 << 20);
+    // STOP_COPY_SIZE makes the first image's buffer larger.
+    let (session, _) = write(&[&stop_copy_size(0x3000), &fw_data(b"x")]);
+    assert_eq!(session.pinned_bytes(), 0x3000 + 8);
+    let claim = Refusal::NoMemory { record_bytes: 0xffff_ffff };
+    assert_eq!(write(&[&stop_copy_size(u64::MAX), &header(1, 0, 0)]).1, Err(claim), "clamped to 32 bits");
+}
+
+#[test]
+fn stop_copy_size_of_another_length_is_taken() {
+    let short = record(Header { record_bytes: 2, flags: 1, tag: 1 }, &[0x34, 0x12]);
+    // The bytes above are what the header left: the upper bytes of record_size.
+    assert_eq!(write(&[&short, &fw_data(b"x")]).0.pinned_bytes(), 0x1234 + 2);
+    let long = record(Header { record_bytes: 12, flags: 1, tag: 1 }, &[0, 0x10, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9]);
+    assert_eq!(write(&[&long, &fw_data(b"x")]).0.pinned_bytes(), 0x1000 + 12);
+}
+
+#[test]
+fn every_error_is_final() {
+    let mut session = Resuming::new(1 << 20);
+    session.write(&fw_data(b"image")).unwrap();
+    assert_eq!(session.write(&header(0, 0, 9)), Err(Refusal::UnknownTag { tag: 9 }));
+    assert_eq!(session.write(&fw_data(b"image")), Err(Refusal::Over));
+    assert_eq!(session.write(&[]), Err(Refusal::Over));
+    assert_eq!(session.images(), 1);
+}
+
+#[test]
+fn an_image_loads_in_the_write_that_completes_it() {
+    let image = fw_data(b"image");
+    let mut session = Resuming::new(1 << 20);
+    session.write(&image[..image.len() - 1]).unwrap();
+    assert_eq!(session.images(), 0);
+    session.write(&image[image.len() - 1..]).unwrap();
+    assert_eq!((session.images(), session.image_bytes()), (1, 5));
+}
+
+#[test]
+fn an_empty_image_loads_with_the_next_byte_only() {
+    assert_eq!(write(&[&fw_data(b"x"), &fw_data(b"")]).0.images(), 1);
+    assert_eq!(write(&[&fw_data(b"x"), &fw_data(b""), &[0]]).0.images(), 2);
+    assert_eq!(write(&[&fw_data(b"")]).1, Ok(16));
+    assert_eq!(write(&[&fw_data(b""), &[0]]).1, Err(Refusal::EmptyImage));
+    assert_eq!(write(&[&stop_copy_size(0x1000), &fw_data(b""), &[0]]).1, Ok(1));
+}
+
+#[test]
+fn leaving_resuming_checks_nothing() {
+    // Each of these loses the state, and the kernel says nothing. The decoder does.
+    let whole = [stop_copy_size(0), fw_data(b"image")].concat();
+    for lost in [&whole[..0], &whole[..7], &whole[..24], &whole[..40], &whole[..44], &optional(9, b"x")[..]] {
+        let (mut session, result) = write(&[lost]);
+        assert_eq!(result, Ok(lost.len()));
+        session.stop();
+        assert_eq!((session.images(), session.write(&[])), (0, Err(Refusal::Over)));
+        assert!(decode(lost).is_err());
+    }
+}
+
+#[test]
+fn errnos() {
+    let refusals =
+        [Refusal::NoMemory { record_bytes: 0 }, Refusal::Over, Refusal::EmptyImage, Refusal::UnknownTag { tag: 2 }];
+    assert_eq!(refusals.map(Refusal::errno), [12, 19, 22, 95]);
+}

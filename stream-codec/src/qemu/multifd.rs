@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Multifd channels: RAM, and the state of devices, beside the main stream.
+//!
+//! A channel starts with an initial packet of 64 bytes:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | magic 11223344 |
+//! | 4 | 4 | version, 1 |
+//! | 8 | 16 | the VM's UUID, zero if it has none |
+//! | 24 | 1 | channel id, below the number of channels |
+//! | 25 | 39 | zero |
+//!
+//! Packets follow. Each starts with u32 magic, u32 version 1, u32 flags: bit 0 SYNC, bits 1 to 5 the compression, bit 6
+//! DEVICE_STATE. A RAM packet goes on with
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 12 | 4 | how many page offsets the packet has room for |
+//! | 16 | 4 | normal pages |
+//! | 20 | 4 | length of the payload in bytes |
+//! | 24 | 8 | packet number |
+//! | 32 | 4 | zero pages |
+//! | 36 | 28 | zero |
+//! | 64 | 256 | name of the RAM block, NUL-padded |
+//! | 320 | 8·n | offsets of the normal pages, then of the zero pages; the rest is unused |
+//!
+//! and then the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
+//! For a packet with device state see [`DeviceStateHeader`](super::DeviceStateHeader).
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::device_state::{self, DEVICE_STATE_BYTES, DeviceStateHeader, VfioPacketHeader};
+use super::engine::{Engine, Grammar, Stop, decoder, some_bytes};
+use super::error::Reason;
+use super::event::{Piece, Progress};
+use super::limits::Limits;
+use super::text;
+use super::vfio::ConfigState;
+use crate::cursor::Cursor;
+
+/// The first four bytes of a channel and of every packet.
+pub const MULTIFD_MAGIC: u32 = 0x1122_3344;
+
+/// The version of the initial packet and of every packet.
+pub const MULTIFD_VERSION: u32 = 1;
+
+/// Length of the initial packet in bytes.
+pub const INITIAL_PACKET_BYTES: usize = 64;
+
+const SYNC: u32 = 1;
+const COMPRESSION: u32 = 0x3e;
+const DEVICE_STATE: u32 = 0x40;
+
+/// Length of a RAM packet in front of its page offsets.
+const RAM_PACKET_BYTES: usize = 320;
+
+/// Length of a name in a packet, its NUL included.
+const BLOCK_NAME_BYTES: usize = 256;
+
+/// The first packet of a channel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InitialPacket {
+    /// The VM's UUID, zero if it has none.
+    pub uuid: [u8; 16],
+    /// Which channel this is.
+    pub channel_id: u8,
+}
+
+impl InitialPacket {
+    /// Appends the packet.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MULTIFD_MAGIC.to_be_bytes());
+        out.extend_from_slice(&MULTIFD_VERSION.to_be_bytes());
+        out.extend_from_slice(&self.uuid);
+        out.push(self.channel_id);
+        out.extend_from_slice(&[0; 39]);
+    }
+
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Stop> {
+        read_magic(cursor)?;
+        let uuid = cursor.take_array("UUID")?;
+        let channel_id = cursor.u8("channel id")?;
+        cursor.zeros(39, "rest of the initial packet")?;
+        Ok(Self { uuid, channel_id })
+    }
+}
+
+/// How the pages of a RAM packet are compressed.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// They are not: the payload is the pages.
+    #[default]
+    None,
+    /// zlib.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+    /// Intel's QPL.
+    Qpl,
+    /// UADK.
+    Uadk,
+    /// Intel's QATzip.
+    Qatzip,
+}
+
+impl Compression {
+    const ALL: [(Self, u32); 6] = [
+        (Self::None, 0),
+        (Self::Zlib, 1 << 1),
+        (Self::Zstd, 2 << 1),
+        (Self::Qpl, 4 << 1),
+        (Self::Uadk, 8 << 1),
+        (Self::Qatzip, 16 << 1),
+    ];
+
+    fn from_flags(flags: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, bits)| *bits == flags & COMPRESSION).map(|(compression, _)| compression)
+    }
+
+    fn flags(self) -> u32 {
+        Self::ALL.into_iter().find(|(compression, _)| *compression == self).map_or(0, |(_, bits)| bits)
+    }
+}
+
+/// A packet with pages, or with a synchronisation point.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RamPacket<'a> {
+    /// Whether the channel waits after this packet until all channels have come so far.
+    pub is_sync: bool,
+    /// How the payload is compressed.
+    pub compression: Compression,
+    /// How many pages come with their bytes.
+    pub normal_pages: u32,
+    /// How many pages are zero.
+    pub zero_pages: u32,
+    /// Length of the payload in bytes.
+    pub payload_bytes: u32,
+    /// Number of the packet, over all channels.
+    pub packet_number: u64,
+    /// Name of the RAM block. Empty when the packet has no pages.
+    pub block: &'a str,
+    /// What follows the name and its NUL in the field: mostly zero, at times the rest of a longer name.
+    name_field: &'a [u8],
+    /// The page offsets with the unused ones.
+    offsets: &'a [u8],
+}
+
+impl<'a> RamPacket<'a> {
+    /// A packet without pages: a synchronisation point, with room for `page_count` pages as other packets have.
+    #[must_use]
+    pub const fn sync(packet_number: u64, offsets: &'a [u8]) -> Self {
+        Self {
+            is_sync: true,
+            compression: Compression::None,
+            normal_pages: 0,
+            zero_pages: 0,
+            payload_bytes: 0,
+            packet_number,
+            block: "",
+            name_field: &[],
+            offsets,
+        }
+    }
+
+    /// The offsets in the block of the pages that come with their bytes, in bytes.
+    pub fn normal_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
+        self.all_offsets().take(count(self.normal_pages))
+    }
+
+    /// The offsets in the block of the pages that are zero, in bytes.
+    pub fn zero_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
+        self.all_offsets().skip(count(self.normal_pages)).take(count(self.zero_pages))
+    }
+
+    fn all_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
+        let mut cursor = Cursor::new(self.offsets);
+        core::iter::from_fn(move || cursor.u64_be("page offset").ok())
+    }
+
+    /// Appends the packet without its payload.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let sync = if self.is_sync { SYNC } else { 0 };
+        let room = u32::try_from(self.offsets.len() / 8).unwrap_or(u32::MAX);
+        put_header(sync | self.compression.flags(), out);
+        for value in [room, self.normal_pages, self.payload_bytes] {
+            out.extend_from_slice(&value.to_be_bytes());
+        }
+        out.extend_from_slice(&self.packet_number.to_be_bytes());
+        out.extend_from_slice(&self.zero_pages.to_be_bytes());
+        out.extend_from_slice(&[0; 28]);
+        let end = out.len().saturating_add(BLOCK_NAME_BYTES);
+        let field = if self.name_field.is_empty() { self.block.as_bytes() } else { self.name_field };
+        out.extend_from_slice(field.get(..BLOCK_NAME_BYTES).unwrap_or(field));
+        out.resize(end, 0);
+        out.extend_from_slice(self.offsets);
+    }
+}
+
+fn count(pages: u32) -> usize {
+    usize::try_from(pages).unwrap_or(usize::MAX)
+}
+
+/// A packet of a multifd channel, or a part of one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum MultifdItem<'a> {
+    /// The first packet.
+    Initial(InitialPacket),
+    /// A packet with pages, or with a synchronisation point. Its payload follows.
+    Ram(RamPacket<'a>),
+    /// Bytes of the payload of a RAM packet: the normal pages, compressed or not.
+    RamBytes(Piece<'a>),
+    /// A packet with device state. Its payload follows.
+    DeviceState(DeviceStateHeader<'a>),
+    /// The start of the payload, if the device is a VFIO device.
+    VfioPacket(VfioPacketHeader),
+    /// Bytes of device state, as read from the device. Of a device other than VFIO, the payload.
+    DeviceBytes(Piece<'a>),
+    /// The DEV_CONFIG_STATE in front of the config state.
+    Config,
+    /// The config state: the last packet of a VFIO device has it.
+    ConfigState(ConfigState<'a>),
+    /// The END_OF_STATE behind the config state.
+    EndOfState,
+}
+
+impl MultifdItem<'_> {
+    /// Appends the packet or the part of one.
+    ///
+    /// # Errors
+    /// [`Reason::Text`] if an idstr has more than 255 bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
+        match self {
+            Self::Initial(packet) => packet.encode(out),
+            Self::Ram(packet) => packet.encode(out),
+            Self::RamBytes(piece) | Self::DeviceBytes(piece) => out.extend_from_slice(piece.bytes),
+            Self::DeviceState(header) => {
+                put_header(DEVICE_STATE, out);
+                header.encode(out)?;
+            }
+            Self::VfioPacket(header) => header.encode(out),
+            Self::Config => out.extend_from_slice(&super::VFIO_DEV_CONFIG_STATE.to_be_bytes()),
+            Self::ConfigState(state) => state.encode(out),
+            Self::EndOfState => out.extend_from_slice(&super::VFIO_END_OF_STATE.to_be_bytes()),
+        }
+        Ok(())
+    }
+}
+
+fn put_header(flags: u32, out: &mut Vec<u8>) {
+    for value in [MULTIFD_MAGIC, MULTIFD_VERSION, flags] {
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+}
+
+decoder! {
+    /// Reads a multifd channel, from its initial packet on.
+    ///
+    /// A channel may end between any two packets; whether a device is complete says its last packet, see
+    /// [`VfioPacketHeader`]. No length in a packet makes the decoder allocate: payloads come in pieces, and a config
+    /// state is buffered up to [`Limits::config_bytes`].
+    MultifdDecoder(Multifd) -> MultifdItem
+}
+
+impl MultifdDecoder {
+    /// A decoder at the start of a channel.
+    #[must_use]
+    pub const fn new(limits: Limits) -> Self {
+        Self(Engine::new(Multifd { limits, state: State::Initial }))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Multifd {
+    limits: Limits,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Initial,
+    Packet,
+    RamBytes(Progress),
+    Device(device_state::State),
+}
+
+#[derive(Clone, Debug)]
+enum Token {
+    Initial(InitialPacket),
+    Ram(RamToken),
+    RamBytes(Progress),
+    Device(device_state::Token),
+}
+
+#[derive(Clone, Debug)]
+struct RamToken {
+    is_sync: bool,
+    compression: Compression,
+    normal_pages: u32,
+    zero_pages: u32,
+    payload_bytes: u32,
+    packet_number: u64,
+    block: Range<usize>,
+}
+
+impl Grammar for Multifd {
+    type Token = Token;
+    type Item<'a> = MultifdItem<'a>;
+
+    fn next(&mut self, cursor: &mut Cursor<'_>) -> Result<Token, Stop> {
+        let (token, state) = match self.state {
+            State::Initial => (Token::Initial(InitialPacket::read(cursor)?), State::Packet),
+            State::Packet => self.packet(cursor)?,
+            State::RamBytes(mut progress) => {
+                let count = some_bytes(cursor, progress.left(), "pages")?;
+                let before = progress.advance(count);
+                let next = if progress.left() == 0 { State::Packet } else { State::RamBytes(progress) };
+                (Token::RamBytes(before), next)
+            }
+            State::Device(state) => {
+                let (token, state) = state.next(cursor, &self.limits)?;
+                (Token::Device(token), state.map_or(State::Packet, State::Device))
+            }
+        };
+        self.state = state;
+        Ok(token)
+    }
+
+    fn item<'a>(&'a self, token: Token, raw: &'a [u8]) -> MultifdItem<'a> {
+        match token {
+            Token::Initial(packet) => MultifdItem::Initial(packet),
+            Token::Ram(token) => MultifdItem::Ram(RamPacket {
+                is_sync: token.is_sync,
+                compression: token.compression,
+                normal_pages: token.normal_pages,
+                zero_pages: token.zero_pages,
+                payload_bytes: token.payload_bytes,
+                packet_number: token.packet_number,
+                block: text::at(raw, token.block),
+                name_field: raw.get(64..RAM_PACKET_BYTES).unwrap_or_default(),
+                offsets: raw.get(RAM_PACKET_BYTES..).unwrap_or_default(),
+            }),
+            Token::RamBytes(progress) => MultifdItem::RamBytes(progress.piece(raw)),
+            Token::Device(token) => token.item(raw),
+        }
+    }
+
+    fn may_end(&self) -> bool {
+        matches!(self.state, State::Packet)
+    }
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Multifd {
+    fn packet(&self, cursor: &mut Cursor<'_>) -> Result<(Token, State), Stop> {
+        read_magic(cursor)?;
+        let flags = cursor.u32_be("flags of a packet")?;
+        let compression = Compression::from_flags(flags);
+        let known = SYNC | COMPRESSION | DEVICE_STATE;
+        let Some(compression) = compression.filter(|_| flags & !known == 0) else {
+            return Err(Reason::Unknown { what: "flags of a packet", value: flags.into() }.into());
+        };
+        if flags & DEVICE_STATE != 0 {
+            if flags != DEVICE_STATE {
+                let what = "flags of a packet with device state";
+                return Err(Reason::Value { what, value: flags.into(), expected: "0x40" }.into());
+            }
+            let (token, state) = device_state::read_header(cursor)?;
+            return Ok((Token::Device(token), State::Device(state)));
+        }
+        let token = self.ram_packet(cursor, flags & SYNC != 0, compression)?;
+        let state = match token.payload_bytes {
+            0 => State::Packet,
+            length => State::RamBytes(Progress::new(length.into())),
+        };
+        Ok((Token::Ram(token), state))
+    }
+
+    fn ram_packet(&self, cursor: &mut Cursor<'_>, is_sync: bool, compression: Compression) -> Result<RamToken, Stop> {
+        let room = cursor.u32_be("room for pages")?;
+        if room > self.limits.packet_pages {
+            let (value, limit) = (room.into(), self.limits.packet_pages.into());
+            return Err(Reason::Limit { what: "pages in a packet", value, limit }.into());
+        }
+        let normal_pages = cursor.u32_be("normal pages")?;
+        let payload_bytes = cursor.u32_be("length of the payload")?;
+        let packet_number = cursor.u64_be("packet number")?;
+        let zero_pages = cursor.u32_be("zero pages")?;
+        if normal_pages.checked_add(zero_pages).is_none_or(|pages| pages > room) {
+            let value = u64::from(normal_pages).saturating_add(zero_pages.into());
+            return Err(Reason::Value { what: "pages in a packet", value, expected: "at most its room" }.into());
+        }
+        cursor.zeros(28, "reserved bytes of a packet")?;
+        let start = cursor.position();
+        let name = read_padded(cursor.take(BLOCK_NAME_BYTES, "RAM block")?, "RAM block")?;
+        let block = start..start.saturating_add(name.len());
+        cursor.take(count(room).saturating_mul(8), "page offsets")?;
+        Ok(RamToken { is_sync, compression, normal_pages, zero_pages, payload_bytes, packet_number, block })
+    }
+}
+
+fn read_magic(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+    let found = cursor.u32_be("magic of a packet")?;
+    if found != MULTIFD_MAGIC {
+        return Err(Reason::Magic { what: "multifd packet", found }.into());
+    }
+    let found = cursor.u32_be("version of a packet")?;
+    if found != MULTIFD_VERSION {
+        return Err(Reason::Version { what: "version of a packet", found, known: MULTIFD_VERSION }.into());
+    }
+    Ok(())
+}
+
+/// The name in a field that a NUL must end.
+pub(super) fn read_padded<'a>(field: &'a [u8], what: &'static str) -> Result<&'a str, Reason> {
+    let Some(end) = field.iter().position(|byte| *byte == 0) else {
+        return Err(Reason::Value { what, value: 256, expected: "ended by a NUL" });
+    };
+    text::line(field.get(..end).unwrap_or_default(), what)
+}
+
+/// Length of a packet with device state in front of its payload, in bytes.
+pub const DEVICE_STATE_PACKET_BYTES: usize = 12 + DEVICE_STATE_BYTES;

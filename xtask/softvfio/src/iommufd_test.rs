@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
+
+use savevm_core::sim::Errno;
+
+use super::*;
+use crate::fake::{BASE, FakeProcess, halves};
+
+struct Setup {
+    process: FakeProcess,
+    iommufd: Iommufd,
+    ioas: u32,
+    device: u32,
+    tracking: u32,
+    plain: u32,
+}
+
+/// An address space, a physical device, and a page table of each kind.
+fn setup() -> Setup {
+    let (process, iommufd) = (FakeProcess::new(), Iommufd::new());
+    iommufd.ioctl(&process, IOAS_ALLOC, process.words(&[12, 0, 0])).unwrap();
+    let ioas = process.u32_at(8);
+    let device = iommufd.add_device(false);
+    let hwpt = |flags| {
+        iommufd.ioctl(&process, HWPT_ALLOC, process.words(&[48, flags, device, ioas, 0, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        process.u32_at(16)
+    };
+    let (tracking, plain) = (hwpt(HWPT_DIRTY_TRACKING), hwpt(0));
+    Setup { process, iommufd, ioas, device, tracking, plain }
+}
+
+impl Setup {
+    fn run(&self, number: u32, words: &[u32]) -> Result<i64, Errno> {
+        self.iommufd.ioctl(&self.process, number, self.process.words(words))
+    }
+
+    fn map(&self, iova: u64, length: u64) -> Result<i64, Errno> {
+        let words = [&[40, 0b111, self.ioas, 0][..], &halves(0x10000), &halves(length), &halves(iova)].concat();
+        self.run(IOAS_MAP, &words)
+    }
+
+    fn bitmap(&self, hwpt: u32, flags: u32, iova: u64, length: u64, page: u64) -> Result<i64, Errno> {
+        let words = [&[48, hwpt, flags, 0][..], &halves(iova), &halves(length), &halves(page), &halves(BASE + 512)];
+        self.run(HWPT_GET_DIRTY_BITMAP, &words.concat())
+    }
+}
+
+#[test]
+fn sizes_and_tails() {
+    let s = setup();
+    assert_eq!(s.run(IOAS_ALLOC, &[8, 0, 0]), Err(Errno::EINVAL));
+    assert_eq!(s.run(IOAS_ALLOC, &[16, 0, 0, 0]), Ok(0), "a tail of zeros");
+    assert_eq!(s.run(IOAS_ALLOC, &[16, 0, 0, 1]), Err(Errno::E2BIG));
+    assert_eq!(s.run(IOAS_ALLOC, &[12, 1, 0]), Err(Errno::EOPNOTSUPP));
+    assert_eq!(s.iommufd.ioctl(&s.process, IOAS_ALLOC, 0), Err(Errno::EFAULT));
+    assert_eq!(s.run(0x3b92, &[16]), Err(Errno::ENOTTY));
+    // The oldest GET_HW_INFO has 32 bytes: nothing is written beyond them.
+    s.process.words(&[0xaaaa_aaaa; 12]);
+    assert_eq!(s.run(GET_HW_INFO, &[32, 0, s.device, 0, 0, 0, 0, 0]), Ok(0));
+    assert_eq!(s.process.u32_at(32), 0xaaaa_aaaa);
+    assert_eq!(s.run(GET_HW_INFO, &[40, 0, s.device, 0, 0, 0, 0, 0, 0, 0]), Ok(0));
+    assert_eq!(s.process.u32_at(32), 1, "dirty tracking");
+    assert_eq!(s.run(GET_HW_INFO, &[40, 0, s.ioas, 0, 0, 0, 0, 0, 0, 0]), Err(Errno::ENOENT));
+}
+
+#[test]
+fn mappings_collide_and_go() {
+    let s = setup();
+    assert_eq!(s.map(0x10_0000, 0x2000), Ok(0));
+    assert_eq!(s.map(0x10_1000, 0x1000), Err(Errno::EEXIST));
+    assert_eq!(s.map(0x10_0800, 0x1000), Err(Errno::EINVAL));
+    assert_eq!(s.map(0x10_0000, 0), Err(Errno::EINVAL));
+    assert_eq!(s.map(u64::MAX - 0xfff, 0x2000), Err(Errno::EOVERFLOW));
+    assert_eq!(s.map(IOVA_LAST + 1, 0x1000), Err(Errno::EINVAL));
+    let unmap = |iova, length: u64| s.run(IOAS_UNMAP, &[&[24, s.ioas][..], &halves(iova), &halves(length)].concat());
+    assert_eq!(unmap(0x10_0000, 0x1000), Err(Errno::ENOENT), "half a mapping");
+    assert_eq!(unmap(0x20_0000, 0x1000), Err(Errno::ENOENT), "nothing there");
+    assert_eq!(unmap(0, u64::MAX), Ok(0));
+    assert_eq!(s.process.u32_at(16), 0x2000, "how much it was");
+}
+
+#[test]
+fn attaching_an_address_space_makes_a_table_that_cannot_track() {
+    let s = setup();
+    let auto = s.iommufd.attach(s.device, false, s.ioas).unwrap();
+    assert!(![s.ioas, s.tracking, s.plain].contains(&auto));
+    assert_eq!(s.run(HWPT_SET_DIRTY_TRACKING, &[16, 1, auto, 0]), Err(Errno::EOPNOTSUPP));
+    assert_eq!(s.iommufd.attach(s.device, false, s.device), Err(Errno::EINVAL));
+    assert_eq!(s.iommufd.attach(s.device, false, 999), Err(Errno::ENOENT));
+    assert_eq!(s.iommufd.attach(s.device, false, s.tracking), Ok(s.tracking));
+    assert_eq!(s.run(DESTROY, &[8, s.tracking]), Err(Errno::EBUSY));
+    s.iommufd.detach(s.device);
+    assert_eq!(s.run(DESTROY, &[8, s.tracking]), Ok(0));
+    assert_eq!(s.run(DESTROY, &[8, s.tracking]), Err(Errno::ENOENT));
+    assert_eq!(s.run(DESTROY, &[8, s.ioas]), Err(Errno::EBUSY), "a table is on it");
+    let mdev = s.iommufd.add_device(true);
+    assert_eq!(s.iommufd.attach(mdev, true, s.ioas), Ok(s.ioas));
+    assert_eq!(s.iommufd.attach(mdev, true, s.plain), Err(Errno::EINVAL));
+    let hwpt = s.run(HWPT_ALLOC, &[48, 0, mdev, s.ioas, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(hwpt, Err(Errno::ENOENT), "no page table for an emulated device");
+}
+
+#[test]
+fn dirty_tracking_checks_in_the_kernels_order() {
+    let s = setup();
+    let set = |flags, hwpt| s.run(HWPT_SET_DIRTY_TRACKING, &[16, flags, hwpt, 7]);
+    assert_eq!(set(1, s.tracking), Ok(0), "reserved is not looked at");
+    assert_eq!(set(1, s.tracking), Ok(0));
+    assert_eq!(set(0, s.tracking), Ok(0));
+    assert_eq!(set(2, s.tracking), Err(Errno::EOPNOTSUPP));
+    assert_eq!(set(1, s.plain), Err(Errno::EOPNOTSUPP));
+    assert_eq!(set(1, s.ioas), Err(Errno::ENOENT));
+    for (hwpt, flags, iova, length, page, expected) in [
+        (s.tracking, 0, 0, 0x1000, 0x1000, Ok(0)),
+        (s.tracking, 1, 0, 0x1000, 0x1000, Ok(0)),
+        (s.tracking, 2, 0, 0x1000, 0x1000, Err(Errno::EOPNOTSUPP)),
+        (s.ioas, 0, 0, 0x1000, 0x1000, Err(Errno::ENOENT)),
+        (s.tracking, 0, 0, 0, 0x1000, Err(Errno::EINVAL)),
+        (s.tracking, 0, u64::MAX - 0xfff, 0x2000, 0x1000, Err(Errno::EOVERFLOW)),
+        (s.tracking, 0, u64::MAX - 0xfff, 0x1000, 0x1000, Ok(0)),
+        (s.tracking, 0, 0x800, 0x1000, 0x800, Err(Errno::EINVAL)),
+        (s.tracking, 0, 0x1000, 0x1000, 0, Err(Errno::EINVAL)),
+        (s.tracking, 0, 0x1000, 0x1000, 0x2000, Err(Errno::EINVAL)),
+        (s.plain, 0, 0, 0x1000, 0x1000, Err(Errno::EOPNOTSUPP)),
+    ] {
+        let found = s.bitmap(hwpt, flags, iova, length, page);
+        assert_eq!(found, expected, "hwpt {hwpt} flags {flags} {iova:#x}+{length:#x} page {page:#x}");
+    }
+}
