@@ -187,10 +187,13 @@ fn state(report: &Report) -> &str {
     report.devices.first().map_or("not reported", |device| device.state.as_str())
 }
 
-/// The phases of both sides as timelines. Each side's clock starts when the two have met.
+/// The phases of both sides as timelines. Each side has a clock of its own; what they share is the end, which the source
+/// reaches on the target's word.
 fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let timeline = ctx.timeline("");
-    for (lane, report) in [("source", source), ("target", target)] {
+    let ends = [source, target].map(|report| report.phases.last().map_or(0.0, |phase| phase.at_ms));
+    let end = ends.into_iter().fold(0.0, f64::max);
+    for ((lane, report), own_end) in [("source", source), ("target", target)].into_iter().zip(ends) {
         let device = report.devices.first();
         let (all, early) =
             device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
@@ -200,7 +203,7 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
                 "switchover" | "stop-copy" => early,
                 _ => all,
             };
-            timeline.mark_at(phase.at_ms, lane, &phase.phase, bytes);
+            timeline.mark_at(phase.at_ms + (end - own_end), lane, &phase.phase, bytes);
         }
     }
 }

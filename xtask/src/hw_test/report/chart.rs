@@ -33,7 +33,7 @@ const CLASSES: [(&str, &str); 14] = [
 ];
 
 /// A longer name of a device is shown by its end, which is where names differ.
-const NAME_CHARS: usize = 22;
+const NAME_CHARS: usize = 19;
 
 /// `phases` of one migration, in time order per device.
 pub(super) fn render(title: &str, phases: &[&Phase]) -> String {

@@ -12,6 +12,10 @@ use super::Report;
 /// Lines of foreign output shown below a failure; the files have more.
 const OUTPUT_LINES_SHOWN: usize = 12;
 
+/// Of so many tests skipped for one reason every name is shown; of more than that, a few.
+const SKIPS_SHOWN_MAX: usize = 8;
+const SKIPS_SHOWN: usize = 4;
+
 struct Paint {
     color: bool,
 }
@@ -127,9 +131,13 @@ fn skips(text: &mut String, report: &Report, paint: &Paint) {
     }
     let _ = writeln!(text, "\n{}", paint.on("33", "skipped"));
     for (reason, tests) in reasons {
-        let _ = writeln!(text, "  {reason}");
-        for test in tests {
+        let _ = writeln!(text, "  {} × {reason}", tests.len());
+        let hidden = if tests.len() > SKIPS_SHOWN_MAX { tests.len().saturating_sub(SKIPS_SHOWN) } else { 0 };
+        for test in tests.iter().take(tests.len().saturating_sub(hidden)) {
             let _ = writeln!(text, "    {test}");
+        }
+        if hidden > 0 {
+            let _ = writeln!(text, "    and {hidden} more, named in the report's files");
         }
     }
 }
