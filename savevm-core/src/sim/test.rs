@@ -96,6 +96,18 @@ fn sessions_begin_continue_and_end_as_the_kernels_do() {
     device.reset().unwrap();
     assert_eq!(device.get_state(), Ok(RUNNING));
     assert_eq!(second.write(&[0]), Err(Errno::ENODEV));
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ended);
+    device.observe(std::boxed::Box::new(move |event| {
+        if let SimEvent::SessionEnded { id, bytes, .. } = event {
+            seen.lock().unwrap().push((*id, *bytes));
+        }
+    }));
+    let third = device.set_state(PRE_COPY).unwrap().unwrap();
+    assert_eq!(third.read(&mut [0; 9]), Ok(9));
+    device.set_state(RUNNING).unwrap();
+    assert!(!third.is_alive(), "leaving the saving states ends the session");
+    assert_eq!(*ended.lock().unwrap(), [(3, 9)]);
 }
 
 #[test]

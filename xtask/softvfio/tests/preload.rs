@@ -157,6 +157,18 @@ fn the_state_of_an_mtty_outlives_its_process() {
     run(&["move", UUIDS[0], UUIDS[1]]);
     assert_eq!(run(&["register", UUIDS[1], "7"]), "90\n");
     assert_eq!(good(&mut drive(MTTYS, &["register", UUIDS[1], "7"])), "0\n", "without the folder all is new");
+    if has("python3") {
+        // Closes nothing: the end of the process does.
+        let program = "
+import fcntl, os, struct
+device = os.open('/dev/vfio/devices/vfio0', os.O_RDWR)
+fcntl.ioctl(device, 0x3b76, bytearray(struct.pack('IIiI', 16, 0, os.open('/dev/iommu', os.O_RDWR), 0)))
+os.pwrite(device, bytes([91]), 7)
+";
+        let mut python = soft("python3", &format!("kernel=7.3; {MTTYS}"));
+        good(python.args(["-c", program]).env("SOFTVFIO_STATE", folder.path()));
+        assert_eq!(run(&["register", UUIDS[0], "7"]), "91\n");
+    }
 }
 
 #[test]

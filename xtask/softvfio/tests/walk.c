@@ -354,6 +354,9 @@ static void dirty_log(int d, long report)
     expect("page 2048", res(ioctl(d, 0x3b75, &rep)), -EINVAL);
     rep.page = 0x3000;
     expect("page 3*4096", res(ioctl(d, 0x3b75, &rep)), -EINVAL);
+    rep.page = 4096;
+    rep.iova = -0x2000ull;
+    expect("REPORT to 2^64", res(ioctl(d, 0x3b75, &rep)), -EOVERFLOW);
     expect("STOP", bare(d, 8, SET | 7), 0);
     expect("STOP twice", bare(d, 8, SET | 7), 0);
 }

@@ -92,6 +92,31 @@ fn a_fresh_card_shows_what_the_real_one_shows() {
 }
 
 #[test]
+fn the_fifo_overruns_and_looks_empty_when_full() {
+    let device = card(1);
+    put(&device, 2, 1);
+    put(&device, 4, 0x20);
+    for value in 0..16 {
+        assert_eq!(get(&device, 6), 0xb3, "clear to send");
+        put(&device, 0, value);
+    }
+    assert_eq!(get(&device, 5), 0x60, "all sixteen: the indices meet");
+    assert_eq!(get(&device, 6), 0xa2, "full, with automatic flow control");
+    put(&device, 0, 99);
+    assert_eq!(get(&device, 5), 0x62, "overrun");
+    put(&device, 2, 3);
+    put(&device, 0, 7);
+    assert_eq!(get(&device, 5), 0x01, "the next byte that fits clears the overrun");
+    assert_eq!(get(&device, 0), 7);
+    put(&device, 2, 0);
+    put(&device, 0, 1);
+    put(&device, 0, 2);
+    assert_eq!(get(&device, 5), 0x03, "without the FIFO there is room for one byte");
+    put(&device, 1, 0x0f);
+    assert_eq!(get(&device, 2), 0xc6, "line status and data");
+}
+
+#[test]
 fn a_wide_access_reaches_one_register() {
     let device = card(1);
     device.region_write(0, 4, &[0x0b, 0x11, 0x22, 0x33]).unwrap();

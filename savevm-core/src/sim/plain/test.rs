@@ -114,6 +114,20 @@ fn every_truncation_and_every_flipped_bit_is_noticed() {
 }
 
 #[test]
+fn a_trailer_that_lies_about_the_length_is_refused() {
+    use super::content::{TRAILER_BYTES, Trailer};
+    let (source, _) = device(|_| {});
+    let mut stream = drain(&source.set_state(STOP_COPY).unwrap().unwrap());
+    let at = stream.len() - TRAILER_BYTES;
+    let mut trailer = Trailer::decode(&stream[at..]).unwrap();
+    trailer.total_bytes += 1;
+    stream.truncate(at);
+    stream.extend(trailer.encode());
+    let (target, _) = device(|_| {});
+    assert_eq!(load(&target, &stream), Err(Errno::EINVAL));
+}
+
+#[test]
 fn a_foreign_header_is_refused_as_configured() {
     for (sticky, second) in [(true, Err(Errno::ENODEV)), (false, Ok(1))] {
         let (target, _) = device(|config| config.sticky_errors = sticky);

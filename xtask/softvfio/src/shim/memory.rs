@@ -47,14 +47,10 @@ fn whole(copied: isize, len: usize) -> Result<(), Errno> {
     if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
-/// Whether the first and the last byte of the range can be read.
-fn check_readable(address: u64, len: usize) -> Result<(), Errno> {
+/// The first and the last address of a range that is not empty.
+fn ends(address: u64, len: usize) -> Result<[u64; 2], Errno> {
     let last = len.checked_sub(1).and_then(|last| u64::try_from(last).ok()).ok_or(Errno::EFAULT)?;
-    let last = address.checked_add(last).ok_or(Errno::EFAULT)?;
-    for at in [address, last] {
-        Memory.copy_in(at, &mut [0])?;
-    }
-    Ok(())
+    Ok([address, address.checked_add(last).ok_or(Errno::EFAULT)?])
 }
 
 /// Lends the program's bytes to `action`.
@@ -69,7 +65,9 @@ pub(super) fn with_bytes<T>(
     if len == 0 {
         return action(&[]);
     }
-    check_readable(address, len)?;
+    for at in ends(address, len)? {
+        Memory.copy_in(at, &mut [0])?;
+    }
     let span = foreign(address, len)?;
     let address: *const u8 = span.iov_base.cast_const().cast();
     // SAFETY: the caller of write(2) has promised `len` readable bytes here that nobody changes meanwhile; the ends
@@ -86,9 +84,7 @@ pub(super) fn with_buffer<T>(
     if len == 0 {
         return action(&mut []);
     }
-    check_readable(address, len)?;
-    let last = u64::try_from(len).unwrap_or(u64::MAX).wrapping_sub(1);
-    for at in [address, address.wrapping_add(last)] {
+    for at in ends(address, len)? {
         // What is there is written back: the buffer belongs to this call, so nobody sees it.
         let mut byte = [0];
         Memory.copy_in(at, &mut byte)?;
