@@ -78,8 +78,8 @@ const MACHINES: &[Machine<'_>] = &[
         label: "plain, everything, by cdev",
         kernel: "7.3.4",
         config: "kernel=7.3\n\
-                 device a model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0\n\
-                 device b model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=2 address=0000:a2:00.0",
+                 device a model=plain caps=7 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0\n\
+                 device b model=plain caps=7 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB reinit-after=3 write-holds-state=yes seed=2 address=0000:a2:00.0",
         devices: PCI,
         args: &["--access", "cdev"],
     },
