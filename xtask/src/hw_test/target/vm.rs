@@ -50,7 +50,10 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
         }
         job.mdevs = mdevs.into();
         let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
-        progress.say(&format!("booting Linux {} ({}) in QEMU {} for {label}", kernel.release, kernel.version, qemu.version));
+        progress.say(&format!(
+            "booting Linux {} ({}) in QEMU {} for {label}",
+            kernel.release, kernel.version, qemu.version
+        ));
         let real = in_guest(label, &provisioned, &job, limits, progress);
         let compared = against_simulator(label, ports, &real, plan, progress)?;
         runs.extend([real, compared]);
