@@ -16,7 +16,7 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 12 | 4 | how many page offsets the packet has room for |
+//! | 12 | 4 | how many pages were asked room for; 0 in a SYNC packet |
 //! | 16 | 4 | normal pages |
 //! | 20 | 4 | length of the payload in bytes |
 //! | 24 | 8 | packet number |
@@ -25,7 +25,7 @@
 //! | 64 | 256 | name of the RAM block, NUL-padded |
 //! | 320 | 8·n | offsets of the normal pages, then of the zero pages; the rest is unused |
 //!
-//! and then the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
+//! where n is not in the packet: it is how many pages make 512 KiB, 128 of 4 KiB. Then comes the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
 //! For a packet with device state see [`DeviceStateHeader`](super::DeviceStateHeader).
 
 use alloc::vec::Vec;
@@ -56,8 +56,8 @@ const DEVICE_STATE: u32 = 0x40;
 /// Length of a RAM packet in front of its page offsets.
 const RAM_PACKET_BYTES: usize = 320;
 
-/// Length of a name in a packet, its NUL included.
-const BLOCK_NAME_BYTES: usize = 256;
+/// How many bytes of pages a RAM packet is for.
+const PACKET_PAGES_BYTES: u32 = 512 << 10;
 
 /// The first packet of a channel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -132,6 +132,8 @@ pub struct RamPacket<'a> {
     pub is_sync: bool,
     /// How the payload is compressed.
     pub compression: Compression,
+    /// How many pages the sender asked room for: 0 in a packet without pages, and else as many as there is.
+    pub pages_alloc: u32,
     /// How many pages come with their bytes.
     pub normal_pages: u32,
     /// How many pages are zero.
@@ -142,26 +144,27 @@ pub struct RamPacket<'a> {
     pub packet_number: u64,
     /// Name of the RAM block. Empty when the packet has no pages.
     pub block: &'a str,
-    /// What follows the name and its NUL in the field: mostly zero, at times the rest of a longer name.
-    name_field: &'a [u8],
-    /// The page offsets with the unused ones.
-    offsets: &'a [u8],
+    /// How many page offsets the packet has, used or not: [`packet_pages`].
+    pub offset_count: u32,
+    /// The page offsets as they are sent, eight bytes each, big-endian. Those that are left out are zero.
+    pub offsets: &'a [u8],
 }
 
 impl<'a> RamPacket<'a> {
-    /// A packet without pages: a synchronisation point, with room for `page_count` pages as other packets have.
+    /// A packet without pages: a synchronisation point.
     #[must_use]
-    pub const fn sync(packet_number: u64, offsets: &'a [u8]) -> Self {
+    pub const fn sync(packet_number: u64, offset_count: u32) -> Self {
         Self {
             is_sync: true,
             compression: Compression::None,
+            pages_alloc: 0,
             normal_pages: 0,
             zero_pages: 0,
             payload_bytes: 0,
             packet_number,
             block: "",
-            name_field: &[],
-            offsets,
+            offset_count,
+            offsets: &[],
         }
     }
 
@@ -181,21 +184,38 @@ impl<'a> RamPacket<'a> {
     }
 
     /// Appends the packet without its payload.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let sync = if self.is_sync { SYNC } else { 0 };
-        let room = u32::try_from(self.offsets.len() / 8).unwrap_or(u32::MAX);
-        put_header(sync | self.compression.flags(), out);
-        for value in [room, self.normal_pages, self.payload_bytes] {
+    ///
+    /// # Errors
+    /// [`Reason::Text`] if the name of the block has more than 255 bytes, [`Reason::Limit`] if there are more offsets
+    /// than the packet has room for.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
+        let room_bytes = count(self.offset_count).saturating_mul(8);
+        let padding = room_bytes.checked_sub(self.offsets.len()).ok_or_else(|| Reason::Limit {
+            what: "bytes of page offsets",
+            value: u64::try_from(self.offsets.len()).unwrap_or(u64::MAX),
+            limit: u64::try_from(room_bytes).unwrap_or(u64::MAX),
+        })?;
+        let start = out.len();
+        put_header(if self.is_sync { SYNC } else { 0 } | self.compression.flags(), out);
+        for value in [self.pages_alloc, self.normal_pages, self.payload_bytes] {
             out.extend_from_slice(&value.to_be_bytes());
         }
         out.extend_from_slice(&self.packet_number.to_be_bytes());
         out.extend_from_slice(&self.zero_pages.to_be_bytes());
         out.extend_from_slice(&[0; 28]);
-        let end = out.len().saturating_add(BLOCK_NAME_BYTES);
-        let field = if self.name_field.is_empty() { self.block.as_bytes() } else { self.name_field };
-        out.extend_from_slice(field.get(..BLOCK_NAME_BYTES).unwrap_or(field));
-        out.resize(end, 0);
+        text::put_padded(out, self.block, "RAM block").inspect_err(|_| out.truncate(start))?;
         out.extend_from_slice(self.offsets);
+        out.resize(out.len().saturating_add(padding), 0);
+        Ok(())
+    }
+}
+
+/// How many page offsets a RAM packet has: as many as pages make 512 KiB.
+#[must_use]
+pub const fn packet_pages(page_bits: u32) -> u32 {
+    match PACKET_PAGES_BYTES.checked_shr(page_bits) {
+        Some(pages) => pages,
+        None => 0,
     }
 }
 
@@ -235,7 +255,7 @@ impl MultifdItem<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
         match self {
             Self::Initial(packet) => packet.encode(out),
-            Self::Ram(packet) => packet.encode(out),
+            Self::Ram(packet) => packet.encode(out)?,
             Self::RamBytes(piece) | Self::DeviceBytes(piece) => out.extend_from_slice(piece.bytes),
             Self::DeviceState(header) => {
                 put_header(DEVICE_STATE, out);
@@ -256,6 +276,21 @@ fn put_header(flags: u32, out: &mut Vec<u8>) {
     }
 }
 
+/// What a reader must know of a multifd channel beforehand, for the channel does not say it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MultifdOptions {
+    /// Bounds of what is kept in memory.
+    pub limits: Limits,
+    /// Binary logarithm of the target's page size, 12 by default: it decides how long a RAM packet is.
+    pub page_bits: u32,
+}
+
+impl Default for MultifdOptions {
+    fn default() -> Self {
+        Self { limits: Limits::DEFAULT, page_bits: 12 }
+    }
+}
+
 decoder! {
     /// Reads a multifd channel, from its initial packet on.
     ///
@@ -268,14 +303,16 @@ decoder! {
 impl MultifdDecoder {
     /// A decoder at the start of a channel.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
-        Self(Engine::new(Multifd { limits, state: State::Initial }))
+    pub const fn new(options: MultifdOptions) -> Self {
+        let offset_count = packet_pages(options.page_bits);
+        Self(Engine::new(Multifd { limits: options.limits, offset_count, state: State::Initial }))
     }
 }
 
 #[derive(Clone, Debug)]
 struct Multifd {
     limits: Limits,
+    offset_count: u32,
     state: State,
 }
 
@@ -299,6 +336,7 @@ enum Token {
 struct RamToken {
     is_sync: bool,
     compression: Compression,
+    pages_alloc: u32,
     normal_pages: u32,
     zero_pages: u32,
     payload_bytes: u32,
@@ -335,12 +373,13 @@ impl Grammar for Multifd {
             Token::Ram(token) => MultifdItem::Ram(RamPacket {
                 is_sync: token.is_sync,
                 compression: token.compression,
+                pages_alloc: token.pages_alloc,
                 normal_pages: token.normal_pages,
                 zero_pages: token.zero_pages,
                 payload_bytes: token.payload_bytes,
                 packet_number: token.packet_number,
                 block: text::at(raw, token.block),
-                name_field: raw.get(64..RAM_PACKET_BYTES).unwrap_or_default(),
+                offset_count: self.offset_count,
                 offsets: raw.get(RAM_PACKET_BYTES..).unwrap_or_default(),
             }),
             Token::RamBytes(progress) => MultifdItem::RamBytes(progress.piece(raw)),
@@ -383,25 +422,30 @@ impl Multifd {
     }
 
     fn ram_packet(&self, cursor: &mut Cursor<'_>, is_sync: bool, compression: Compression) -> Result<RamToken, Stop> {
-        let room = cursor.u32_be("room for pages")?;
-        if room > self.limits.packet_pages {
-            let (value, limit) = (room.into(), self.limits.packet_pages.into());
-            return Err(Reason::Limit { what: "pages in a packet", value, limit }.into());
-        }
+        let pages_alloc = cursor.u32_be("room for pages")?;
         let normal_pages = cursor.u32_be("normal pages")?;
         let payload_bytes = cursor.u32_be("length of the payload")?;
         let packet_number = cursor.u64_be("packet number")?;
         let zero_pages = cursor.u32_be("zero pages")?;
-        if normal_pages.checked_add(zero_pages).is_none_or(|pages| pages > room) {
-            let value = u64::from(normal_pages).saturating_add(zero_pages.into());
-            return Err(Reason::Value { what: "pages in a packet", value, expected: "at most its room" }.into());
+        let pages = u64::from(normal_pages).saturating_add(zero_pages.into());
+        let value = pages.max(pages_alloc.into());
+        if value > self.offset_count.into() {
+            let what = "pages in a packet";
+            return Err(Reason::Value { what, value, expected: "at most 512 KiB of pages" }.into());
         }
         cursor.zeros(28, "reserved bytes of a packet")?;
-        let start = cursor.position();
-        let name = read_padded(cursor.take(BLOCK_NAME_BYTES, "RAM block")?, "RAM block")?;
-        let block = start..start.saturating_add(name.len());
-        cursor.take(count(room).saturating_mul(8), "page offsets")?;
-        Ok(RamToken { is_sync, compression, normal_pages, zero_pages, payload_bytes, packet_number, block })
+        let block = text::padded(cursor, "RAM block")?;
+        cursor.take(count(self.offset_count).saturating_mul(8), "page offsets")?;
+        Ok(RamToken {
+            is_sync,
+            compression,
+            pages_alloc,
+            normal_pages,
+            zero_pages,
+            payload_bytes,
+            packet_number,
+            block,
+        })
     }
 }
 
@@ -415,14 +459,6 @@ fn read_magic(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
         return Err(Reason::Version { what: "version of a packet", found, known: MULTIFD_VERSION }.into());
     }
     Ok(())
-}
-
-/// The name in a field that a NUL must end.
-pub(super) fn read_padded<'a>(field: &'a [u8], what: &'static str) -> Result<&'a str, Reason> {
-    let Some(end) = field.iter().position(|byte| *byte == 0) else {
-        return Err(Reason::Value { what, value: 256, expected: "ended by a NUL" });
-    };
-    text::line(field.get(..end).unwrap_or_default(), what)
 }
 
 /// Length of a packet with device state in front of its payload, in bytes.

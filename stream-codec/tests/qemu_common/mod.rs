@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
-    ConfigState, Error, Event, Extent, Item, Limits, MainDecoder, MainOptions, MappedRamHeader, MultifdDecoder,
-    MultifdItem, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader, Vmdesc,
+    ConfigState, Error, Event, Extent, Item, MainDecoder, MainOptions, MappedRamHeader, MultifdDecoder, MultifdItem,
+    MultifdOptions, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader, Vmdesc,
     VmdescLimits,
 };
 
@@ -194,7 +194,8 @@ struct MappedBlock {
 }
 
 impl MappedBlock {
-    /// How many pages the bitmap says are there, once both have come. A page that is not there must be a hole.
+    /// How many pages the bitmap says are there, once both have come. None of them is zero, for QEMU clears the bit of
+    /// a page that has become zero; its old bytes stay in the file.
     fn record(&mut self, record: &RamRecord<'_>) -> u64 {
         match record {
             RamRecord::MappedRam(header) => *self = Self { header: Some(*header), bitmap: Vec::new() },
@@ -203,8 +204,8 @@ impl MappedBlock {
             RamRecord::Pages(piece) if piece.position == 0 && piece.is_last() => {
                 let pages = piece.bytes.chunks(self.header.unwrap().page_bytes as usize);
                 let is_set = |number: usize| self.bitmap[number / 8] >> (number % 8) & 1 == 1;
-                for (number, page) in pages.enumerate().filter(|(number, _)| !is_set(*number)) {
-                    assert!(page.iter().all(|&byte| byte == 0), "page {number} is not in the bitmap");
+                for (number, page) in pages.enumerate().filter(|(number, _)| is_set(*number)) {
+                    assert!(page.iter().any(|&byte| byte != 0), "page {number} is in the bitmap, not in the file");
                 }
                 return self.bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
             }
@@ -237,7 +238,7 @@ pub(crate) struct Multifd {
 pub(crate) fn decode_multifd(stream: &[u8]) -> Multifd {
     let mut channel = Multifd::default();
     let mut index = 0;
-    let result = drive!(MultifdDecoder::new(Limits::DEFAULT), stream, 4093, |event| {
+    let result = drive!(MultifdDecoder::new(MultifdOptions::default()), stream, 4093, |event| {
         match event.item {
             MultifdItem::Initial(packet) => channel.id = packet.channel_id,
             MultifdItem::Ram(packet) => {
