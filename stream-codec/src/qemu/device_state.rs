@@ -98,7 +98,7 @@ pub(super) enum State {
     VfioPacket { payload_bytes: u32 },
     Bytes(Progress),
     Config { config_bytes: u64 },
-    ConfigState { config_bytes: u64 },
+    ConfigBytes { config_bytes: u64 },
     End,
 }
 
@@ -168,10 +168,10 @@ impl State {
                     let what = "start of a config state";
                     return Err(Reason::Value { what, value, expected: "DEV_CONFIG_STATE" }.into());
                 }
-                let next = if config_bytes == 0 { Self::End } else { Self::ConfigState { config_bytes } };
+                let next = if config_bytes == 0 { Self::End } else { Self::ConfigBytes { config_bytes } };
                 (Token::Config, Some(next))
             }
-            Self::ConfigState { config_bytes } => {
+            Self::ConfigBytes { config_bytes } => {
                 cursor.take(usize::try_from(config_bytes).unwrap_or(usize::MAX), "config state")?;
                 (Token::ConfigState, Some(Self::End))
             }

@@ -28,15 +28,16 @@
 //! where n is not in the packet: it is how many pages make 512 KiB, 128 of 4 KiB. Then comes the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
 //! For a packet with device state see [`DeviceStateHeader`](super::DeviceStateHeader).
 
-use alloc::vec::Vec;
-use core::ops::Range;
+mod ram_packet;
 
+use alloc::vec::Vec;
+
+pub use self::ram_packet::{Compression, RamPacket, packet_pages};
 use super::device_state::{self, DEVICE_STATE_BYTES, DeviceStateHeader, VfioPacketHeader};
 use super::engine::{Engine, Grammar, Stop, decoder, some_bytes};
 use super::error::Reason;
 use super::event::{Piece, Progress};
 use super::limits::Limits;
-use super::text;
 use super::vfio::ConfigState;
 use crate::cursor::Cursor;
 
@@ -52,12 +53,6 @@ pub const INITIAL_PACKET_BYTES: usize = 64;
 const SYNC: u32 = 1;
 const COMPRESSION: u32 = 0x3e;
 const DEVICE_STATE: u32 = 0x40;
-
-/// Length of a RAM packet in front of its page offsets.
-const RAM_PACKET_BYTES: usize = 320;
-
-/// How many bytes of pages a RAM packet is for.
-const PACKET_PAGES_BYTES: u32 = 512 << 10;
 
 /// The first packet of a channel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,142 +80,6 @@ impl InitialPacket {
         cursor.zeros(39, "rest of the initial packet")?;
         Ok(Self { uuid, channel_id })
     }
-}
-
-/// How the pages of a RAM packet are compressed.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum Compression {
-    /// They are not: the payload is the pages.
-    #[default]
-    None,
-    /// zlib.
-    Zlib,
-    /// Zstandard.
-    Zstd,
-    /// Intel's QPL.
-    Qpl,
-    /// UADK.
-    Uadk,
-    /// Intel's QATzip.
-    Qatzip,
-}
-
-impl Compression {
-    const ALL: [(Self, u32); 6] = [
-        (Self::None, 0),
-        (Self::Zlib, 1 << 1),
-        (Self::Zstd, 2 << 1),
-        (Self::Qpl, 4 << 1),
-        (Self::Uadk, 8 << 1),
-        (Self::Qatzip, 16 << 1),
-    ];
-
-    fn from_flags(flags: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, bits)| *bits == flags & COMPRESSION).map(|(compression, _)| compression)
-    }
-
-    fn flags(self) -> u32 {
-        Self::ALL.into_iter().find(|(compression, _)| *compression == self).map_or(0, |(_, bits)| bits)
-    }
-}
-
-/// A packet with pages, or with a synchronisation point.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct RamPacket<'a> {
-    /// Whether the channel waits after this packet until all channels have come so far.
-    pub is_sync: bool,
-    /// How the payload is compressed.
-    pub compression: Compression,
-    /// How many pages the sender asked room for: 0 in a packet without pages, and else as many as there is.
-    pub pages_alloc: u32,
-    /// How many pages come with their bytes.
-    pub normal_pages: u32,
-    /// How many pages are zero.
-    pub zero_pages: u32,
-    /// Length of the payload in bytes.
-    pub payload_bytes: u32,
-    /// Number of the packet, over all channels.
-    pub packet_number: u64,
-    /// Name of the RAM block. Empty when the packet has no pages.
-    pub block: &'a str,
-    /// How many page offsets the packet has, used or not: [`packet_pages`].
-    pub offset_count: u32,
-    /// The page offsets as they are sent, eight bytes each, big-endian. Those that are left out are zero.
-    pub offsets: &'a [u8],
-}
-
-impl<'a> RamPacket<'a> {
-    /// A packet without pages: a synchronisation point.
-    #[must_use]
-    pub const fn sync(packet_number: u64, offset_count: u32) -> Self {
-        Self {
-            is_sync: true,
-            compression: Compression::None,
-            pages_alloc: 0,
-            normal_pages: 0,
-            zero_pages: 0,
-            payload_bytes: 0,
-            packet_number,
-            block: "",
-            offset_count,
-            offsets: &[],
-        }
-    }
-
-    /// The offsets in the block of the pages that come with their bytes, in bytes.
-    pub fn normal_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        self.all_offsets().take(count(self.normal_pages))
-    }
-
-    /// The offsets in the block of the pages that are zero, in bytes.
-    pub fn zero_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        self.all_offsets().skip(count(self.normal_pages)).take(count(self.zero_pages))
-    }
-
-    fn all_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        let mut cursor = Cursor::new(self.offsets);
-        core::iter::from_fn(move || cursor.u64_be("page offset").ok())
-    }
-
-    /// Appends the packet without its payload.
-    ///
-    /// # Errors
-    /// [`Reason::Text`] if the name of the block has more than 255 bytes, [`Reason::Limit`] if there are more offsets
-    /// than the packet has room for.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
-        let room_bytes = count(self.offset_count).saturating_mul(8);
-        let padding = room_bytes.checked_sub(self.offsets.len()).ok_or_else(|| Reason::Limit {
-            what: "bytes of page offsets",
-            value: u64::try_from(self.offsets.len()).unwrap_or(u64::MAX),
-            limit: u64::try_from(room_bytes).unwrap_or(u64::MAX),
-        })?;
-        let start = out.len();
-        put_header(if self.is_sync { SYNC } else { 0 } | self.compression.flags(), out);
-        for value in [self.pages_alloc, self.normal_pages, self.payload_bytes] {
-            out.extend_from_slice(&value.to_be_bytes());
-        }
-        out.extend_from_slice(&self.packet_number.to_be_bytes());
-        out.extend_from_slice(&self.zero_pages.to_be_bytes());
-        out.extend_from_slice(&[0; 28]);
-        text::put_padded(out, self.block, "RAM block").inspect_err(|_| out.truncate(start))?;
-        out.extend_from_slice(self.offsets);
-        out.resize(out.len().saturating_add(padding), 0);
-        Ok(())
-    }
-}
-
-/// How many page offsets a RAM packet has: as many as pages make 512 KiB.
-#[must_use]
-pub const fn packet_pages(page_bits: u32) -> u32 {
-    match PACKET_PAGES_BYTES.checked_shr(page_bits) {
-        Some(pages) => pages,
-        None => 0,
-    }
-}
-
-fn count(pages: u32) -> usize {
-    usize::try_from(pages).unwrap_or(usize::MAX)
 }
 
 /// A packet of a multifd channel, or a part of one.
@@ -327,21 +186,9 @@ enum State {
 #[derive(Clone, Debug)]
 enum Token {
     Initial(InitialPacket),
-    Ram(RamToken),
+    Ram(ram_packet::Token),
     RamBytes(Progress),
     Device(device_state::Token),
-}
-
-#[derive(Clone, Debug)]
-struct RamToken {
-    is_sync: bool,
-    compression: Compression,
-    pages_alloc: u32,
-    normal_pages: u32,
-    zero_pages: u32,
-    payload_bytes: u32,
-    packet_number: u64,
-    block: Range<usize>,
 }
 
 impl Grammar for Multifd {
@@ -370,18 +217,7 @@ impl Grammar for Multifd {
     fn item<'a>(&'a self, token: Token, raw: &'a [u8]) -> MultifdItem<'a> {
         match token {
             Token::Initial(packet) => MultifdItem::Initial(packet),
-            Token::Ram(token) => MultifdItem::Ram(RamPacket {
-                is_sync: token.is_sync,
-                compression: token.compression,
-                pages_alloc: token.pages_alloc,
-                normal_pages: token.normal_pages,
-                zero_pages: token.zero_pages,
-                payload_bytes: token.payload_bytes,
-                packet_number: token.packet_number,
-                block: text::at(raw, token.block),
-                offset_count: self.offset_count,
-                offsets: raw.get(RAM_PACKET_BYTES..).unwrap_or_default(),
-            }),
+            Token::Ram(token) => MultifdItem::Ram(token.item(raw, self.offset_count)),
             Token::RamBytes(progress) => MultifdItem::RamBytes(progress.piece(raw)),
             Token::Device(token) => token.item(raw),
         }
@@ -413,39 +249,12 @@ impl Multifd {
             let (token, state) = device_state::read_header(cursor)?;
             return Ok((Token::Device(token), State::Device(state)));
         }
-        let token = self.ram_packet(cursor, flags & SYNC != 0, compression)?;
+        let token = ram_packet::read(cursor, flags & SYNC != 0, compression, self.offset_count)?;
         let state = match token.payload_bytes {
             0 => State::Packet,
             length => State::RamBytes(Progress::new(length.into())),
         };
         Ok((Token::Ram(token), state))
-    }
-
-    fn ram_packet(&self, cursor: &mut Cursor<'_>, is_sync: bool, compression: Compression) -> Result<RamToken, Stop> {
-        let pages_alloc = cursor.u32_be("room for pages")?;
-        let normal_pages = cursor.u32_be("normal pages")?;
-        let payload_bytes = cursor.u32_be("length of the payload")?;
-        let packet_number = cursor.u64_be("packet number")?;
-        let zero_pages = cursor.u32_be("zero pages")?;
-        let pages = u64::from(normal_pages).saturating_add(zero_pages.into());
-        let value = pages.max(pages_alloc.into());
-        if value > self.offset_count.into() {
-            let what = "pages in a packet";
-            return Err(Reason::Value { what, value, expected: "at most 512 KiB of pages" }.into());
-        }
-        cursor.zeros(28, "reserved bytes of a packet")?;
-        let block = text::padded(cursor, "RAM block")?;
-        cursor.take(count(self.offset_count).saturating_mul(8), "page offsets")?;
-        Ok(RamToken {
-            is_sync,
-            compression,
-            pages_alloc,
-            normal_pages,
-            zero_pages,
-            payload_bytes,
-            packet_number,
-            block,
-        })
     }
 }
 
