@@ -23,17 +23,20 @@
 //! use std::os::unix::net::UnixStream;
 //! use savevm_core::{load, save, sim};
 //!
-//! let port = || sim::SimDevice::new("model=plain caps=7 initial=64KiB stop=1MiB seed=1".parse()?).port("net0");
-//! let (mut ours, mut theirs) = ([port()?], [port()?]);
+//! let config = sim::SimConfig::parse("model=plain caps=7 initial=64KiB stop=1MiB seed=1")?;
+//! let mut ours = [sim::SimPort::open(&config.device()?, "net0")?];
+//! let mut theirs = [sim::SimPort::open(&config.device()?, "net0")?];
 //! let (left, right) = UnixStream::pair()?;
 //!
 //! let target = std::thread::spawn(move || {
-//!     load::load(&mut theirs, right, &mut (), &load::LoadOptions::default())?.run()
+//!     let mut hooks = ();
+//!     load::load(&mut theirs, right, &mut hooks, &load::LoadOptions::default())?.run()
 //! });
-//! let ready = save::save(&mut ours, left, &mut (), &save::SaveOptions::default())?;
+//! let mut hooks = ();
+//! let ready = save::save(&mut ours, left, &mut hooks, &save::SaveOptions::default())?;
 //! let committed = ready.commit()?;
 //!
-//! let running = target.join().expect("the target does not panic")?;
+//! let running = target.join().expect("a target that does not panic")?;
 //! assert_eq!(committed.devices[0].sum, running.devices[0].sum);
 //! # Ok(())
 //! # }

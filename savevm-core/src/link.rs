@@ -14,8 +14,8 @@ use std::vec::Vec;
 use stream_codec::decode::Blame;
 use stream_codec::frame::io::{Error as FrameError, Frame, FrameReader, FrameWriter};
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Hello, Limits as FrameLimits, Loaded, Message, Role,
-    Session, SessionError, Support, printable,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, HEADER_BYTES, Hello, Limits as FrameLimits, Loaded,
+    Message, Role, Session, SessionError, Support, printable,
 };
 use vfio_mig_fsm::Capabilities;
 
@@ -73,7 +73,7 @@ fn advice(error: &FrameError) -> String {
 /// A commit that was not, or perhaps not, sent.
 pub(crate) struct Unsent {
     pub(crate) error: LinkError,
-    /// Nothing of it left: the transport refused its first byte.
+    /// Not all of it left: the target cannot have read it.
     pub(crate) certain: bool,
 }
 
@@ -206,12 +206,13 @@ impl<T: Read + Write> Link<T> {
         self.flush()
     }
 
-    /// Source: hands over. `io::Write::write` promises that an error means no byte was taken, so a refused first
-    /// byte is proof that the target will never hear of it.
+    /// Source: hands over. `io::Write::write` promises that an error means no byte of that call was taken, so a commit
+    /// of which the transport refused even the last byte is one that the target will never read whole.
     pub(crate) fn send_commit(&mut self) -> Result<(), Unsent> {
-        let before = self.writer.offset();
+        let header_bytes = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+        let whole = self.writer.offset().saturating_add(header_bytes);
         let sent = self.send(&Message::Commit).and_then(|()| self.flush());
-        sent.map_err(|error| Unsent { error, certain: self.writer.offset() == before })
+        sent.map_err(|error| Unsent { error, certain: self.writer.offset() < whole })
     }
 
     /// Source: waits for the target to take a device.

@@ -175,10 +175,13 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Ready<'_, D, T, H> {
         match self.link.send_commit() {
             Ok(()) => {}
             Err(Unsent { error, certain: true }) => return Err(self.fail(error.into())),
-            Err(Unsent { error, certain: false }) => return Err(self.in_doubt(error.into())),
+            Err(Unsent { error, certain: false }) => {
+                // The devices stay stopped either way; a failure to say so changes nothing.
+                let _ = self.set.retire();
+                return Err(self.in_doubt(error.into()));
+            }
         }
         self.set.disarm();
-        // A device that cannot be retired is no reason to doubt a target that has everything.
         let retired = self.set.retire();
         let confirmed = self.link.wait_complete();
         if let Err(cause) = confirmed.and(retired) {

@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The order of a conversation, seen from both sides at once.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -31,11 +39,11 @@ impl Pair {
     fn accepted(device_count: u32) -> Self {
         let mut pair = Self::new();
         let ours = hello(Role::Source, device_count);
-        pair.from_source(&Message::Hello(ours)).unwrap();
-        pair.from_target(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
+        pair.source_says(&Message::Hello(ours)).unwrap();
+        pair.target_says(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
         for device in 0..device_count {
-            pair.from_source(&open(device, &format!("vf-{device}"))).unwrap();
-            pair.from_target(&Message::DeviceAccept { device }).unwrap();
+            pair.source_says(&open(device, &format!("vf-{device}"))).unwrap();
+            pair.target_says(&Message::DeviceAccept { device }).unwrap();
         }
         pair
     }
@@ -43,11 +51,11 @@ impl Pair {
     /// A pair whose devices are all loaded.
     fn loaded(device_count: u32) -> Self {
         let mut pair = Self::accepted(device_count);
-        pair.from_source(&Message::Switchover).unwrap();
+        pair.source_says(&Message::Switchover).unwrap();
         for device in 0..device_count {
             pair.data(device, 0, 10).unwrap();
-            pair.from_source(&end(device, 1, 10)).unwrap();
-            pair.from_target(&loaded(device, 10)).unwrap();
+            pair.source_says(&end(device, 1, 10)).unwrap();
+            pair.target_says(&loaded(device, 10)).unwrap();
         }
         pair
     }
@@ -63,11 +71,11 @@ impl Pair {
         violations.0
     }
 
-    fn from_source(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+    fn source_says(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         Self::agree(self.source.sent(message), self.target.received(message))
     }
 
-    fn from_target(&mut self, message: &Message<'_>) -> Result<(), Violation> {
+    fn target_says(&mut self, message: &Message<'_>) -> Result<(), Violation> {
         Self::agree(self.target.sent(message), self.source.received(message))
     }
 
@@ -86,34 +94,34 @@ fn a_whole_conversation() {
     let mut pair = Pair::new();
     let ours = hello(Role::Source, 2);
     pair.assert_phase(Phase::Greeting);
-    pair.from_source(&Message::Hello(ours)).unwrap();
-    pair.from_target(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
+    pair.source_says(&Message::Hello(ours)).unwrap();
+    pair.target_says(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
     pair.assert_phase(Phase::PreCopy);
     assert_eq!(pair.source.agreement(), Some(Agreement { version: 1, features: 0 }));
-    pair.from_source(&open(1, "vf-1")).unwrap();
-    pair.from_source(&open(0, "vf-0")).unwrap();
-    pair.from_target(&Message::DeviceAccept { device: 1 }).unwrap();
+    pair.source_says(&open(1, "vf-1")).unwrap();
+    pair.source_says(&open(0, "vf-0")).unwrap();
+    pair.target_says(&Message::DeviceAccept { device: 1 }).unwrap();
     pair.data(1, 0, 10).unwrap();
-    pair.from_target(&Message::DeviceAccept { device: 0 }).unwrap();
+    pair.target_says(&Message::DeviceAccept { device: 0 }).unwrap();
     pair.data(0, 0, 20).unwrap();
     pair.data(1, 1, 30).unwrap();
-    pair.from_source(&Message::Switchover).unwrap();
+    pair.source_says(&Message::Switchover).unwrap();
     pair.assert_phase(Phase::StopCopy);
     pair.data(1, 2, 2).unwrap();
     assert_eq!((pair.target.device_bytes(1), pair.target.next_sequence(1)), (Some(42), Some(3)));
-    pair.from_source(&end(1, 3, 42)).unwrap();
-    pair.from_target(&loaded(1, 42)).unwrap();
+    pair.source_says(&end(1, 3, 42)).unwrap();
+    pair.target_says(&loaded(1, 42)).unwrap();
     pair.data(0, 1, 1).unwrap();
-    pair.from_source(&end(0, 2, 21)).unwrap();
-    pair.from_target(&loaded(0, 21)).unwrap();
+    pair.source_says(&end(0, 2, 21)).unwrap();
+    pair.target_says(&loaded(0, 21)).unwrap();
     assert_eq!(pair.source.device_phase(0), Some(DevicePhase::Loaded));
     assert!(pair.target.finish().is_err(), "the Commit is missing");
-    pair.from_source(&Message::Commit).unwrap();
+    pair.source_says(&Message::Commit).unwrap();
     pair.assert_phase(Phase::Committed);
     assert_eq!(pair.target.finish(), Ok(()), "the source has said its last word");
     let early = pair.source.finish().unwrap_err();
     assert_eq!(early.violation, Violation::EndedEarly { phase: Phase::Committed });
-    pair.from_target(&Message::Complete).unwrap();
+    pair.target_says(&Message::Complete).unwrap();
     pair.assert_phase(Phase::Complete);
     assert_eq!(pair.source.finish(), Ok(()));
 }
@@ -121,17 +129,17 @@ fn a_whole_conversation() {
 #[test]
 fn nothing_before_both_hellos() {
     let greeting = |kind| Err(Violation::Phase { kind, phase: Phase::Greeting });
-    assert_eq!(Pair::new().from_source(&open(0, "vf")), greeting(Kind::DeviceOpen));
+    assert_eq!(Pair::new().source_says(&open(0, "vf")), greeting(Kind::DeviceOpen));
     assert_eq!(Pair::new().data(0, 0, 1), greeting(Kind::Data));
     let ours = hello(Role::Source, 1);
-    assert_eq!(Pair::new().from_target(&Message::Hello(ours.reply(Support::CURRENT, 1))), greeting(Kind::Hello));
+    assert_eq!(Pair::new().target_says(&Message::Hello(ours.reply(Support::CURRENT, 1))), greeting(Kind::Hello));
     let mut pair = Pair::new();
-    pair.from_source(&Message::Hello(ours)).unwrap();
-    assert_eq!(pair.from_source(&Message::Hello(ours)), greeting(Kind::Hello));
+    pair.source_says(&Message::Hello(ours)).unwrap();
+    assert_eq!(pair.source_says(&Message::Hello(ours)), greeting(Kind::Hello));
     let mut pair = Pair::new();
-    pair.from_source(&Message::Hello(ours)).unwrap();
-    assert_eq!(pair.from_source(&Message::Switchover), greeting(Kind::Switchover));
-    let again = Pair::accepted(1).from_source(&Message::Hello(ours));
+    pair.source_says(&Message::Hello(ours)).unwrap();
+    assert_eq!(pair.source_says(&Message::Switchover), greeting(Kind::Switchover));
+    let again = Pair::accepted(1).source_says(&Message::Hello(ours));
     assert_eq!(again, Err(Violation::Phase { kind: Kind::Hello, phase: Phase::PreCopy }));
 }
 
@@ -140,10 +148,10 @@ fn the_targets_hello_must_repeat_the_sources() {
     let answered = |change: fn(&mut Hello)| {
         let mut pair = Pair::new();
         let ours = hello(Role::Source, 1);
-        pair.from_source(&Message::Hello(ours)).unwrap();
+        pair.source_says(&Message::Hello(ours)).unwrap();
         let mut answer = ours.reply(Support::CURRENT, 100);
         change(&mut answer);
-        pair.from_target(&Message::Hello(answer))
+        pair.target_says(&Message::Hello(answer))
     };
     assert_eq!(answered(|_| ()), Ok(()));
     assert_eq!(answered(|hello| hello.nonce[15] ^= 1), Err(Violation::Echo { what: "session nonce" }));
@@ -181,18 +189,18 @@ fn devices_are_opened_and_accepted_once_before_data() {
     let device = |kind, phase| Err(Violation::Device { kind, device: 0, phase });
     let mut opened = Pair::new();
     let ours = hello(Role::Source, 1);
-    opened.from_source(&Message::Hello(ours)).unwrap();
-    opened.from_target(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
+    opened.source_says(&Message::Hello(ours)).unwrap();
+    opened.target_says(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
     let mut unopened = opened.source.clone();
     let error = unopened.received(&Message::DeviceAccept { device: 0 }).unwrap_err();
     assert_eq!(Err(error.violation), device(Kind::DeviceAccept, DevicePhase::Unopened));
-    opened.from_source(&open(0, "vf")).unwrap();
+    opened.source_says(&open(0, "vf")).unwrap();
     assert_eq!(opened.data(0, 0, 1), device(Kind::Data, DevicePhase::Opened));
 
-    assert_eq!(Pair::accepted(1).from_source(&open(0, "vf")), device(Kind::DeviceOpen, DevicePhase::Accepted));
-    let again = Pair::accepted(1).from_target(&Message::DeviceAccept { device: 0 });
+    assert_eq!(Pair::accepted(1).source_says(&open(0, "vf")), device(Kind::DeviceOpen, DevicePhase::Accepted));
+    let again = Pair::accepted(1).target_says(&Message::DeviceAccept { device: 0 });
     assert_eq!(again, device(Kind::DeviceAccept, DevicePhase::Accepted));
-    let none = Pair::accepted(1).from_target(&Message::DeviceAccept { device: 1 });
+    let none = Pair::accepted(1).target_says(&Message::DeviceAccept { device: 1 });
     assert_eq!(none, Err(Violation::UnknownDevice { kind: Kind::DeviceAccept, device: 1, count: 1 }));
 }
 
@@ -201,48 +209,48 @@ fn switchover_and_commit_wait_for_every_device() {
     let not_all = |kind, needed, missing| Err(Violation::NotAll { kind, needed, missing });
     let mut pair = Pair::new();
     let ours = hello(Role::Source, 3);
-    pair.from_source(&Message::Hello(ours)).unwrap();
-    pair.from_target(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
-    pair.from_source(&open(0, "vf")).unwrap();
-    pair.from_target(&Message::DeviceAccept { device: 0 }).unwrap();
-    assert_eq!(pair.from_source(&Message::Switchover), not_all(Kind::Switchover, DevicePhase::Accepted, 2));
+    pair.source_says(&Message::Hello(ours)).unwrap();
+    pair.target_says(&Message::Hello(ours.reply(Support::CURRENT, 100))).unwrap();
+    pair.source_says(&open(0, "vf")).unwrap();
+    pair.target_says(&Message::DeviceAccept { device: 0 }).unwrap();
+    assert_eq!(pair.source_says(&Message::Switchover), not_all(Kind::Switchover, DevicePhase::Accepted, 2));
 
     let mut pair = Pair::accepted(2);
-    pair.from_source(&Message::Switchover).unwrap();
-    pair.from_source(&end(0, 0, 0)).unwrap();
-    pair.from_source(&end(1, 0, 0)).unwrap();
-    pair.from_target(&loaded(1, 0)).unwrap();
-    assert_eq!(pair.from_source(&Message::Commit), not_all(Kind::Commit, DevicePhase::Loaded, 1));
+    pair.source_says(&Message::Switchover).unwrap();
+    pair.source_says(&end(0, 0, 0)).unwrap();
+    pair.source_says(&end(1, 0, 0)).unwrap();
+    pair.target_says(&loaded(1, 0)).unwrap();
+    assert_eq!(pair.source_says(&Message::Commit), not_all(Kind::Commit, DevicePhase::Loaded, 1));
 }
 
 #[test]
 fn phases_admit_their_frames_only() {
     let phase = |kind, phase| Err(Violation::Phase { kind, phase });
-    assert_eq!(Pair::accepted(1).from_source(&end(0, 0, 0)), phase(Kind::DeviceEnd, Phase::PreCopy));
-    assert_eq!(Pair::accepted(1).from_source(&Message::Commit), phase(Kind::Commit, Phase::PreCopy));
-    assert_eq!(Pair::loaded(1).from_source(&Message::Switchover), phase(Kind::Switchover, Phase::StopCopy));
-    assert_eq!(Pair::loaded(1).from_target(&Message::Complete), phase(Kind::Complete, Phase::StopCopy));
+    assert_eq!(Pair::accepted(1).source_says(&end(0, 0, 0)), phase(Kind::DeviceEnd, Phase::PreCopy));
+    assert_eq!(Pair::accepted(1).source_says(&Message::Commit), phase(Kind::Commit, Phase::PreCopy));
+    assert_eq!(Pair::loaded(1).source_says(&Message::Switchover), phase(Kind::Switchover, Phase::StopCopy));
+    assert_eq!(Pair::loaded(1).target_says(&Message::Complete), phase(Kind::Complete, Phase::StopCopy));
     let committed = || {
         let mut pair = Pair::loaded(1);
-        pair.from_source(&Message::Commit).unwrap();
+        pair.source_says(&Message::Commit).unwrap();
         pair
     };
     assert_eq!(committed().data(0, 1, 1), phase(Kind::Data, Phase::Committed));
-    assert_eq!(committed().from_source(&Message::Commit), phase(Kind::Commit, Phase::Committed));
-    assert_eq!(committed().from_source(&abort("no")), phase(Kind::Abort, Phase::Committed));
+    assert_eq!(committed().source_says(&Message::Commit), phase(Kind::Commit, Phase::Committed));
+    assert_eq!(committed().source_says(&abort("no")), phase(Kind::Abort, Phase::Committed));
     let mut complete = committed();
-    complete.from_target(&Message::Complete).unwrap();
-    assert_eq!(complete.from_target(&abort("no")), phase(Kind::Abort, Phase::Complete));
+    complete.target_says(&Message::Complete).unwrap();
+    assert_eq!(complete.target_says(&abort("no")), phase(Kind::Abort, Phase::Complete));
 }
 
 #[test]
 fn loaded_must_repeat_the_count() {
     let mut pair = Pair::accepted(1);
     pair.data(0, 0, 10).unwrap();
-    pair.from_source(&Message::Switchover).unwrap();
-    pair.from_source(&end(0, 1, 10)).unwrap();
+    pair.source_says(&Message::Switchover).unwrap();
+    pair.source_says(&end(0, 1, 10)).unwrap();
     let short = Violation::ByteCount { device: 0, stated: 9, counted: 10 };
-    assert_eq!(pair.from_target(&loaded(0, 9)), Err(short));
+    assert_eq!(pair.target_says(&loaded(0, 9)), Err(short));
 }
 
 #[test]
@@ -270,7 +278,7 @@ fn an_abort_ends_everything_from_either_side_at_any_time() {
         for by in [Role::Source, Role::Target] {
             let mut pair = stage();
             let aborted =
-                if by == Role::Source { pair.from_source(&abort("x")) } else { pair.from_target(&abort("x")) };
+                if by == Role::Source { pair.source_says(&abort("x")) } else { pair.target_says(&abort("x")) };
             assert_eq!(aborted, Ok(()));
             pair.assert_phase(Phase::Aborted { by, committed: false });
             assert_eq!((pair.source.finish(), pair.target.finish()), (Ok(()), Ok(())));
@@ -301,8 +309,8 @@ fn frames_that_cross_our_abort_are_ignored_and_frames_after_the_peers_are_not() 
 #[test]
 fn a_target_may_abort_after_the_commit_and_both_know() {
     let mut pair = Pair::loaded(1);
-    pair.from_source(&Message::Commit).unwrap();
-    pair.from_target(&abort("RESUMING -> RUNNING failed")).unwrap();
+    pair.source_says(&Message::Commit).unwrap();
+    pair.target_says(&abort("RESUMING -> RUNNING failed")).unwrap();
     pair.assert_phase(Phase::Aborted { by: Role::Target, committed: true });
 }
 
@@ -377,7 +385,7 @@ fn random_step(random: &mut Random, pair: &mut Pair) -> Result<(), Violation> {
         _ => return pair.data(device, random.up_to(3) as u64, 10),
     };
     let any_side = random.up_to(20) == 0;
-    if by_source != any_side { pair.from_source(&message) } else { pair.from_target(&message) }
+    if by_source != any_side { pair.source_says(&message) } else { pair.target_says(&message) }
 }
 
 /// Whatever is said, both sides judge it alike, and no device is left behind by a Commit.

@@ -258,7 +258,7 @@ fn precopy_info(errno: Errno) -> Meaning {
 fn read(call: Call, errno: Errno) -> Meaning {
     Some(match (call, errno) {
         (Call::ReadStopCopy, Errno::ENOMSG) => {
-            "the driver announces a temporary end in STOP_COPY, where the uAPI allows none; its stream cannot be trusted"
+            "the driver announces a temporary end in STOP_COPY, which the uAPI forbids; its stream cannot be trusted"
         }
         (_, Errno::ENODEV) => "the saving session has ended: the device left the saving states, was reset or closed",
         (_, Errno::EINTR) => {

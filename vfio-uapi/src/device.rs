@@ -88,8 +88,8 @@ impl<F: AsFd> Device<F> {
 
     /// Asks whether the device has a feature with these operations, without using it.
     ///
-    /// A yes does not promise that the call will work: [`dma_logging_report`](Self::dma_logging_report) fails on kernels
-    /// without `CONFIG_IOMMUFD_DRIVER` that accept the probe. Never probe by asking for a state: see
+    /// A yes does not promise that the call will work: [`dma_logging_report`](Self::dma_logging_report) fails on
+    /// kernels without `CONFIG_IOMMUFD_DRIVER` that accept the probe. Never probe by asking for a state: see
     /// [`set_device_state`](Self::set_device_state).
     ///
     /// # Errors
@@ -125,8 +125,8 @@ impl<F: AsFd> Device<F> {
     ///
     /// The device's state is asked first, and two requests never reach the kernel: any request in ERROR, which makes
     /// most drivers warn in the kernel log, and STOP_COPY to a PRE_COPY state, on which kernels before the fix of 2026
-    /// hang for good. Ask only for states the [`migration_flags`](Self::migration_flags) include: xe stops the device on
-    /// others.
+    /// hang for good. Ask only for states the [`migration_flags`](Self::migration_flags) include: xe stops the device
+    /// on others.
     ///
     /// # Errors
     ///
@@ -242,8 +242,8 @@ impl<F: AsFd> Device<F> {
     fn absent(&self, call: Call, errno: i32) -> Result<Support> {
         let support = match errno {
             ENOTTY => Support::NotOffered,
-            // Kernels before 6.12.58 answered EINVAL to unknown features for drivers without a feature callback. So does
-            // every call on a character device that is not bound to an iommufd yet, and there the info fails too.
+            // Kernels before 6.12.58 answered EINVAL to unknown features for drivers without a feature callback. So
+            // does every call on a character device that is not bound to an iommufd yet, and there the info fails too.
             EINVAL => Support::Refused,
             _ => return Err(self.error(call, errno)),
         };
@@ -305,5 +305,8 @@ fn errno_in_size(bytes: u64) -> Option<i32> {
         .and_then(|below| i32::try_from(below).ok()?.checked_add(1))
 }
 
+#[cfg(test)]
+#[cfg(not(miri))]
+mod fake_test;
 #[cfg(test)]
 mod test;

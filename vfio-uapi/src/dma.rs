@@ -97,9 +97,9 @@ impl<F: AsFd> Device<F> {
     ///
     /// # Errors
     ///
-    /// Refused are ranges that are empty, unaligned, overlapping or reach 2^64, and a page size that is no power of two:
-    /// the kernel accepts some of these. EINVAL if logging runs already; E2BIG for more ranges than the kernel takes
-    /// (256 with pages of 4 KiB); EOPNOTSUPP if the device cannot track as much.
+    /// Refused are ranges that are empty, unaligned, overlapping or reach 2^64, and a page size that is no power of
+    /// two: the kernel accepts some of these. EINVAL if logging runs already; E2BIG for more ranges than the kernel
+    /// takes (256 with pages of 4 KiB); EOPNOTSUPP if the device cannot track as much.
     pub fn dma_logging_start(&self, page_size: u64, ranges: &[DmaRange]) -> Result<u64> {
         let call = Call::DmaLoggingStart;
         check_ranges(page_size, ranges).map_err(|reason| Error::refused(self.shared_label(), call, reason))?;

@@ -117,7 +117,8 @@ pub enum Refusal {
     /// on such a write.
     #[error("the device has left RESUMING")]
     SessionEnded,
-    /// The device is in ERROR. A request would make most drivers warn in the kernel log, which can be fatal to the host.
+    /// The device is in ERROR. A request would make most drivers warn in the kernel log, which can be fatal to the
+    /// host.
     #[error("the device is in ERROR; reset it")]
     InError,
     /// STOP_COPY to a PRE_COPY state: kernels before the fix of 2026 spin forever on it, newer ones say EINVAL.
@@ -255,3 +256,6 @@ impl core::fmt::Display for FoundIn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod test;

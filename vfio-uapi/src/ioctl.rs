@@ -20,7 +20,12 @@ use vfio_bindings::bindings::vfio as sys;
 
 pub(crate) mod cdev;
 pub(crate) mod container;
+#[cfg(feature = "contract")]
+pub(crate) mod contract;
 pub(crate) mod dma_logging;
+#[cfg(test)]
+#[cfg(not(miri))]
+pub(crate) mod fake;
 pub(crate) mod group;
 pub(crate) mod iommufd;
 #[cfg(test)]
@@ -141,8 +146,9 @@ impl<P: Payload> Feature<P> {
 pub(crate) fn feature<P: Payload>(device: BorrowedFd<'_>, op: Op, payload: P) -> RawResult<P> {
     let mut message = Feature::new(op, payload);
     // SAFETY: the pointer covers all `argsz` bytes of `message`, borrowed for this call alone. VFIO reads and writes at
-    // most `argsz` bytes there, and every bit pattern is a valid `P`, which holds no address to write through (Payload's
-    // contract). On a container the number is DIRTY_PAGES, which reads the 8 header bytes and refuses these flags.
+    // most `argsz` bytes there, and every bit pattern is a valid `P`, which holds no address to write through
+    // (Payload's contract). On a container the number is DIRTY_PAGES, which reads the 8 header bytes and refuses these
+    // flags.
     unsafe { raw::device_feature(device.as_raw_fd(), message.as_mut_ptr()) }.map_err(last_errno)?;
     Ok(message.payload)
 }
@@ -154,7 +160,8 @@ pub(crate) fn probe(device: BorrowedFd<'_>, index: u16, flags: u32) -> RawResult
         flags: u32::from(index) | flags | sys::VFIO_DEVICE_FEATURE_PROBE,
         ..Default::default()
     };
-    // SAFETY: with PROBE set the kernel reads the 8-byte header, which `header` is, and neither needs nor touches a payload.
+    // SAFETY: with PROBE set the kernel reads the 8-byte header, which `header` is, and neither needs nor touches a
+    // payload.
     unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut header).cast()) }.map_err(last_errno)?;
     Ok(())
 }
@@ -168,8 +175,8 @@ pub(crate) fn set_device_state(device: BorrowedFd<'_>, state: u32) -> RawResult<
     if reply.data_fd < 0 {
         return Ok(None);
     }
-    // SAFETY: by vfio.h a successful SET of the device state with a data_fd >= 0 has installed that fd in this process for
-    // the caller, who is its only owner and closes it.
+    // SAFETY: by vfio.h a successful SET of the device state with a data_fd >= 0 has installed that fd in this process
+    // for the caller, who is its only owner and closes it.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(reply.data_fd) }))
 }
 

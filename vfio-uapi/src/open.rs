@@ -2,9 +2,9 @@
 
 //! The two ways to a device fd, and finding the devices there are.
 //!
-//! *By group*: [`Container`] and [`Group`], on every kernel. *By character device*: [`Iommufd`] and [`Cdev`], on kernels
-//! that have both. Every type here wraps an fd, owned or borrowed: a sandboxed program hands in open fds and needs no
-//! path. [`discover`], [`open_by_group`] and [`open_by_cdev`] are for programs that may open files.
+//! *By group*: [`Container`] and [`Group`], on every kernel. *By character device*: [`Iommufd`] and [`Cdev`], on
+//! kernels that have both. Every type here wraps an fd, owned or borrowed: a sandboxed program hands in open fds and
+//! needs no path. [`discover`], [`open_by_group`] and [`open_by_cdev`] are for programs that may open files.
 //!
 //! A device whose group is open cannot be bound through its character device, and the other way round (EBUSY).
 
@@ -21,6 +21,7 @@ mod discover;
 mod group;
 mod iommufd;
 #[cfg(test)]
+#[cfg(not(miri))]
 mod test;
 
 pub use cdev::{BindError, Cdev, CdevId};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use crate::{migrate, probe};
+use crate::{hw_test, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -18,8 +18,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    HwTest(hw_test::Args),
     Probe(probe::Args),
     Migrate(migrate::Args),
+    /// Run the contract suite here, on the named devices; one JSON event per line
+    #[command(hide = true)]
+    Suite(hw_test::suite::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

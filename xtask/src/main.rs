@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask`: move the state of VFIO devices, and prove that it can be moved.
 
+mod cache;
 mod cli;
 mod device;
+mod hw_test;
 mod migrate;
 mod probe;
 mod soft;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -16,5 +19,7 @@ fn main() -> ExitCode {
     match cli.command {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
+        cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::Suite(args) => hw_test::suite::main(&args),
     }
 }

@@ -54,8 +54,8 @@ struct Common {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     timeout: Duration,
 
-    /// The largest piece of device state in the stream, which is also the size of the one data buffer.
-    /// Must be the same or larger on the target
+    /// The largest piece of device state in the stream, and the size of the one data buffer; the smaller of the two
+    /// sides' values is used
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     chunk_bytes: u32,
 

@@ -10,14 +10,14 @@ use serde::Deserialize;
 /// What the library reads its devices from.
 const CONFIG_VARIABLE: &str = "SOFTVFIO";
 
-/// Four devices of one machine: enough to see and try everything.
+/// A machine with enough to see and try everything.
 const DEFAULT_CONFIG: &str = include_str!("soft/default.conf");
 
 /// Where commands that take it find their devices.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SoftArgs {
     /// Use simulated devices instead of this machine's; CONFIG is a file as xtask/softvfio/README.md describes it,
-    /// without it there are two mtty and two plain ones
+    /// without it there are two mtty and three plain ones
     #[arg(long, value_name = "CONFIG", num_args = 0..=1, require_equals = true)]
     soft: Option<Option<PathBuf>>,
 }

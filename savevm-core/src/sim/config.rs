@@ -29,6 +29,14 @@ pub struct ConfigError {
     pub expected: String,
 }
 
+impl ConfigError {
+    /// An error in `key` (or `key=value`) on `line`, for a caller's own part of a configuration.
+    #[must_use]
+    pub fn new(line: u32, key: &str, expected: &str) -> Self {
+        Self { line, key: key.to_owned(), expected: expected.to_owned() }
+    }
+}
+
 /// One `key=value` of a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Entry {
@@ -254,16 +262,17 @@ impl SimConfig {
             key: "model".to_owned(),
             expected: "model=plain or model=mtty".to_owned(),
         })?;
-        let mut timing = Timing::default();
-        timing.transition = options.take_duration("transition-ms")?.unwrap_or_default();
-        timing.read_per_mib = options.take_duration("read-ms-per-mib")?.unwrap_or_default();
-        timing.write_per_mib = options.take_duration("write-ms-per-mib")?.unwrap_or_default();
-        timing.query = options.take_duration("query-ms")?.unwrap_or_default();
-        timing.steps = options.take_all("step-ms", |text| {
-            let parsed =
-                text.split_once(':').and_then(|(step, time)| Some((parse_step(step)?, units::duration(time)?)));
-            parsed.ok_or("a step and a time, as in step-ms=STOP>STOP_COPY:20")
-        })?;
+        let timing = Timing {
+            transition: options.take_duration("transition-ms")?.unwrap_or_default(),
+            steps: options.take_all("step-ms", |text| {
+                let parsed =
+                    text.split_once(':').and_then(|(step, time)| Some((parse_step(step)?, units::duration(time)?)));
+                parsed.ok_or("a step and a time, as in step-ms=STOP>STOP_COPY:20")
+            })?,
+            read_per_mib: options.take_duration("read-ms-per-mib")?.unwrap_or_default(),
+            write_per_mib: options.take_duration("write-ms-per-mib")?.unwrap_or_default(),
+            query: options.take_duration("query-ms")?.unwrap_or_default(),
+        };
         let faults = options.take_all("fault", FaultRule::parse)?.into_iter().collect();
         Ok(Self { model, timing, faults, options })
     }

@@ -56,8 +56,11 @@ pub(super) struct Core {
     sessions: u64,
     reset_pending: bool,
     logging: bool,
-    observer: Option<Box<dyn FnMut(&SimEvent) + Send>>,
+    observer: Option<Observer>,
 }
+
+/// Who is told of everything that happens to a device.
+pub type Observer = Box<dyn FnMut(&SimEvent) + Send>;
 
 /// Longest uninterrupted wait: how late a killed session or a reset is noticed.
 const SLICE: Duration = Duration::from_millis(10);
@@ -115,7 +118,7 @@ impl SimDevice {
     }
 
     /// Has `observer` told of everything that happens. It is called with the device locked and must not call back.
-    pub fn observe(&self, observer: Box<dyn FnMut(&SimEvent) + Send>) {
+    pub fn observe(&self, observer: Observer) {
         self.shared.core().observer = Some(observer);
     }
 

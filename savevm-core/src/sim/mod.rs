@@ -3,7 +3,7 @@
 //!
 //! [`SimDevice`] is the kernel's side: raw states in, errnos out, the state machine walked step by step, data
 //! sessions that live and die as the kernel's data fds do. What one driver does differently from the next is a
-//! [`Model`]; [`Plain`] and [`Mtty`] are built in, and vendor crates bring their own. `SimPort` is the same device
+//! [`Model`]; [`Plain`] and [`Mtty`] are built in, and vendor crates bring their own. [`SimPort`] is the same device
 //! as a `Device`, for tests in one process.
 //!
 //! Everything is deterministic given a seed and a [`ManualClock`]: contents come from the seed and the position in
@@ -18,13 +18,14 @@ mod model;
 mod mtty;
 mod pci;
 mod plain;
+mod port;
 mod session;
 mod time;
 mod timing;
 mod units;
 
 pub use self::config::{ConfigError, ModelFactory, Options, SimConfig};
-pub use self::device::SimDevice;
+pub use self::device::{Observer, SimDevice};
 pub use self::errno::Errno;
 pub use self::event::SimEvent;
 pub use self::fault::{Action, Call, FaultPlan, FaultRule, Place, When};
@@ -32,6 +33,7 @@ pub use self::model::{DirtyLogging, Facts, Failure, Irq, Model, PrecopySizes, Re
 pub use self::mtty::Mtty;
 pub use self::pci::ConfigSpace;
 pub use self::plain::{Drained, Plain, PlainConfig};
+pub use self::port::SimPort;
 pub use self::session::{Direction, PrecopyInfo, Progress, SimSession};
 pub use self::time::{Clock, ManualClock, SystemClock};
 pub use self::timing::Timing;

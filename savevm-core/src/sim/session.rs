@@ -99,6 +99,23 @@ impl SimSession {
         core.live.as_ref().filter(|live| live.id == self.inner.id).map(Live::progress)
     }
 
+    /// Whether the driver answers GET_PRECOPY_INFO at all: those without PRE_COPY do not.
+    #[must_use]
+    pub fn has_precopy_info(&self) -> bool {
+        self.inner.direction == Direction::Saving && self.inner.shared.has_pre_copy()
+    }
+
+    /// The checks of [`read`](Self::read) that come before the buffer is looked at.
+    ///
+    /// # Errors
+    /// `EBADF` on a resuming session; `ENODEV` when the session is over.
+    pub fn check_read(&self) -> Result<(), Errno> {
+        if self.inner.direction != Direction::Saving {
+            return Err(Errno::EBADF);
+        }
+        self.inner.shared.core().alive_state(self.inner.id).map(|_| ())
+    }
+
     /// Reads saved bytes; short reads are normal.
     ///
     /// # Errors

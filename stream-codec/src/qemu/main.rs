@@ -2,6 +2,7 @@
 //! The decoder of the main stream.
 
 mod grammar;
+mod token;
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -10,6 +10,7 @@ use nix::libc::ENOMSG;
 use vfio_bindings::bindings::vfio as sys;
 
 use crate::device::repeat;
+use crate::ioctl::RawResult;
 use crate::{Call, Error, Refusal, Result, ioctl};
 
 /// The data fd of a saving session, one stream from PRE_COPY over PRE_COPY_P2P to STOP_COPY.
@@ -99,18 +100,15 @@ impl SaveFd {
     /// - EAGAIN on an fd that was made non-blocking (mlx5);
     /// - all others are final for the session.
     pub fn read(&self, buffer: &mut [u8], phase: SavePhase) -> Result<Read> {
-        let (call, nothing) = match phase {
-            SavePhase::PreCopy => (Call::ReadPreCopy, Read::Drained),
-            SavePhase::StopCopy => (Call::ReadStopCopy, Read::End),
+        let call = match phase {
+            SavePhase::PreCopy => Call::ReadPreCopy,
+            SavePhase::StopCopy => Call::ReadStopCopy,
         };
         if buffer.is_empty() {
             return Err(Error::refused(&self.label, call, Refusal::EmptyBuffer));
         }
-        match nix::unistd::read(&self.fd, buffer).map_err(ioctl::last_errno) {
-            Ok(read) => Ok(NonZeroUsize::new(read).map_or(nothing, Read::Bytes)),
-            Err(ENOMSG) if phase == SavePhase::PreCopy => Ok(Read::Drained),
-            Err(errno) => Err(Error::kernel(&self.label, call, errno)),
-        }
+        let result = nix::unistd::read(&self.fd, buffer).map_err(ioctl::last_errno);
+        interpret(result, phase).map_err(|errno| Error::kernel(&self.label, call, errno))
     }
 
     /// How far the pre-copy is. Only in PRE_COPY and PRE_COPY_P2P.
@@ -153,5 +151,15 @@ impl From<SaveFd> for OwnedFd {
 impl AsFd for SaveFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// What the result of a `read` means in this phase. hisi, qat and mtty say "nothing now" with 0 bytes, mlx5 and virtio
+/// with ENOMSG.
+pub(super) fn interpret(result: RawResult<usize>, phase: SavePhase) -> RawResult<Read> {
+    match (result, phase) {
+        (Ok(0), SavePhase::PreCopy) | (Err(ENOMSG), SavePhase::PreCopy) => Ok(Read::Drained),
+        (Ok(bytes), _) => Ok(NonZeroUsize::new(bytes).map_or(Read::End, Read::Bytes)),
+        (Err(errno), _) => Err(errno),
     }
 }

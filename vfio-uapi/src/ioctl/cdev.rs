@@ -19,7 +19,8 @@ mod raw {
     ioctl_readwrite_bad!(detach, nr::DEVICE_DETACH_IOMMUFD_PT, sys::vfio_device_detach_iommufd_pt);
 }
 
-/// The structs' sizes without what newer kernels append: every kernel takes these, and a field unused is a field unsent.
+/// The structs' sizes without what newer kernels append: every kernel takes these, and a field unused is a field
+/// unsent.
 pub(crate) const BIND_ARGSZ: u32 = 16;
 pub(crate) const ATTACH_ARGSZ: u32 = 12;
 pub(crate) const DETACH_ARGSZ: u32 = 8;
@@ -28,8 +29,8 @@ pub(crate) const DETACH_ARGSZ: u32 = 8;
 pub(crate) fn bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> RawResult<u32> {
     let mut bind =
         sys::vfio_device_bind_iommufd { argsz: BIND_ARGSZ, iommufd: iommufd.as_raw_fd(), ..Default::default() };
-    // SAFETY: the kernel reads and writes at most the first `argsz` bytes of the larger `bind`, all integers. It takes its
-    // own reference to the iommufd. The token address is outside `argsz`, unused without its flag, and 0.
+    // SAFETY: the kernel reads and writes at most the first `argsz` bytes of the larger `bind`, all integers. It takes
+    // its own reference to the iommufd. The token address is outside `argsz`, unused without its flag, and 0.
     unsafe { raw::bind(device.as_raw_fd(), &raw mut bind) }.map_err(last_errno)?;
     Ok(bind.out_devid)
 }

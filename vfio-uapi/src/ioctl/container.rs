@@ -44,7 +44,8 @@ pub(crate) fn set_iommu(container: BorrowedFd<'_>, model: c_int) -> RawResult<()
 }
 
 impl<F: AsFd> Container<F> {
-    /// Lets the container's devices read or write `length` bytes of this process at `address`, as `iova` (`VFIO_IOMMU_MAP_DMA`).
+    /// Lets the container's devices read or write `length` bytes of this process at `address`, as `iova`
+    /// (`VFIO_IOMMU_MAP_DMA`).
     ///
     /// All three are multiples of the IOMMU's page size. The kernel pins the memory until it is unmapped.
     ///

@@ -75,8 +75,8 @@ pub(crate) fn report(
 ) -> RawResult<()> {
     let mut message = report_message(iova, length, page_size, bitmap).ok_or(nix::libc::EINVAL)?;
     // SAFETY: the pointer covers all `argsz` bytes of `message`, which the kernel reads. It sets bits in the first
-    // length/page_size bits at `bitmap`, which is exclusively borrowed until the call has returned and has at least as many
-    // (report_message); any u64 is valid.
+    // length/page_size bits at `bitmap`, which is exclusively borrowed until the call has returned and has at least as
+    // many (report_message); any u64 is valid.
     unsafe { raw::device_feature(device.as_raw_fd(), (&raw mut message).cast()) }.map_err(last_errno)?;
     Ok(())
 }

@@ -76,7 +76,8 @@ impl<F: AsFd> Cdev<F> {
     ///
     /// # Errors
     ///
-    /// As [`bind`](Self::bind); EACCES for a wrong token, EINVAL for a token that is not needed or unknown to the kernel.
+    /// As [`bind`](Self::bind); EACCES for a wrong token, EINVAL for a token that is not needed or unknown to the
+    /// kernel.
     pub fn bind_with_token(
         self,
         iommufd: &impl AsFd,
@@ -109,8 +110,8 @@ impl<F: AsFd> Device<F> {
     ///
     /// # Errors
     ///
-    /// ENOENT or EINVAL if the object does not exist or does not suit; EBUSY while a device of the group is being reset;
-    /// ENOTTY for a device opened by its group.
+    /// ENOENT or EINVAL if the object does not exist or does not suit; EBUSY while a device of the group is being
+    /// reset; ENOTTY for a device opened by its group.
     pub fn attach(&self, id: u32) -> Result<u32> {
         cdev::attach(self.as_fd(), id).map_err(|errno| self.error(Call::AttachPageTable, errno))
     }

@@ -90,7 +90,8 @@ impl<F: AsFd> Container<F> {
         ioctl::container::set_iommu(self.as_fd(), TYPE1V2).map_err(|errno| self.error(Call::SetIommu, errno))
     }
 
-    /// Takes the mapping of `[iova, iova + length)` away from the devices, and returns the bytes that were mapped there.
+    /// Takes the mapping of `[iova, iova + length)` away from the devices, and returns the bytes that were mapped
+    /// there.
     ///
     /// # Errors
     ///

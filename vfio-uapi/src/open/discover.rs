@@ -88,7 +88,8 @@ pub fn discover_in(roots: &Roots) -> Result<Vec<VfioDevice>> {
         }
     }
     for class in entries(&roots.sysfs.join("class/vfio-dev"))? {
-        // …/DEVICE/vfio-dev/vfioN: the link leads to the class device, and its `device` link or grandparent is the device.
+        // …/DEVICE/vfio-dev/vfioN: the link leads to the class device, and its `device` link or grandparent is the
+        // device.
         let Some(path) = resolve(&class)?.and_then(|path| Some(path.parent()?.parent()?.to_path_buf())) else {
             continue;
         };

@@ -169,3 +169,25 @@ fn find(tracks: &mut [Track], kind: Kind, device: u32, needed: DevicePhase) -> R
     let track = track.ok_or(Violation::UnknownDevice { kind, device, count })?;
     if track.phase == needed { Ok(track) } else { Err(Violation::Device { kind, device, phase: track.phase }) }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn totals_do_not_wrap() {
+        let open = DeviceOpen { device: 0, name: "vf", identity: "", migration_flags: 0, stop_copy_bytes: 0 };
+        let overflowing = |frames, bytes| {
+            let mut devices = Devices::new();
+            devices.expect(1).unwrap();
+            devices.open(&open, true).unwrap();
+            devices.tracks[0] = Track { frames, bytes, ..devices.tracks[0].clone() };
+            let result = devices.data(0, frames, 2);
+            (result, devices.bytes(0), devices.next_sequence(0))
+        };
+        let overflow = Err(Violation::Overflow { device: 0 });
+        assert_eq!(overflowing(5, u64::MAX - 1), (overflow, Some(u64::MAX - 1), Some(5)));
+        assert_eq!(overflowing(u64::MAX, 0), (overflow, Some(0), Some(u64::MAX)));
+        assert_eq!(overflowing(5, u64::MAX - 2), (Ok(()), Some(u64::MAX), Some(6)));
+    }
+}

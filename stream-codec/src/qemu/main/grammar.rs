@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which item follows which in the main stream.
 
-use core::ops::Range;
-
+use super::token::{Header, Kept, Token};
 use super::{Footers, MainOptions};
 use crate::cursor::Cursor;
 use crate::qemu::PciConfigState;
@@ -13,13 +12,13 @@ use crate::qemu::error::Reason;
 use crate::qemu::event::Progress;
 use crate::qemu::item::Item;
 use crate::qemu::limits::Limits;
-use crate::qemu::ram::{self, Layout, RAM_VERSION, Ram};
+use crate::qemu::ram::{Layout, RAM_VERSION, Ram};
 use crate::qemu::search::{self, EOF, Surroundings, VMDESC};
-use crate::qemu::section::{Content, Extent, FOOTER, SectionHeader, SectionKind, Started, Table};
+use crate::qemu::section::{Content, Extent, FOOTER, SectionKind, Started, Table};
 use crate::qemu::text;
 use crate::qemu::vfio::{self, VFIO_END_OF_STATE, VFIO_VERSION, Vfio};
 use crate::qemu::vmdesc::Vmdesc;
-use crate::qemu::vmstate::{self, Walk};
+use crate::qemu::vmstate::Walk;
 
 #[derive(Clone, Debug)]
 pub(super) struct Main {
@@ -62,35 +61,6 @@ enum State {
     AfterEnd,
     Vmdesc(Progress),
     End,
-}
-
-/// An item, as a token.
-#[derive(Clone, Debug)]
-pub(super) enum Token {
-    FileHeader,
-    Configuration(Range<usize>),
-    ConfigurationSubsection(configuration::Token),
-    Section(Header),
-    Ram(ram::Token),
-    Vfio(vfio::Token),
-    VmState(vmstate::Token),
-    Payload,
-    Footer { id: u32 },
-    Command(command::Token),
-    EndOfStream,
-    Vmdesc { length: u32 },
-    VmdescBytes(Progress),
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Header {
-    kind: SectionKind,
-    id: u32,
-    /// Only of sections that name their device.
-    idstr: Option<Range<usize>>,
-    instance_id: u32,
-    version_id: u32,
-    extent: Extent,
 }
 
 impl Main {
@@ -423,31 +393,7 @@ impl Grammar for Main {
     }
 
     fn item<'a>(&'a self, token: Token, raw: &'a [u8]) -> Item<'a> {
-        match token {
-            Token::FileHeader => Item::FileHeader,
-            Token::Configuration(machine) => Item::Configuration { machine: text::at(raw, machine) },
-            Token::ConfigurationSubsection(token) => Item::ConfigurationSubsection(token.item(raw)),
-            Token::Section(header) => Item::Section(SectionHeader {
-                kind: header.kind,
-                id: header.id,
-                idstr: match header.idstr {
-                    Some(range) => text::at(raw, range),
-                    None => self.table.get(header.id).map_or("", |started| &started.idstr),
-                },
-                instance_id: header.instance_id,
-                version_id: header.version_id,
-                extent: header.extent,
-            }),
-            Token::Ram(token) => Item::Ram(self.ram.item(token, raw)),
-            Token::Vfio(token) => Item::Vfio(token.item(raw)),
-            Token::VmState(token) => Item::VmState(self.walk.item(&self.vmdesc, token, raw)),
-            Token::Payload => Item::Payload(raw),
-            Token::Footer { id } => Item::Footer { id },
-            Token::Command(token) => Item::Command(token.item(raw)),
-            Token::EndOfStream => Item::EndOfStream,
-            Token::Vmdesc { length } => Item::Vmdesc { length },
-            Token::VmdescBytes(progress) => Item::VmdescBytes(progress.piece(raw)),
-        }
+        token.item(raw, &Kept { table: &self.table, ram: &self.ram, walk: &self.walk, vmdesc: &self.vmdesc })
     }
 
     fn may_end(&self) -> bool {

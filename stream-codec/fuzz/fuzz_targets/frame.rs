@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The native frame format on arbitrary input: the contract of every decoder, decoder and blocking reader in
+//! agreement, and a session that judges whatever they yield.
+//!
+//! Random bytes never pass the checksums, so besides raw bytes the input describes frames whose checksums are made
+//! to fit.
+#![no_main]
+
+use std::io::Read;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use stream_codec::decode::{Decoder, Step};
+use stream_codec::frame::io::{Frame, FrameReader};
+use stream_codec::frame::{
+    Event, FrameDecoder, Header, Limits, Role, Session, Support, encode_control, encode_prologue,
+};
+use stream_codec::testkit::check_bytes;
+
+const LIMITS: Limits = Limits {
+    data_bytes: 200,
+    control_bytes: 300,
+    devices: 4,
+    name_bytes: 40,
+    identity_bytes: 40,
+    reason_bytes: 40,
+};
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    seed: u64,
+    /// The stream starts with a prologue.
+    has_prologue: bool,
+    frames: Vec<RawFrame<'a>>,
+    /// Bytes behind the frames, as they are.
+    rest: &'a [u8],
+}
+
+#[derive(Arbitrary, Debug)]
+struct RawFrame<'a> {
+    kind: u8,
+    kind_is_high: bool,
+    flags: u8,
+    device: u8,
+    channel: bool,
+    sequence: u8,
+    payload: &'a [u8],
+}
+
+impl RawFrame<'_> {
+    /// The frame with checksums that fit.
+    fn append(&self, stream: &mut Vec<u8>) {
+        let payload = self.payload.get(..400).unwrap_or(self.payload);
+        let header = Header {
+            kind: u16::from(self.kind) | if self.kind_is_high { 0x8000 } else { 0 },
+            flags: self.flags.into(),
+            payload_length: payload.len() as u32,
+            device: if self.device == u8::MAX { u32::MAX } else { self.device.into() },
+            channel: self.channel.into(),
+            sequence: self.sequence.into(),
+            payload_crc: crc32(payload),
+        };
+        stream.extend_from_slice(&header.encode());
+        stream.extend_from_slice(payload);
+    }
+}
+
+/// The CRC-32 of the format, bit by bit: a second opinion on the one under test.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Record {
+    Control(u64, String),
+    Data { offset: u64, device: u32, sequence: u64, payload: Vec<u8> },
+    DataEnd(u64),
+    Skipped(u64, u16, u32),
+}
+
+fn record(event: Event<'_>, records: &mut Vec<Record>) {
+    match event {
+        Event::Control { offset, message } => {
+            records.push(Record::Control(offset, format!("{message:?}")));
+            // What a reader accepts, a writer writes: byte for byte, but for a later Hello's unknown fields.
+            encode_control(&message, &mut Vec::new()).expect("an accepted message can be written");
+        }
+        Event::Data(piece) if piece.position == 0 => records.push(Record::Data {
+            offset: piece.offset,
+            device: piece.device,
+            sequence: piece.sequence,
+            payload: piece.bytes.to_vec(),
+        }),
+        Event::Data(piece) => match records.last_mut() {
+            Some(Record::Data { payload, .. }) => payload.extend_from_slice(piece.bytes),
+            last => panic!("a piece after {last:?}"),
+        },
+        Event::DataEnd { offset, .. } => records.push(Record::DataEnd(offset)),
+        Event::Skipped { offset, kind, length } => records.push(Record::Skipped(offset, kind, length)),
+        _ => {}
+    }
+}
+
+/// What the decoder says about a stream at once.
+fn decoded(stream: &[u8]) -> (Vec<Record>, bool) {
+    let mut decoder = FrameDecoder::new(LIMITS);
+    let mut records = Vec::new();
+    let mut rest = stream;
+    loop {
+        match decoder.decode(rest) {
+            Ok(Step { consumed, event }) => {
+                rest = &rest[consumed..];
+                match event {
+                    Some(event) => record(event, &mut records),
+                    None => return (records, decoder.finish().is_ok()),
+                }
+            }
+            Err(_) => return (records, false),
+        }
+    }
+}
+
+/// What the blocking reader says about it, in the decoder's terms, and a session about its frames.
+fn read(stream: impl Read) -> (Vec<Record>, bool) {
+    let mut reader = FrameReader::new(stream, LIMITS);
+    let mut records = Vec::new();
+    let mut session = Session::new(Role::Target, Support::CURRENT, LIMITS);
+    loop {
+        match reader.read_frame() {
+            Ok(Some(received)) => match received.frame {
+                Frame::Control(message) => {
+                    let _judged = session.received(&message);
+                    records.push(Record::Control(received.offset, format!("{message:?}")));
+                }
+                Frame::Data { device, sequence, payload } => {
+                    let _judged = session.received_data(device, sequence, payload.len() as u32);
+                    let (offset, payload) = (received.offset, payload.to_vec());
+                    records.push(Record::Data { offset, device, sequence, payload });
+                    records.push(Record::DataEnd(offset));
+                }
+                _ => {}
+            },
+            Ok(None) => {
+                let _judged = session.finish();
+                return (records, true);
+            }
+            Err(_) => return (records, false),
+        }
+    }
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let mut stream = if input.has_prologue { encode_prologue().to_vec() } else { Vec::new() };
+    input.frames.iter().for_each(|frame| frame.append(&mut stream));
+    stream.extend_from_slice(input.rest);
+
+    let bytes_max = LIMITS.control_bytes as usize;
+    check_bytes(|| FrameDecoder::new(LIMITS), record, bytes_max, &stream, input.seed);
+
+    let (mut records, is_whole) = decoded(&stream);
+    let (read_records, read_is_whole) = read(&stream[..]);
+    assert_eq!(is_whole, read_is_whole);
+    // The reader says nothing about what it skips, or about data that it could not verify.
+    records.retain(|record| !matches!(record, Record::Skipped(..)));
+    if matches!(records.last(), Some(Record::Data { .. })) {
+        records.pop();
+    }
+    assert_eq!(records, read_records);
+});

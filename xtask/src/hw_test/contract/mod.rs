@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The contract: what a driver owes to whoever migrates its devices, one small function per fact.
+//!
+//! The facts are those of vfio.h and of the kernel's drivers; where they differ, the device's `profile` says what to
+//! expect. Every test starts from a reset device and leaves no fd behind.
+//!
+//! **Invariant:** a test never asks a kernel for what is known to hang or corrupt it, whatever the device.
+
+pub(crate) mod check;
+pub(crate) mod context;
+pub(crate) mod dut;
+pub(crate) mod kernel;
+pub(crate) mod opening;
+pub(crate) mod profile;
+
+mod arcs;
+mod damage;
+mod data_fd;
+mod digest;
+mod dma_logging;
+mod exhaustion;
+mod fd;
+mod features;
+mod illegal;
+mod migrate;
+mod mtty;
+mod precopy;
+mod process;
+mod raw;
+mod recovery;
+mod segments;
+mod stream;
+mod transfer;
+
+use vfio_mig_fsm::{Capabilities, State};
+
+use check::{Checked, skipped};
+use context::Ctx;
+use migrate::Fault;
+use profile::Registers;
+
+use super::event::{Group, TestId};
+
+/// One fact to check.
+#[derive(Clone)]
+pub(crate) struct Test {
+    /// The area.
+    pub group: Group,
+    /// Unique within the group.
+    pub name: String,
+    needs: &'static [Need],
+    body: Body,
+    fixed_name: &'static str,
+}
+
+/// What a test does, and for which states or fault it was made.
+#[derive(Clone, Copy)]
+enum Body {
+    Plain(fn(&mut Ctx) -> Checked),
+    One(fn(&mut Ctx, State) -> Checked, State),
+    Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
+    Fault(fn(&mut Ctx, Fault, usize) -> Checked, Fault, usize),
+}
+
+/// What a test needs beside a migratable device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Need {
+    PreCopy,
+    NoPreCopy,
+    P2p,
+    SecondDevice,
+    SecondOpen,
+    DmaLogging,
+    Header,
+    Sealed,
+    Uart,
+    Repeatable,
+    KernelWithoutHang,
+}
+
+/// A test of a table.
+const fn test(group: Group, name: &'static str, needs: &'static [Need], body: fn(&mut Ctx) -> Checked) -> Test {
+    Test { group, name: String::new(), needs, body: Body::Plain(body), fixed_name: name }
+}
+
+impl Test {
+    /// A test made for one state.
+    fn of_state(
+        group: Group,
+        name: String,
+        needs: &'static [Need],
+        body: fn(&mut Ctx, State) -> Checked,
+        state: State,
+    ) -> Self {
+        Self { group, name, needs, body: Body::One(body, state), fixed_name: "" }
+    }
+
+    /// A test made for two states.
+    fn of_pair(group: Group, name: String, body: fn(&mut Ctx, State, State) -> Checked, pair: (State, State)) -> Self {
+        Self { group, name, needs: &[], body: Body::Pair(body, pair.0, pair.1), fixed_name: "" }
+    }
+
+    /// For events.
+    pub(crate) fn id(&self) -> TestId {
+        TestId { group: self.group, name: self.name.clone() }
+    }
+
+    /// Runs it on a reset device.
+    pub(crate) fn run(&self, ctx: &mut Ctx) -> Checked {
+        for need in self.needs {
+            if let Some(reason) = need.unmet(ctx)? {
+                return Err(skipped(reason));
+            }
+        }
+        ctx.first.reset()?;
+        match self.body {
+            Body::Plain(body) => body(ctx),
+            Body::One(body, state) => body(ctx, state),
+            Body::Pair(body, from, to) => body(ctx, from, to),
+            Body::Fault(body, fault, phase) => body(ctx, fault, phase),
+        }
+    }
+}
+
+impl Need {
+    /// Why this is not given, if it is not.
+    fn unmet(self, ctx: &Ctx) -> Checked<Option<String>> {
+        let device = &ctx.first;
+        let profile = &device.profile;
+        let (given, reason) = match self {
+            Self::PreCopy => (device.caps.has_pre_copy(), "the device has no PRE_COPY"),
+            Self::NoPreCopy => (!device.caps.has_pre_copy(), "the device has PRE_COPY"),
+            Self::P2p => (device.caps.has_p2p(), "the device has no P2P states"),
+            Self::SecondDevice => (ctx.second.is_some(), "only one device was given"),
+            Self::SecondOpen => {
+                (device.opens_twice(), "a device opened by its character device cannot be opened twice")
+            }
+            Self::DmaLogging => (dma_logging::is_offered(ctx)?, "the device does not offer DMA logging"),
+            Self::Header => (profile.header.is_some(), "no stream header is known that this driver checks"),
+            Self::Sealed => (profile.sealed, "this driver loads damaged contents without noticing, so none are sent"),
+            Self::Uart => (profile.registers == Registers::Uart, "the device is no UART"),
+            Self::Repeatable => (profile.repeatable, "the driver does not promise equal bytes for equal states"),
+            Self::KernelWithoutHang => {
+                let reason =
+                    format!("kernel {} is not known to refuse this request: older ones hang for ever", ctx.kernel);
+                return Ok((!ctx.kernel.survives_blocked_arcs()).then_some(reason));
+            }
+        };
+        Ok((!given).then(|| reason.into()))
+    }
+}
+
+/// Every test for a device with `caps`, in the order to run them.
+pub(crate) fn tests(caps: Capabilities) -> Vec<Test> {
+    let mut tests = Vec::new();
+    tests.extend_from_slice(features::TESTS);
+    tests.extend(arcs::tests(caps));
+    tests.extend(illegal::tests(caps));
+    tests.extend_from_slice(data_fd::TESTS);
+    tests.extend_from_slice(precopy::TESTS);
+    tests.extend_from_slice(segments::TESTS);
+    tests.extend(recovery::tests(caps));
+    tests.extend(damage::tests(caps));
+    tests.extend_from_slice(exhaustion::TESTS);
+    tests.extend_from_slice(transfer::TESTS);
+    tests.extend_from_slice(dma_logging::TESTS);
+    tests.extend(migrate::tests());
+    // What only a device without PRE_COPY can show is no gap of one that has it.
+    tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
+    for test in &mut tests {
+        if test.name.is_empty() {
+            test.name = test.fixed_name.into();
+        }
+    }
+    tests
+}
+
+/// Whether `filter` selects the test.
+pub(crate) fn selects(filter: Option<&str>, id: &TestId) -> bool {
+    filter.is_none_or(|filter| id.to_string().to_lowercase().contains(&filter.to_lowercase()))
+}
+
+/// The tests of a device that has everything, one per line.
+pub(crate) fn list(filter: Option<&str>) -> String {
+    let ids = tests(Capabilities::P2pPreCopy).into_iter().map(|test| test.id());
+    ids.filter(|id| selects(filter, id)).map(|id| format!("{id}\n")).collect()
+}
+
+#[cfg(test)]
+mod unit {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_tests_have_one_name() {
+        for caps in Capabilities::ALL {
+            let mut seen = HashSet::new();
+            for test in tests(caps) {
+                assert!(!test.name.is_empty());
+                assert!(seen.insert(test.id()), "{}", test.id());
+            }
+        }
+    }
+
+    #[test]
+    fn the_arcs_are_complete() {
+        let arcs = |caps| tests(caps).iter().filter(|test| test.group == Group::Arcs).count();
+        // All pairs of supported states, but those from STOP_COPY to a PRE_COPY state.
+        assert_eq!(arcs(Capabilities::StopCopy), 4 * 4);
+        assert_eq!(arcs(Capabilities::P2p), 5 * 5);
+        assert_eq!(arcs(Capabilities::PreCopy), 5 * 5 - 1);
+        assert_eq!(arcs(Capabilities::P2pPreCopy), 7 * 7 - 2);
+    }
+
+    #[test]
+    fn a_filter_selects_by_group_and_name() {
+        let all = list(None);
+        assert!(all.lines().count() > 100);
+        let some = list(Some("arcs: running ->"));
+        assert_eq!(some.lines().count(), 7);
+        assert!(some.lines().all(|line| line.starts_with("arcs: RUNNING -> ")));
+        assert_eq!(list(Some("no such test")), "");
+    }
+}

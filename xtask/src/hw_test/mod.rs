@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `hw-test`: one contract suite, several targets, one report.
+//!
+//! The suite (`suite`, `contract`) is a process of its own that runs where the devices are and reports in events;
+//! this side starts it (`target`), outlives it (`supervise`), keeps the books (`record`) and writes them up (`report`).
+//!
+//! **Invariant:** this side never opens a device. Whatever the devices or the suite do, the report is written.
+
+mod contract;
+mod event;
+mod progress;
+mod record;
+mod report;
+pub(crate) mod suite;
+mod supervise;
+mod target;
+mod watchdog;
+
+use core::time::Duration;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime};
+
+use clap::Subcommand;
+
+use progress::Progress;
+use record::Run;
+use report::Report;
+use supervise::Limits;
+
+/// Command line of `hw-test`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 everything that ran passed and something ran; 1 a test failed or nothing ran; \
+                        2 a prerequisite is missing.")]
+pub(crate) struct Args {
+    /// Where to run; `soft` when left out.
+    #[command(subcommand)]
+    target: Option<Target>,
+    /// Run only the tests whose "group: name" contains TEXT.
+    #[arg(long, global = true, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Name the tests and stop.
+    #[arg(long, global = true)]
+    list: bool,
+    /// Print one JSON document on standard output and nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show nothing while the tests run.
+    #[arg(long, global = true)]
+    quiet: bool,
+    /// Where to write report.html, junit.xml and report.json [default: target/hw-test/TARGET].
+    #[arg(long, global = true, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Limit for one test, in seconds [default: 30, in the VM 120].
+    #[arg(long, global = true, value_name = "SECONDS")]
+    test_timeout: Option<u64>,
+    /// Limit for one suite process, in seconds [default: 300, in the VM 1200].
+    #[arg(long, global = true, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+/// Where the devices are.
+#[derive(Clone, Debug, Subcommand)]
+enum Target {
+    /// The whole stack on simulated drivers behind a preload library; needs nothing.
+    Soft,
+    /// A real kernel and its mtty driver in a virtual machine.
+    Vm(target::vm::Args),
+    /// A real device, which will be reset again and again.
+    Device(target::device::Args),
+}
+
+impl Target {
+    fn name(&self) -> String {
+        match self {
+            Self::Soft => "soft".into(),
+            Self::Vm(_) => "vm".into(),
+            Self::Device(args) => format!("device {}", args.id),
+        }
+    }
+
+    /// Below the report folder.
+    fn folder(&self) -> String {
+        let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '-' };
+        self.name().chars().map(plain).collect()
+    }
+}
+
+/// What a target needs to know about the invocation.
+pub(crate) struct Plan<'a> {
+    /// `--filter`.
+    pub filter: Option<&'a str>,
+    /// `--test-timeout` and `--timeout`, if given.
+    pub test_timeout: Option<Duration>,
+    /// See there.
+    pub timeout: Option<Duration>,
+}
+
+impl Plan<'_> {
+    /// The given limits, completed by the target's own.
+    pub(crate) fn limits(&self, test_s: u64, overall_s: u64) -> Limits {
+        Limits {
+            test: self.test_timeout.unwrap_or(Duration::from_secs(test_s)),
+            overall: self.timeout.unwrap_or(Duration::from_secs(overall_s)),
+        }
+    }
+}
+
+/// Why the tests could not even begin.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}\n{remedy}")]
+pub(crate) struct Missing {
+    /// What is missing.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Missing {
+    /// Two sentences.
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// A prerequisite is missing: neither success nor a failed test.
+const EXIT_MISSING: u8 = 2;
+
+/// Runs the command.
+pub(crate) fn main(args: &Args) -> ExitCode {
+    if args.list {
+        print!("{}", contract::list(args.filter.as_deref()));
+        return ExitCode::SUCCESS;
+    }
+    let target = args.target.clone().unwrap_or(Target::Soft);
+    let begin = Instant::now();
+    let started_unix_s = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let mut progress = if args.quiet { Progress::quiet() } else { Progress::for_stderr() };
+    let outcome = run(&target, args, &mut progress);
+    progress.clear();
+    let runs = match outcome {
+        Ok(runs) => runs,
+        Err(missing) => {
+            eprintln!("{missing}");
+            return ExitCode::from(EXIT_MISSING);
+        }
+    };
+    let duration_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let report = Report::new(target.name(), args.filter.clone(), started_unix_s, duration_ms, runs);
+    conclude(args, &target, &report)
+}
+
+fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
+    let plan = Plan {
+        filter: args.filter.as_deref(),
+        test_timeout: args.test_timeout.map(Duration::from_secs),
+        timeout: args.timeout.map(Duration::from_secs),
+    };
+    match target {
+        Target::Soft => target::soft::run(&plan, progress),
+        Target::Vm(vm) => target::vm::run(vm, &plan, progress),
+        Target::Device(device) => target::device::run(device, &plan, progress),
+    }
+}
+
+fn conclude(args: &Args, target: &Target, report: &Report) -> ExitCode {
+    let folder = args.report.clone().unwrap_or_else(|| target::build_folder().join("hw-test").join(target.folder()));
+    let written = report.write(&folder);
+    if args.json {
+        match report.json() {
+            Ok(json) => println!("{json}"),
+            Err(error) => eprintln!("The report cannot be written as JSON: {error}."),
+        }
+    } else {
+        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print!("{}", report.table(color));
+    }
+    match written {
+        Ok(paths) => {
+            for path in paths {
+                eprintln!("wrote {}", path.display());
+            }
+        }
+        Err(error) => {
+            eprintln!("The report cannot be written below {}: {error}.", folder.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    if report.success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The `vm` target: the same suite on a stock kernel and its own migration driver, in a virtual machine.
+
+use core::time::Duration;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::progress::Progress;
+use super::super::record::{Ending, Run};
+use super::super::supervise::{Limits, take};
+use super::super::{Missing, Plan};
+use super::{build_folder, suite_arguments};
+use crate::cache::Cache;
+use crate::vm::{self, Freshness, GuestExit, GuestJob, Mdev, MdevType, VmError};
+
+/// Command line of `hw-test vm`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where the kernel and the emulator are kept [default: savevm in the user's cache folder].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Look for a newer kernel and emulator even if the cache has them.
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// Emulation without hardware support is slow, and slower on a busy machine.
+const TEST_LIMIT_S: u64 = 120;
+const OVERALL_LIMIT_S: u64 = 1200;
+
+/// Provisions, builds and runs the suite in one guest per kind of device.
+pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
+    let provisioned = provision(args, progress)?;
+    progress.say("building this program for the guest");
+    let remedy = "Install the C library for static linking: apt-get install libc6-dev.";
+    let binary = vm::build_static_xtask().map_err(|error| Missing::new(format!("{error}"), remedy))?;
+    let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
+    let kinds = [("mtty", MdevType::OnePort), ("mtty, two ports", MdevType::TwoPorts)];
+    let mut runs = Vec::new();
+    for (label, kind) in kinds {
+        let mdevs = [Mdev::numbered(kind, 1), Mdev::numbered(kind, 2)];
+        let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", kind.name()));
+        let mut job = GuestJob::new(binary.clone(), log, limits.overall);
+        job.args = suite_arguments(plan);
+        job.args.extend(["--test-timeout".into(), limits.test.as_secs().to_string()]);
+        for mdev in &mdevs {
+            job.args.extend(["--device".into(), mdev.uuid.clone()]);
+        }
+        job.mdevs = mdevs.into();
+        progress.say(&format!("booting {} for {label}", provisioned.kernel.version));
+        runs.push(in_guest(label, &provisioned, &job, limits, progress));
+    }
+    Ok(runs)
+}
+
+fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missing> {
+    let cache = Cache::open(args.cache.as_deref()).map_err(missing)?;
+    let freshness = if args.refresh { Freshness::Newest } else { Freshness::Cached };
+    let mut report = |event: vm::Progress<'_>| match event {
+        vm::Progress::Waiting => progress.say("waiting for another run that is filling the cache"),
+        vm::Progress::Begin { step } => progress.say(&format!("now {step}")),
+        vm::Progress::Note { text } => progress.say(text),
+        _ => {}
+    };
+    vm::provision(&cache, freshness, &mut report).map_err(missing)
+}
+
+/// Errors of provisioning say themselves what to do.
+fn missing(error: impl core::fmt::Display) -> Missing {
+    Missing::new("The virtual machine cannot be provided.", error.to_string())
+}
+
+fn in_guest(
+    label: &str,
+    provisioned: &vm::Provisioned,
+    job: &GuestJob,
+    limits: Limits,
+    progress: &mut Progress,
+) -> Run {
+    let mut run = Run::new(label);
+    let begin = Instant::now();
+    let result = vm::boot(provisioned, job, |line| {
+        run.duration_ms = begin.elapsed().as_secs_f64() * 1e3;
+        take(&mut run, line.into(), progress);
+    });
+    let ending = ending(&mut run, result, limits);
+    run.end(&ending);
+    progress.run_ended(&run);
+    run
+}
+
+/// What the kernel complained about belongs to the test that was running, which only the console's order tells:
+/// the run as a whole failed.
+fn ending(run: &mut Run, result: Result<GuestExit, VmError>, limits: Limits) -> Ending {
+    match result {
+        Ok(exit) if exit.kernel_complaints.is_empty() => {
+            Ending::Exited { orderly: matches!(exit.status, 0 | 1), status: format!("exit code {}", exit.status) }
+        }
+        Ok(exit) => {
+            for complaint in exit.kernel_complaints {
+                run.output(complaint);
+            }
+            let status = format!("complaints of the guest's kernel, see {}", exit.console_log.display());
+            Ending::Exited { orderly: false, status }
+        }
+        Err(VmError::Timeout { console, .. }) => {
+            run.output(console);
+            let limit = Duration::as_secs(&limits.overall);
+            Ending::Killed { why: format!("the guest did not finish within the overall limit of {limit} s") }
+        }
+        Err(error) => Ending::Killed { why: error.to_string() },
+    }
+}

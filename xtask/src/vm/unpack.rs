@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Taking packages apart without installing them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::vm::error::ProvisionError;
+use crate::vm::host;
+use crate::vm::progress::Progress;
+
+/// The file of package `name` among the downloads in `folder`.
+pub(crate) fn deb(folder: &Path, name: &str) -> Result<PathBuf, ProvisionError> {
+    let prefix = format!("{name}_");
+    let entries = fs::read_dir(folder).map_err(ProvisionError::io("list", folder))?;
+    entries
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .ok_or_else(|| ProvisionError::Layout { package: name.to_owned(), wanted: "downloaded file".to_owned() })
+}
+
+/// Unpacks whole packages into `target`, deleting each file when done.
+pub(crate) fn unpack_all(
+    debs: &[PathBuf],
+    target: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), ProvisionError> {
+    for (packages, deb) in debs.iter().enumerate() {
+        progress(Progress::Unpack { packages, packages_total: debs.len() });
+        host::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(target))?;
+        remove_file(deb)?;
+    }
+    progress(Progress::Unpack { packages: debs.len(), packages_total: debs.len() });
+    Ok(())
+}
+
+/// Unpacks the files that match `patterns` (of tar, `*` matches `/` too) and no pattern of `without`.
+pub(crate) fn unpack_matching(
+    deb: &Path,
+    target: &Path,
+    patterns: &[&str],
+    without: &[&str],
+) -> Result<(), ProvisionError> {
+    fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
+    let mut tar = Command::new("tar");
+    tar.args(["-x", "--no-same-owner", "--wildcards", "-C"]).arg(target);
+    tar.args(without.iter().map(|pattern| format!("--exclude={pattern}"))).args(patterns);
+    host::pipeline(&mut [contents(deb), tar])
+}
+
+/// Extracts a single file out of the tar archive inside a package, without unpacking either.
+/// The reading ends at the file, which matters in an archive of 1.5 GB.
+pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &Path) -> Result<(), ProvisionError> {
+    fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
+    let compressor = match archive.rsplit('.').next() {
+        Some("xz") => "xz",
+        Some("bz2") => "bzip2",
+        Some("zst") => "zstd",
+        _ => "gzip",
+    };
+    host::require(&["tar", compressor])?;
+    let mut outer = Command::new("tar");
+    outer.args(["-x", "-O", "--wildcards", archive]);
+    let mut inner = Command::new("tar");
+    inner
+        .args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"])
+        .arg(format!("--use-compress-program={compressor}"));
+    inner.arg("-C").arg(target).arg(pattern);
+    host::pipeline(&mut [contents(deb), outer, inner])
+}
+
+fn contents(deb: &Path) -> Command {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--fsys-tarfile").arg(deb);
+    command
+}
+
+/// Names of the files in a package.
+pub(crate) fn list(deb: &Path) -> Result<Vec<String>, ProvisionError> {
+    let text = host::run(Command::new("dpkg-deb").arg("--contents").arg(deb))?;
+    Ok(text.lines().filter_map(|line| line.split_whitespace().nth(5)).map(str::to_owned).collect())
+}
+
+/// All regular files under a folder.
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ProvisionError> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).map_err(ProvisionError::io("list", &folder))? {
+            let entry = entry.map_err(ProvisionError::io("list", &folder))?;
+            let kind = entry.file_type().map_err(ProvisionError::io("look at", &entry.path()))?;
+            if kind.is_dir() {
+                pending.push(entry.path());
+            } else if kind.is_file() {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Takes the set-user-id and set-group-id bits away: nothing unpacked here is meant to be installed.
+pub(crate) fn drop_privileges(folder: &Path) -> Result<(), ProvisionError> {
+    for path in files(folder)? {
+        let metadata = fs::metadata(&path).map_err(ProvisionError::io("look at", &path))?;
+        let mode = metadata.permissions().mode();
+        if mode & 0o6000 != 0 {
+            let plain = fs::Permissions::from_mode(mode & 0o777);
+            fs::set_permissions(&path, plain).map_err(ProvisionError::io("change the mode of", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file.
+pub(crate) fn remove_file(path: &Path) -> Result<(), ProvisionError> {
+    fs::remove_file(path).map_err(ProvisionError::io("remove", path))
+}
