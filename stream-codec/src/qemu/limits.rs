@@ -37,9 +37,6 @@ const PACKET_BYTES_MAX: usize = 320 + 8 * 512;
 /// More than the place in the deepest vmdesc takes.
 const PATH_BYTES_MAX: usize = 16 << 10;
 
-/// A searched payload is collected in steps of this size.
-pub(super) const SEARCH_STEP_BYTES: usize = 4096;
-
 impl Limits {
     /// The values named at the fields.
     pub const DEFAULT: Self = Self {
@@ -56,7 +53,7 @@ impl Limits {
     pub fn buffer_bytes(&self) -> usize {
         let longest = self.section_bytes.max(self.config_bytes).max(self.command_bytes).max(PACKET_BYTES_MAX);
         // A buffer that grows copies the old one: at most twice the longest item.
-        longest.saturating_add(LOOK_AHEAD_BYTES).saturating_add(SEARCH_STEP_BYTES).saturating_mul(2)
+        longest.saturating_add(LOOK_AHEAD_BYTES).saturating_mul(2)
     }
 
     /// The most memory that a decoder of the main stream holds, names of sections and RAM blocks included.

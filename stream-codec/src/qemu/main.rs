@@ -88,6 +88,6 @@ impl MainDecoder {
     /// A decoder at the start of a stream.
     #[must_use]
     pub fn new(options: MainOptions) -> Self {
-        Self(Engine::new(Main::new(options)))
+        Self(Engine::new(Main::new(options), "file magic"))
     }
 }

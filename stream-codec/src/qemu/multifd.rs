@@ -164,7 +164,8 @@ impl MultifdDecoder {
     #[must_use]
     pub const fn new(options: MultifdOptions) -> Self {
         let offset_count = packet_pages(options.page_bits);
-        Self(Engine::new(Multifd { limits: options.limits, offset_count, state: State::Initial }))
+        let grammar = Multifd { limits: options.limits, offset_count, state: State::Initial };
+        Self(Engine::new(grammar, "magic of a packet"))
     }
 }
 

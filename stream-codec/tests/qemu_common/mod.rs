@@ -10,13 +10,15 @@
     reason = "every test file uses its own part, and tests may panic"
 )]
 
+pub(crate) mod streams;
+
 use std::collections::BTreeMap;
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
     ConfigState, Error, Event, Extent, Item, MainDecoder, MainOptions, MappedRamHeader, MultifdDecoder, MultifdItem,
-    MultifdOptions, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader, Vmdesc,
-    VmdescLimits,
+    MultifdOptions, Piece, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader,
+    Vmdesc, VmdescLimits,
 };
 
 /// Feeds `$stream` in pieces and runs `$handle` on every event. Every event must cover the bytes of the stream that
@@ -276,4 +278,29 @@ pub(crate) fn decode_return_path(stream: &[u8]) -> String {
     });
     assert_eq!(result, Ok(()));
     messages.join("\n")
+}
+
+/// An event, with all pieces of a payload put together.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Record {
+    what: String,
+    offset: u64,
+    /// Length of the payload, if it is one.
+    length: Option<u64>,
+    raw: Vec<u8>,
+}
+
+/// Appends an event to the records, or adds a piece to the record of its payload.
+pub(crate) fn record(what: String, piece: Option<Piece<'_>>, offset: u64, raw: &[u8], records: &mut Vec<Record>) {
+    let length = piece.map(|piece| piece.length);
+    let start = offset - piece.map_or(0, |piece| piece.position);
+    if let (Some(piece), Some(last)) = (piece, records.last_mut()) {
+        if piece.position > 0 {
+            assert_eq!((&last.what, last.offset, last.length), (&what, start, length), "pieces of one payload");
+            assert_eq!(last.raw.len() as u64, piece.position, "a piece is missing");
+            last.raw.extend_from_slice(raw);
+            return;
+        }
+    }
+    records.push(Record { what, offset, length, raw: raw.to_vec() });
 }

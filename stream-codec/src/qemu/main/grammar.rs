@@ -342,7 +342,7 @@ impl Main {
 }
 
 fn peek(cursor: &Cursor<'_>, what: &'static str) -> Result<u8, Stop> {
-    cursor.peek().first().copied().ok_or(Stop::More { what, least: 1, most: 1 })
+    cursor.peek().first().copied().ok_or(Stop::More { what, least: 1 })
 }
 
 /// In a package of which all bytes are there, no more will come.
