@@ -68,7 +68,7 @@ decoder! {
     /// option: then every field of every FULL section is an event, and nothing needs to be buffered. Where it cannot,
     /// the decoder buffers each FULL section up to [`Limits::section_bytes`] until it finds the end, and yields it as
     /// [`Item::Payload`]; [`VmStateReader`](super::VmStateReader) reads its fields once the vmdesc has come. Which way
-    /// it went says [`SectionHeader::extent`].
+    /// it went says [`SectionHeader::extent`](super::SectionHeader::extent).
     ///
     /// ```
     /// use stream_codec::decode::Decoder;
