@@ -16,7 +16,7 @@ use qemu_common::{Options, decode_main, decode_return_path, vmdesc_of};
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
     Command, Extent, Item, MainDecoder, MainOptions, MultifdDecoder, MultifdItem, MultifdOptions, PciConfigState,
-    RamRecord, SectionKind, Value, VfioRecord, VmState, Vmdesc, VmdescLimits,
+    RamBlock, RamRecord, SectionKind, Value, VfioRecord, VmState, Vmdesc, VmdescLimits,
 };
 
 const NONE: &[u8] = include_bytes!("../testdata/qemu/none.bin");
@@ -277,4 +277,53 @@ fn a_multifd_channel() {
     );
     let channel = qemu_common::decode_multifd(&stream);
     assert_eq!((channel.id, channel.syncs, channel.device_payload_bytes), (3, 1, 14 + 29));
+}
+
+#[test]
+fn a_page_may_be_in_the_block_of_the_section_before() {
+    let block = RamBlock { name: "a", used_bytes: 8192, page_bytes: None, address: None };
+    let stream = encode(&[
+        Item::FileHeader,
+        named(SectionKind::Start, 1, "ram", 4),
+        Item::Ram(RamRecord::MemSize { total_bytes: 8192 }),
+        Item::Ram(RamRecord::Block(block)),
+        Item::Ram(RamRecord::ZeroPage { page: page("a", 0, false), fill: 0 }),
+        Item::Ram(RamRecord::EndOfSection),
+        Item::Footer { id: 1 },
+        more(SectionKind::End, 1),
+        Item::Ram(RamRecord::ZeroPage { page: page("a", 4096, true), fill: 0 }),
+        Item::Ram(RamRecord::EndOfSection),
+        Item::Footer { id: 1 },
+        Item::EndOfStream,
+    ]);
+    let pages = items(MainDecoder::new(MainOptions::default()), &stream, |event| match event.item {
+        Item::Ram(RamRecord::ZeroPage { page, .. }) => format!("{} {}", page.block, page.offset),
+        _ => String::new(),
+    });
+    assert_eq!(pages.into_iter().filter(|page| !page.is_empty()).collect::<Vec<_>>(), ["a 0", "a 4096"]);
+}
+
+#[test]
+fn sections_of_one_name_have_their_descriptions_in_order() {
+    let device = |bytes: u8| {
+        format!(
+            r#"{{"name": "i8259", "instance_id": 0, "fields": [{{"name": "r", "type": "uint8", "array_len": {bytes}, "size": 1}}]}}"#
+        )
+    };
+    let json = format!(r#"{{"devices": [{}, {}]}}"#, device(2), device(3));
+    let full = named(SectionKind::Full, 4, "i8259", 1);
+    let stream = encode(&[
+        Item::FileHeader,
+        full,
+        Item::Payload(&[1, 2]),
+        Item::Footer { id: 4 },
+        full,
+        Item::Payload(&[1, 2, 3]),
+        Item::Footer { id: 4 },
+        Item::EndOfStream,
+        Item::Vmdesc { length: json.len() as u32 },
+        Item::VmdescBytes(whole(json.as_bytes())),
+    ]);
+    let main = decode_main(&stream, &Options::default());
+    assert_eq!((main.result, main.field_bytes), (Ok(()), 5));
 }

@@ -116,8 +116,7 @@ impl<G: Grammar> Engine<G> {
                     self.missing = what;
                     let taken = self.collect(rest, carried, least).map_err(|reason| self.fail(reason))?;
                     consumed = consumed.saturating_add(taken);
-                    // Bytes that were not carried have been looked at: only what comes after them is more.
-                    if !carried || taken < least {
+                    if taken < least {
                         return Ok(Step { consumed, event: None });
                     }
                 }
