@@ -28,9 +28,7 @@ const SCRATCH_PREFIX: &str = ".assembling-";
 #[non_exhaustive]
 pub(crate) enum CacheError {
     /// Neither variable gives an absolute path.
-    #[error(
-        "no cache folder: neither XDG_CACHE_HOME nor HOME is an absolute path; name a folder with --cache DIR"
-    )]
+    #[error("no cache folder: neither XDG_CACHE_HOME nor HOME is an absolute path; name a folder with --cache DIR")]
     NoFolder,
     /// Kernel makefiles split paths at white space and colons.
     #[error(
@@ -86,30 +84,19 @@ impl Cache {
     pub(crate) fn open(explicit: Option<&Path>) -> Result<Self, CacheError> {
         let root = match explicit {
             Some(path) => path.to_owned(),
-            None => default_folder(|name| std::env::var_os(name).map(PathBuf::from))
-                .ok_or(CacheError::NoFolder)?,
+            None => default_folder(|name| std::env::var_os(name).map(PathBuf::from)).ok_or(CacheError::NoFolder)?,
         };
         fs::create_dir_all(&root).map_err(CacheError::io("create the cache folder", &root))?;
-        let root = root
-            .canonicalize()
-            .map_err(CacheError::io("resolve the cache folder", &root))?;
-        if root
-            .to_string_lossy()
-            .contains(|c: char| c.is_whitespace() || c == ':')
-        {
+        let root = root.canonicalize().map_err(CacheError::io("resolve the cache folder", &root))?;
+        if root.to_string_lossy().contains(|c: char| c.is_whitespace() || c == ':') {
             return Err(CacheError::UnusablePath { path: root });
         }
         Ok(Self { root })
     }
 
-
     /// Takes the lock alone, for assembling. `on_wait` is called once if another run holds it.
     pub(crate) fn lock(&self, on_wait: impl FnOnce()) -> Result<Lock, CacheError> {
-        self.acquire(
-            FlockArg::LockExclusiveNonblock,
-            FlockArg::LockExclusive,
-            on_wait,
-        )
+        self.acquire(FlockArg::LockExclusiveNonblock, FlockArg::LockExclusive, on_wait)
     }
 
     /// Takes the lock together with other users, for reading.
@@ -117,12 +104,7 @@ impl Cache {
         self.acquire(FlockArg::LockSharedNonblock, FlockArg::LockShared, on_wait)
     }
 
-    fn acquire(
-        &self,
-        attempt: FlockArg,
-        wait: FlockArg,
-        on_wait: impl FnOnce(),
-    ) -> Result<Lock, CacheError> {
+    fn acquire(&self, attempt: FlockArg, wait: FlockArg, on_wait: impl FnOnce()) -> Result<Lock, CacheError> {
         let path = self.root.join("lock");
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true).open(&path);
@@ -137,9 +119,7 @@ impl Cache {
             Ok(lock) => Ok(Lock(lock)),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
                 on_wait();
-                Flock::lock(file, wait)
-                    .map(Lock)
-                    .map_err(|(_, errno)| failed(errno))
+                Flock::lock(file, wait).map(Lock).map_err(|(_, errno)| failed(errno))
             }
             Err((_, errno)) => Err(failed(errno)),
         }
@@ -155,9 +135,10 @@ impl Cache {
         let folder = self.component(name);
         let text = fs::read(folder.join(MANIFEST)).ok()?;
         let manifest: Manifest<T> = serde_json::from_slice(&text).ok()?;
-        let whole = manifest.files.iter().all(|(path, bytes)| {
-            fs::symlink_metadata(folder.join(path)).is_ok_and(|found| found.len() == *bytes)
-        });
+        let whole = manifest
+            .files
+            .iter()
+            .all(|(path, bytes)| fs::symlink_metadata(folder.join(path)).is_ok_and(|found| found.len() == *bytes));
         whole.then_some(manifest.facts)
     }
 
@@ -166,14 +147,9 @@ impl Cache {
     pub(crate) fn scratch(&self, _held: &Lock) -> Result<tempfile::TempDir, CacheError> {
         let entries = fs::read_dir(&self.root).map_err(CacheError::io("list", &self.root))?;
         for entry in entries.flatten() {
-            if entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(SCRATCH_PREFIX)
-            {
+            if entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
                 let path = entry.path();
-                fs::remove_dir_all(&path)
-                    .map_err(CacheError::io("remove what an earlier run left in", &path))?;
+                fs::remove_dir_all(&path).map_err(CacheError::io("remove what an earlier run left in", &path))?;
             }
         }
         tempfile::Builder::new()
@@ -211,11 +187,7 @@ fn default_folder(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf>
         .map(|path| path.join(FOLDER))
 }
 
-fn list_files(
-    folder: &Path,
-    prefix: &Path,
-    files: &mut BTreeMap<PathBuf, u64>,
-) -> Result<(), CacheError> {
+fn list_files(folder: &Path, prefix: &Path, files: &mut BTreeMap<PathBuf, u64>) -> Result<(), CacheError> {
     for entry in fs::read_dir(folder).map_err(CacheError::io("list", folder))? {
         let entry = entry.map_err(CacheError::io("list", folder))?;
         let (path, name) = (entry.path(), prefix.join(entry.file_name()));
@@ -234,26 +206,15 @@ mod test {
     use super::*;
 
     fn folder_for(variables: &[(&str, &str)]) -> Option<PathBuf> {
-        default_folder(|name| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| PathBuf::from(value))
-        })
+        default_folder(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
     }
 
     #[test]
     fn the_user_s_cache_folder_follows_the_xdg_rules() {
         let home = ("HOME", "/home/ann");
-        assert_eq!(
-            folder_for(&[("XDG_CACHE_HOME", "/var/c"), home]),
-            Some("/var/c/savevm".into())
-        );
+        assert_eq!(folder_for(&[("XDG_CACHE_HOME", "/var/c"), home]), Some("/var/c/savevm".into()));
         assert_eq!(folder_for(&[home]), Some("/home/ann/.cache/savevm".into()));
-        assert_eq!(
-            folder_for(&[("XDG_CACHE_HOME", "relative"), home]),
-            Some("/home/ann/.cache/savevm".into())
-        );
+        assert_eq!(folder_for(&[("XDG_CACHE_HOME", "relative"), home]), Some("/home/ann/.cache/savevm".into()));
         assert_eq!(folder_for(&[("HOME", "")]), None);
     }
 
@@ -270,30 +231,14 @@ mod test {
 
         cache.commit(&lock, "thing", &assembled, "fact").unwrap();
         assert_eq!(cache.facts::<String>("thing"), Some("fact".to_owned()));
-        assert_eq!(
-            cache.facts::<u64>("thing"),
-            None,
-            "facts of another layout do not count"
-        );
+        assert_eq!(cache.facts::<u64>("thing"), None, "facts of another layout do not count");
 
         fs::write(cache.component("thing").join("sub/data"), b"1234").unwrap();
-        assert_eq!(
-            cache.facts::<String>("thing"),
-            None,
-            "a truncated file invalidates the component"
-        );
+        assert_eq!(cache.facts::<String>("thing"), None, "a truncated file invalidates the component");
         fs::write(cache.component("thing").join("sub/data"), b"123456").unwrap();
-        assert_eq!(
-            cache.facts::<String>("thing"),
-            None,
-            "a grown file does too"
-        );
+        assert_eq!(cache.facts::<String>("thing"), None, "a grown file does too");
         fs::remove_file(cache.component("thing").join("sub/data")).unwrap();
-        assert_eq!(
-            cache.facts::<String>("thing"),
-            None,
-            "a missing file invalidates the component"
-        );
+        assert_eq!(cache.facts::<String>("thing"), None, "a missing file invalidates the component");
     }
 
     #[test]
@@ -315,11 +260,7 @@ mod test {
         let held = cache.lock(|| ()).unwrap();
         std::thread::scope(|scope| {
             let (waiting, waits) = std::sync::mpsc::channel();
-            let other = scope.spawn(|| {
-                cache
-                    .lock_shared(move || waiting.send(()).unwrap())
-                    .map(drop)
-            });
+            let other = scope.spawn(|| cache.lock_shared(move || waiting.send(()).unwrap()).map(drop));
             waits.recv().unwrap();
             assert!(!other.is_finished());
             drop(held);
@@ -331,9 +272,6 @@ mod test {
     fn paths_that_make_cannot_handle_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let refused = Cache::open(Some(&folder.path().join("with space"))).unwrap_err();
-        assert!(
-            matches!(refused, CacheError::UnusablePath { .. }),
-            "{refused}"
-        );
+        assert!(matches!(refused, CacheError::UnusablePath { .. }), "{refused}");
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From what a person calls a device to an opened one that can migrate.
 
+use core::str::FromStr;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::str::FromStr;
 
 use savevm_core::DeviceError;
 use savevm_core::kernel::KernelDevice;

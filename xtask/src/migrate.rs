@@ -9,12 +9,12 @@ mod target;
 mod transport;
 mod watch;
 
+use core::sync::atomic::AtomicBool;
+use core::time::Duration;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use savevm_core::kernel::KernelDevice;

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The simulated driver: the rules that every VFIO migration driver obeys, around a [`Model`].
-//!
-//! Two locks, as in the kernel. `state_lock` is the driver's state mutex: SET, GET, MIG_DATA_SIZE and
-//! PRECOPY_INFO hold it, delays included, so a GET waits for a slow SET. `core` guards the data and is never
-//! held while time passes, so a session can be read beside a SET. Order: `state_lock`, then `core`.
 
-use core::time::Duration;
 use std::boxed::Box;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::vec::Vec;
 
 use vfio_mig_fsm::{Capabilities, SessionEffect, State, next, session};
 
-use super::fault::{Action, Call, Place};
-use super::session::{Live, Progress};
+use super::driver::{Core, Held, Shared, SleepIf as _};
+use super::fault::{Call, Place};
 use super::{Clock, Direction, Errno, Facts, FaultPlan, Model, SimEvent, SimSession, Step, SystemClock, Timing};
 
 /// A simulated device: the kernel's driver of one VFIO device, seen from the ioctl layer.
@@ -37,33 +32,8 @@ pub struct SimDevice {
     pub(super) shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) facts: Facts,
-    capabilities: Option<Capabilities>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) timing: Timing,
-    state_lock: Mutex<()>,
-    core: Mutex<Core>,
-}
-
-pub(super) struct Core {
-    pub(super) model: Box<dyn Model>,
-    pub(super) state: State,
-    pub(super) live: Option<Live>,
-    pub(super) faults: FaultPlan,
-    pub(super) precopy_v2: bool,
-    opens: u32,
-    sessions: u64,
-    reset_pending: bool,
-    logging: bool,
-    observer: Option<Observer>,
-}
-
 /// Who is told of everything that happens to a device.
 pub type Observer = Box<dyn FnMut(&SimEvent) + Send>;
-
-/// Longest uninterrupted wait: how late a killed session or a reset is noticed.
-const SLICE: Duration = Duration::from_millis(10);
 
 impl SimDevice {
     /// A device of `model`, in RUNNING, with real time, no delays and no faults.
@@ -397,135 +367,5 @@ impl SimDevice {
 impl core::fmt::Debug for SimDevice {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("SimDevice").field("facts", &self.shared.facts).finish_non_exhaustive()
-    }
-}
-
-/// What faults change about a call that goes on.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Faulted {
-    pub(super) short: Option<u64>,
-    pub(super) answer: Option<(u64, u64)>,
-}
-
-impl Shared {
-    pub(super) fn has_pre_copy(&self) -> bool {
-        self.capabilities.is_some_and(Capabilities::has_pre_copy)
-    }
-
-    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn hold(&self) -> Held<'_> {
-        Held { shared: self, guard: Some(self.state_lock.lock().unwrap_or_else(PoisonError::into_inner)) }
-    }
-
-    /// Applies the faults due at this call. `held` tells that the caller holds the state lock.
-    pub(super) fn faulted(&self, call: Call, place: Option<Place>, held: Option<&Held<'_>>) -> Result<Faulted, Errno> {
-        let hits = self.core().faults.hits(call, place);
-        let mut faulted = Faulted::default();
-        for action in hits {
-            match action {
-                Action::Fail(errno) => return Err(errno),
-                Action::FailIntoError(errno) => {
-                    if held.is_some() {
-                        let mut core = self.core();
-                        core.end_session();
-                        core.state = State::Error;
-                    }
-                    return Err(errno);
-                }
-                Action::FailSession(errno) => {
-                    self.core().end_session();
-                    return Err(errno);
-                }
-                Action::Delay(time) => self.clock.sleep_if(time),
-                Action::Hang(time) => {
-                    self.wait(time, |core| core.reset_pending);
-                    return Err(Errno::ETIMEDOUT);
-                }
-                Action::Short(bytes) => faulted.short = Some(bytes),
-                Action::Answer(first, second) => faulted.answer = Some((first, second)),
-            }
-        }
-        Ok(faulted)
-    }
-
-    /// Lets `time` pass in slices, less when `over` becomes true.
-    pub(super) fn wait(&self, time: Duration, over: impl Fn(&Core) -> bool) {
-        let end = self.clock.now().saturating_add(time);
-        loop {
-            let left = end.saturating_sub(self.clock.now());
-            if left.is_zero() || over(&self.core()) {
-                return;
-            }
-            self.clock.sleep(left.min(SLICE));
-        }
-    }
-}
-
-/// The state lock, held. Letting go applies a reset that came meanwhile.
-pub(super) struct Held<'a> {
-    shared: &'a Shared,
-    guard: Option<MutexGuard<'a, ()>>,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        // Under `core`, so that a reset either finds the lock free or is seen here.
-        let mut core = self.shared.core();
-        if core.reset_pending {
-            core.apply_reset();
-        }
-        drop(self.guard.take());
-    }
-}
-
-impl Core {
-    pub(super) fn alive(&self, id: u64) -> bool {
-        self.live.as_ref().is_some_and(|live| live.id == id)
-    }
-
-    pub(super) fn tell(&mut self, event: &SimEvent) {
-        if let Some(observer) = &mut self.observer {
-            observer(event);
-        }
-    }
-
-    pub(super) fn end_session(&mut self) {
-        if let Some(live) = self.live.take() {
-            let Progress { bytes, digest } = live.progress();
-            self.tell(&SimEvent::SessionEnded { id: live.id, direction: live.direction, bytes, digest });
-        }
-    }
-
-    fn begin_session(&mut self, direction: Direction) -> u64 {
-        self.end_session();
-        self.sessions = self.sessions.saturating_add(1);
-        let id = self.sessions;
-        self.live = Some(Live::new(id, direction));
-        self.tell(&SimEvent::SessionOpened { id, direction });
-        id
-    }
-
-    fn apply_reset(&mut self) {
-        self.reset_pending = false;
-        self.end_session();
-        self.model.reset();
-        self.state = State::Running;
-        self.tell(&SimEvent::Reset);
-    }
-}
-
-/// Sleeping for nothing must not cost a system call.
-pub(super) trait SleepIf {
-    fn sleep_if(&self, time: Duration);
-}
-
-impl SleepIf for Arc<dyn Clock> {
-    fn sleep_if(&self, time: Duration) {
-        if !time.is_zero() {
-            self.sleep(time);
-        }
     }
 }

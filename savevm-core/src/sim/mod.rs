@@ -11,11 +11,13 @@
 
 mod config;
 mod device;
+mod driver;
 mod errno;
 mod event;
 mod fault;
 mod model;
 mod mtty;
+mod options;
 mod pci;
 mod plain;
 mod port;
@@ -24,13 +26,14 @@ mod time;
 mod timing;
 mod units;
 
-pub use self::config::{ConfigError, ModelFactory, Options, SimConfig};
+pub use self::config::{ModelFactory, SimConfig};
 pub use self::device::{Observer, SimDevice};
 pub use self::errno::Errno;
 pub use self::event::SimEvent;
 pub use self::fault::{Action, Call, FaultPlan, FaultRule, Place, When};
 pub use self::model::{DirtyLogging, Facts, Failure, Irq, Model, PrecopySizes, Region, Step};
 pub use self::mtty::Mtty;
+pub use self::options::{ConfigError, Options};
 pub use self::pci::ConfigSpace;
 pub use self::plain::{Drained, Plain, PlainConfig};
 pub use self::port::SimPort;

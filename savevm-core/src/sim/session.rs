@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::device::{Core, Shared, SleepIf as _};
+use super::driver::{Core, Shared, SleepIf as _};
 use super::fault::Call;
 use super::{Errno, Failure, PrecopySizes};
 

@@ -61,7 +61,7 @@ impl Tree {
         fs::create_dir_all(self.path(&device)).unwrap();
         self.link(&format!("{device}/iommu_group"), "../../../../../kernel/iommu_groups/3");
         self.link(&format!("{device}/mdev_type"), "../mdev_supported_types/mtty-2");
-        self.link(&format!("{device}/driver"), "../../../../../bus/mdev/drivers/vfio_mtty");
+        self.link(&format!("{device}/driver"), "../../../../../bus/mdev/drivers/mtty");
         self.link(&format!("sys/bus/mdev/devices/{uuid}"), &format!("../../../devices/virtual/mtty/mtty/{uuid}"));
         device
     }
@@ -87,7 +87,7 @@ fn a_mediated_device_is_found_with_all_its_parts() {
     assert_eq!(found.name, UUID);
     assert_eq!(found.bus, Bus::Mdev);
     assert_eq!(found.sysfs, tree.path(&device).canonicalize().unwrap());
-    assert_eq!(found.driver.as_deref(), Some("vfio_mtty"));
+    assert_eq!(found.driver.as_deref(), Some("mtty"));
     assert_eq!(found.mdev_type.as_deref(), Some("mtty-2"));
     assert_eq!(found.mdev_parent.as_deref(), Some("mtty"));
     assert_eq!((found.vendor_id, found.device_id), (None, None));

@@ -115,7 +115,7 @@ impl Tree {
         } else {
             self.mdev_type(node, &folder)?;
         }
-        let driver = if bus == "pci" { facts.driver.clone() } else { format!("vfio_{}", facts.driver) };
+        let driver = &facts.driver;
         let driver = format!("sys/bus/{bus}/drivers/{driver}");
         let group = format!("sys/kernel/iommu_groups/{}", node.group);
         let vfio = format!("{folder}/vfio-dev/vfio{}", node.cdev);

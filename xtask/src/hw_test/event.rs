@@ -40,13 +40,15 @@ pub(crate) enum Group {
     DmaLogging,
     /// Whole migrations by two processes, with kills and cuts.
     Migrate,
+    /// The same tests on the simulator, held against the kernel.
+    Simulator,
     /// The suite process itself: crashes and lost events are booked here.
     Suite,
 }
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -59,6 +61,7 @@ impl Group {
         Self::Transfer,
         Self::DmaLogging,
         Self::Migrate,
+        Self::Simulator,
         Self::Suite,
     ];
 
@@ -77,6 +80,7 @@ impl Group {
             Self::Transfer => "transfer",
             Self::DmaLogging => "dma-logging",
             Self::Migrate => "migrate",
+            Self::Simulator => "simulator",
             Self::Suite => "suite",
         }
     }

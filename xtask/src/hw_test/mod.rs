@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** this side never opens a device. Whatever the devices or the suite do, the report is written.
 
+mod agreement;
 mod contract;
 mod event;
 mod progress;

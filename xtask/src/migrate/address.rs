@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where a stream goes to or comes from.
 
-use std::fmt;
+use core::fmt;
+use core::str::FromStr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// `tcp:HOST:PORT`, `unix:PATH` or `file:PATH`.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -86,7 +86,7 @@ impl Outcome {
         self
     }
 
-    pub(super) fn downtime(mut self, downtime: std::time::Duration) -> Self {
+    pub(super) fn downtime(mut self, downtime: core::time::Duration) -> Self {
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
         self
     }

@@ -64,7 +64,7 @@ fn to_peer(args: &SourceArgs, devices: &mut Devices, transport: Transport, cance
 /// Writes beside the final name and renames: a file of that name is always a whole one.
 fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let cannot = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+    let cannot = |error: &dyn core::fmt::Display| format!("cannot write {}: {error}", path.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
     let mut watch = Watch::new(&args.common, &super::names(devices), None);
     let saved = save::save_to(devices, file.as_file_mut(), &mut watch, &options(args, cancel)?);

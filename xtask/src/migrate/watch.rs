@@ -46,7 +46,7 @@ fn bars(names: &[String]) -> Vec<ProgressBar> {
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
     let bar = |name: &String| {
         let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(name.clone()));
-        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        bar.enable_steady_tick(core::time::Duration::from_millis(100));
         bar
     };
     names.iter().map(bar).collect()

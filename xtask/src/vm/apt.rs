@@ -67,23 +67,14 @@ pub(crate) struct Apt {
 impl Apt {
     /// Sets up the private folders in `root` and fetches the indexes of the system's mirror.
     pub(crate) fn prepare(root: &Path, system: &System) -> Result<Self, ProvisionError> {
-        for folder in [
-            "state/lists/partial",
-            "cache/archives/partial",
-            "parts",
-            "sources",
-        ] {
+        for folder in ["state/lists/partial", "cache/archives/partial", "parts", "sources"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).map_err(ProvisionError::io("create", &folder))?;
         }
         write(&root.join("status"), "")?;
         let inherited = host::run(Command::new("apt-config").arg("dump"))?;
         write(&root.join("apt.conf"), &configuration(root, &inherited))?;
-        let apt = Self {
-            root: root.to_owned(),
-            archive: system.archive()?,
-            system: system.clone(),
-        };
+        let apt = Self { root: root.to_owned(), archive: system.archive()?, system: system.clone() };
         apt.update()?;
         Ok(apt)
     }
@@ -106,12 +97,7 @@ impl Apt {
 
     /// The mirror's addresses, for messages.
     pub(crate) fn mirrors(&self) -> String {
-        let mut uris: Vec<&str> = self
-            .archive
-            .iter()
-            .flat_map(|source| &source.uris)
-            .map(String::as_str)
-            .collect();
+        let mut uris: Vec<&str> = self.archive.iter().flat_map(|source| &source.uris).map(String::as_str).collect();
         uris.sort_unstable();
         uris.dedup();
         uris.join(", ")
@@ -124,9 +110,7 @@ impl Apt {
     fn update(&self) -> Result<(), ProvisionError> {
         let text = sources::to_deb822(&self.archive, self.system.keyring.as_deref());
         write(&self.root.join("sources/system.sources"), &text)?;
-        host::run(self.command("apt-get").args(["-q", "update"]))
-            .map(drop)
-            .map_err(|error| self.explain(error))
+        host::run(self.command("apt-get").args(["-q", "update"])).map(drop).map_err(|error| self.explain(error))
     }
 
     /// Tells a mirror that cannot be reached from other failures.
@@ -136,10 +120,7 @@ impl Apt {
         };
         let unreachable = |line: &&str| UNREACHABLE.iter().any(|phrase| line.contains(phrase));
         match output.lines().find(unreachable) {
-            Some(line) => ProvisionError::Network {
-                mirrors: self.mirrors(),
-                said: line.trim().to_owned(),
-            },
+            Some(line) => ProvisionError::Network { mirrors: self.mirrors(), said: line.trim().to_owned() },
             None => error,
         }
     }
@@ -161,15 +142,9 @@ impl Apt {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        match host::run(
-            self.command("apt-cache")
-                .args(["show", "--all-versions"])
-                .args(names),
-        ) {
+        match host::run(self.command("apt-cache").args(["show", "--all-versions"]).args(names)) {
             Ok(text) => Ok(control::parse(&text).iter().filter_map(package).collect()),
-            Err(ProvisionError::Command { output, .. }) if output.contains("No packages found") => {
-                Ok(Vec::new())
-            }
+            Err(ProvisionError::Command { output, .. }) if output.contains("No packages found") => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -177,17 +152,8 @@ impl Apt {
     /// A package and everything it depends on.
     pub(crate) fn closure(&self, root: &Package) -> Result<Vec<Package>, ProvisionError> {
         let mut command = self.command("apt-get");
-        command.args([
-            "install",
-            "--print-uris",
-            "-qq",
-            "-y",
-            "--no-install-recommends",
-        ]);
-        if let Some(suite) = self
-            .backports_suite()
-            .filter(|_| super::version::is_backport(&root.version))
-        {
+        command.args(["install", "--print-uris", "-qq", "-y", "--no-install-recommends"]);
+        if let Some(suite) = self.backports_suite().filter(|_| super::version::is_backport(&root.version)) {
             command.args(["--target-release", suite]);
         }
         let text = host::run(command.arg(format!("{}={}", root.name, root.version)))?;
@@ -204,37 +170,17 @@ impl Apt {
         fs::create_dir_all(into).map_err(ProvisionError::io("create", into))?;
         let log = self.root.join("download.log");
         let output = fs::File::create(&log).map_err(ProvisionError::io("create", &log))?;
-        let errors = output
-            .try_clone()
-            .map_err(ProvisionError::io("share", &log))?;
+        let errors = output.try_clone().map_err(ProvisionError::io("share", &log))?;
         let mut command = self.command("apt-get");
-        command
-            .args(["-q", "download"])
-            .args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
-        command
-            .env("LC_ALL", "C")
-            .current_dir(into)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
-        let mut child =
-            Guarded::spawn(&mut command).map_err(|error| host::not_started(&command, error))?;
-        let total_bytes = packages
-            .iter()
-            .fold(0u64, |sum, package| sum.saturating_add(package.bytes));
+        command.args(["-q", "download"]).args(packages.iter().map(|p| format!("{}={}", p.name, p.version)));
+        command.env("LC_ALL", "C").current_dir(into).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let mut child = Guarded::spawn(&mut command).map_err(|error| host::not_started(&command, error))?;
+        let total_bytes = packages.iter().fold(0u64, |sum, package| sum.saturating_add(package.bytes));
         let packages_total = packages.len();
         let status = loop {
-            let ended = child
-                .child()
-                .try_wait()
-                .map_err(ProvisionError::io("wait for", Path::new("apt-get")))?;
+            let ended = child.child().try_wait().map_err(ProvisionError::io("wait for", Path::new("apt-get")))?;
             let (packages, bytes) = arrived(into);
-            progress(Progress::Download {
-                packages,
-                packages_total,
-                bytes,
-                total_bytes,
-            });
+            progress(Progress::Download { packages, packages_total, bytes, total_bytes });
             match ended {
                 Some(status) => break status,
                 None => thread::sleep(POLL),
@@ -250,14 +196,8 @@ impl Apt {
 
 /// Files in a folder and their bytes together.
 fn arrived(folder: &Path) -> (usize, u64) {
-    let lengths = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.metadata().ok());
-    lengths.fold((0, 0), |(files, bytes), found| {
-        (files.saturating_add(1), bytes.saturating_add(found.len()))
-    })
+    let lengths = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.metadata().ok());
+    lengths.fold((0, 0), |(files, bytes), found| (files.saturating_add(1), bytes.saturating_add(found.len())))
 }
 
 /// apt's configuration; `Dir::Etc::parts` empty keeps the system's hooks and pins out.
@@ -316,16 +256,8 @@ fn from_uri_line(line: &str) -> Option<Package> {
     let (file, bytes) = (words.next()?, words.next()?.parse().ok()?);
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version) = (parts.next()?.to_owned(), parts.next()?);
-    let version = version
-        .replace("%3a", ":")
-        .replace("%7e", "~")
-        .replace("%2b", "+");
-    Some(Package {
-        name,
-        version,
-        bytes,
-        depends: Vec::new(),
-    })
+    let version = version.replace("%3a", ":").replace("%7e", "~").replace("%2b", "+");
+    Some(Package { name, version, bytes, depends: Vec::new() })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), ProvisionError> {
@@ -348,11 +280,7 @@ Dir::State \"var/lib/apt\";
         let text = configuration(Path::new("/c"), system);
         assert!(text.contains("Proxy \"http://proxy.example:3128\""));
         assert!(text.contains("Check-Valid-Until \"false\""));
-        assert!(
-            !text.contains("Post-Invoke")
-                && !text.contains("\"true\"")
-                && !text.contains("var/lib")
-        );
+        assert!(!text.contains("Post-Invoke") && !text.contains("\"true\"") && !text.contains("var/lib"));
         assert!(text.contains("Dir::State::status \"/c/status\""));
     }
 
@@ -360,10 +288,7 @@ Dir::State \"var/lib/apt\";
     fn what_apt_prints_is_read() {
         let line = "'http://m.example/q.deb' qemu-system-x86_1%3a10.0.2+ds-2~bpo12+1_amd64.deb 10176912 SHA256:00";
         let package = from_uri_line(line).unwrap();
-        assert_eq!(
-            (package.name.as_str(), package.bytes),
-            ("qemu-system-x86", 10_176_912)
-        );
+        assert_eq!((package.name.as_str(), package.bytes), ("qemu-system-x86", 10_176_912));
         assert_eq!(package.version, "1:10.0.2+ds-2~bpo12+1");
         assert_eq!(from_uri_line("Reading package lists..."), None);
     }

@@ -42,8 +42,7 @@ pub(crate) fn boot(
 ) -> Result<GuestExit, VmError> {
     job.check()?;
     let begun = Instant::now();
-    let folder =
-        tempfile::tempdir().map_err(VmError::io("create a folder in", &std::env::temp_dir()))?;
+    let folder = tempfile::tempdir().map_err(VmError::io("create a folder in", &std::env::temp_dir()))?;
     let initrd = folder.path().join("initrd");
     let file = File::create(&initrd).map_err(VmError::io("create", &initrd))?;
     initramfs::write(&provisioned.kernel, job, BufWriter::new(file))?;
@@ -55,12 +54,8 @@ pub(crate) fn boot(
     let mut command = machine(&provisioned.qemu, &provisioned.kernel, job, folder.path());
     let said = folder.path().join("emulator.log");
     let said_file = File::create(&said).map_err(VmError::io("create", &said))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(said_file);
-    let mut emulator =
-        Guarded::spawn(&mut command).map_err(VmError::io("start", &provisioned.qemu.binary))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said_file);
+    let mut emulator = Guarded::spawn(&mut command).map_err(VmError::io("start", &provisioned.qemu.binary))?;
     let lines = listen(&mut emulator);
     let deadline = begun.checked_add(job.timeout);
     let ended = pump(&lines, deadline, &mut on_line)
@@ -86,52 +81,15 @@ pub(crate) fn boot(
 /// The emulator's command line.
 fn machine(qemu: &Qemu, kernel: &Kernel, job: &GuestJob, folder: &Path) -> Command {
     let mut command = qemu.command_tied_to_thread();
-    let file = |id: &str, path: &Path| {
-        format!(
-            "file,id={id},path={}",
-            path.display().to_string().replace(',', ",,")
-        )
-    };
-    command.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-nic",
-        "none",
-    ]);
+    let file = |id: &str, path: &Path| format!("file,id={id},path={}", path.display().to_string().replace(',', ",,"));
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"]);
     command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
-    command.args([
-        "-m",
-        &format!("{}M", job.memory_mib),
-        "-smp",
-        &job.cpus.to_string(),
-    ]);
-    command
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(folder.join("initrd"));
+    command.args(["-m", &format!("{}M", job.memory_mib), "-smp", &job.cpus.to_string()]);
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(folder.join("initrd"));
     command.args(["-append", KERNEL_ARGUMENTS]);
-    command.args([
-        "-chardev",
-        &file("console", &job.console_log),
-        "-serial",
-        "chardev:console",
-    ]);
-    command.args([
-        "-chardev",
-        "stdio,id=output,signal=off",
-        "-serial",
-        "chardev:output",
-    ]);
-    command.args([
-        "-chardev",
-        &file("status", &folder.join("status")),
-        "-serial",
-        "chardev:status",
-    ]);
+    command.args(["-chardev", &file("console", &job.console_log), "-serial", "chardev:console"]);
+    command.args(["-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output"]);
+    command.args(["-chardev", &file("status", &folder.join("status")), "-serial", "chardev:status"]);
     command
 }
 
@@ -146,15 +104,9 @@ fn listen(emulator: &mut Guarded) -> Receiver<String> {
 
 fn forward(mut output: impl BufRead, lines: &SyncSender<String>) {
     let mut line = Vec::new();
-    while matches!(
-        (&mut output).take(LINE_BYTES).read_until(b'\n', &mut line),
-        Ok(1..)
-    ) {
+    while matches!((&mut output).take(LINE_BYTES).read_until(b'\n', &mut line), Ok(1..)) {
         let text = String::from_utf8_lossy(&line);
-        if lines
-            .send(text.trim_end_matches(['\n', '\r']).to_owned())
-            .is_err()
-        {
+        if lines.send(text.trim_end_matches(['\n', '\r']).to_owned()).is_err() {
             return;
         }
         line.clear();
@@ -162,16 +114,10 @@ fn forward(mut output: impl BufRead, lines: &SyncSender<String>) {
 }
 
 /// Passes lines on until the output ends (true) or the time is over (false).
-fn pump(
-    lines: &Receiver<String>,
-    deadline: Option<Instant>,
-    on_line: &mut impl FnMut(&str),
-) -> bool {
+fn pump(lines: &Receiver<String>, deadline: Option<Instant>, on_line: &mut impl FnMut(&str)) -> bool {
     loop {
         // A deadline beyond the clock's range is none.
-        let left = deadline.map_or(Duration::MAX, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        });
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         match lines.recv_timeout(left) {
             Ok(line) => on_line(&line),
             Err(RecvTimeoutError::Disconnected) => return true,
@@ -181,11 +127,7 @@ fn pump(
 }
 
 fn wait(emulator: &mut Guarded, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
-    let limit = Instant::now()
-        .checked_add(CLOSING)
-        .into_iter()
-        .chain(deadline)
-        .min();
+    let limit = Instant::now().checked_add(CLOSING).into_iter().chain(deadline).min();
     loop {
         if let Some(status) = emulator.child().try_wait()? {
             return Ok(Some(status));
@@ -198,12 +140,7 @@ fn wait(emulator: &mut Guarded, deadline: Option<Instant>) -> io::Result<Option<
 }
 
 /// Judges a machine that ended by itself.
-fn conclude(
-    job: &GuestJob,
-    folder: &Path,
-    ended: ExitStatus,
-    begun: Instant,
-) -> Result<GuestExit, VmError> {
+fn conclude(job: &GuestJob, folder: &Path, ended: ExitStatus, begun: Instant) -> Result<GuestExit, VmError> {
     let word = fs::read_to_string(folder.join("status")).unwrap_or_default();
     let log = job.console_log.clone();
     let text = console::read(&log);
@@ -217,17 +154,10 @@ fn conclude(
             kernel_complaints: console::complaints(&text),
             seconds: begun.elapsed().as_secs_f64(),
         }),
-        Some(Verdict::Setup(reason)) => Err(VmError::Setup {
-            reason,
-            log,
-            console: console::tail(&job.console_log),
-        }),
+        Some(Verdict::Setup(reason)) => Err(VmError::Setup { reason, log, console: console::tail(&job.console_log) }),
         None => Err(VmError::Emulator {
             status: ended.to_string(),
-            said: fs::read_to_string(folder.join("emulator.log"))
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            said: fs::read_to_string(folder.join("emulator.log")).unwrap_or_default().trim().to_owned(),
             log,
             console: console::tail(&job.console_log),
         }),
@@ -259,10 +189,7 @@ mod test {
     fn only_a_complete_word_counts() {
         assert_eq!(verdict("exit 0\n"), Some(Verdict::Exit(0)));
         assert_eq!(verdict("exit 137\r\n"), Some(Verdict::Exit(137)));
-        assert_eq!(
-            verdict("setup loading mtty.ko\n"),
-            Some(Verdict::Setup("loading mtty.ko".into()))
-        );
+        assert_eq!(verdict("setup loading mtty.ko\n"), Some(Verdict::Setup("loading mtty.ko".into())));
         for word in ["", "exit 1", "exit\n", "exit x\n", "hello 0\n"] {
             assert_eq!(verdict(word), None, "{word:?}");
         }
@@ -277,16 +204,10 @@ mod test {
 
     #[test]
     fn output_is_cut_into_lines_of_bounded_length() {
-        assert_eq!(
-            forwarded(b"{\"a\":1}\n\nlast\r\nrest"),
-            ["{\"a\":1}", "", "last", "rest"]
-        );
+        assert_eq!(forwarded(b"{\"a\":1}\n\nlast\r\nrest"), ["{\"a\":1}", "", "last", "rest"]);
         assert_eq!(forwarded(b"\xff\n"), ["\u{fffd}"]);
         let long = vec![b'x'; usize::try_from(LINE_BYTES).unwrap() + 5];
-        assert_eq!(
-            forwarded(&long).iter().map(String::len).collect::<Vec<_>>(),
-            [1 << 20, 5]
-        );
+        assert_eq!(forwarded(&long).iter().map(String::len).collect::<Vec<_>>(), [1 << 20, 5]);
     }
 
     #[test]

@@ -14,15 +14,7 @@ const TAIL_LINES: usize = 30;
 const COMPLAINTS: usize = 20;
 const PANIC: &str = "Kernel panic";
 /// Beginnings of the kernel's reports, after the time stamp.
-const REPORTS: [&str; 7] = [
-    "WARNING:",
-    "BUG:",
-    "Oops:",
-    "INFO: task ",
-    "KASAN:",
-    "UBSAN:",
-    "general protection fault",
-];
+const REPORTS: [&str; 7] = ["WARNING:", "BUG:", "Oops:", "INFO: task ", "KASAN:", "UBSAN:", "general protection fault"];
 
 /// The console's text; what cannot be read is empty.
 pub(crate) fn read(path: &Path) -> String {
@@ -45,9 +37,8 @@ pub(crate) fn tail(path: &Path) -> String {
 pub(crate) fn panic_report(text: &str) -> Option<String> {
     messages(text).find(|message| message.starts_with(PANIC))?;
     let lines = text.lines().map(str::trim_end);
-    let report = lines.skip_while(|line| {
-        !message(line).is_some_and(|message| message.starts_with(PANIC) || is_report(message))
-    });
+    let report =
+        lines.skip_while(|line| !message(line).is_some_and(|message| message.starts_with(PANIC) || is_report(message)));
     Some(report.take(TAIL_LINES).collect::<Vec<_>>().join("\n"))
 }
 
@@ -68,11 +59,7 @@ fn messages(text: &str) -> impl Iterator<Item = &str> {
 /// What follows the time stamp of a kernel message `[    1.234567] text`; other lines are the program's.
 fn message(line: &str) -> Option<&str> {
     let (stamp, message) = line.trim().strip_prefix('[')?.split_once("] ")?;
-    stamp
-        .trim()
-        .chars()
-        .all(|c| c.is_ascii_digit() || c == '.')
-        .then_some(message)
+    stamp.trim().chars().all(|c| c.is_ascii_digit() || c == '.').then_some(message)
 }
 
 #[cfg(test)]
@@ -92,27 +79,17 @@ the program says: Kernel panic is what WARNING: means
         assert_eq!(panic_report(CONSOLE), None);
         let found = complaints(CONSOLE);
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(
-            found[0].starts_with("WARNING: CPU: 0") && found[1].starts_with("general protection")
-        );
+        assert!(found[0].starts_with("WARNING: CPU: 0") && found[1].starts_with("general protection"));
     }
 
     #[test]
     fn a_panic_is_told_from_its_cause_on() {
-        let text =
-            format!("[    0.1] boot\n{CONSOLE}[    3.000000] Kernel panic - not syncing: Fatal\n");
+        let text = format!("[    0.1] boot\n{CONSOLE}[    3.000000] Kernel panic - not syncing: Fatal\n");
         let report = panic_report(&text).unwrap();
-        assert!(
-            report.starts_with("[    2.100000] WARNING: CPU: 0"),
-            "{report}"
-        );
+        assert!(report.starts_with("[    2.100000] WARNING: CPU: 0"), "{report}");
         assert!(report.ends_with("Fatal"), "{report}");
         let long = format!("[    3.0] Kernel panic\n{}", "[    3.1] dump\n".repeat(100));
-        assert!(
-            panic_report(&long)
-                .unwrap()
-                .starts_with("[    3.0] Kernel panic")
-        );
+        assert!(panic_report(&long).unwrap().starts_with("[    3.0] Kernel panic"));
     }
 
     #[test]

@@ -13,10 +13,7 @@ impl Paragraph {
     /// A field's value; names compare without case. Continuation lines are joined by newlines, each without its
     /// leading space.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -36,9 +33,7 @@ pub(crate) fn parse(text: &str) -> Vec<Paragraph> {
                 value.push_str(continuation.trim_end());
             }
         } else if let Some((name, value)) = line.split_once(':') {
-            current
-                .fields
-                .push((name.trim().to_owned(), value.trim().to_owned()));
+            current.fields.push((name.trim().to_owned(), value.trim().to_owned()));
         }
     }
     if !current.fields.is_empty() {

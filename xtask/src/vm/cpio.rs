@@ -41,13 +41,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a character device.
-    pub(crate) fn character_device(
-        &mut self,
-        name: &str,
-        mode: u32,
-        major: u32,
-        minor: u32,
-    ) -> io::Result<()> {
+    pub(crate) fn character_device(&mut self, name: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
         self.record(name, 0o020_000 | (mode & 0o7777), (major, minor), b"")
     }
 
@@ -59,10 +53,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn record(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) -> io::Result<()> {
-        self.inode = self
-            .inode
-            .checked_add(1)
-            .ok_or_else(|| invalid("too many files"))?;
+        self.inode = self.inode.checked_add(1).ok_or_else(|| invalid("too many files"))?;
         self.write_record(self.inode, name, mode, device, data)
     }
 
@@ -77,16 +68,11 @@ impl<W: Write> Archive<W> {
         if name.is_empty() || name.contains('\0') {
             return Err(invalid("a file name is empty or contains NUL"));
         }
-        let data_bytes = u32::try_from(data.len())
-            .map_err(|_| invalid("a file of 4 GiB or more does not fit"))?;
-        let name_bytes = u32::try_from(name.len())
-            .ok()
-            .and_then(|bytes| bytes.checked_add(1));
+        let data_bytes = u32::try_from(data.len()).map_err(|_| invalid("a file of 4 GiB or more does not fit"))?;
+        let name_bytes = u32::try_from(name.len()).ok().and_then(|bytes| bytes.checked_add(1));
         let name_bytes = name_bytes.ok_or_else(|| invalid("a file name is too long"))?;
-        let fields = [
-            inode, mode, 1, 0, 0, 0, data_bytes, 0, 0, major, minor, name_bytes, 0,
-        ]
-        .map(|field| format!("{field:08x}"));
+        let fields = [inode, mode, 1, 0, 0, 0, data_bytes, 0, 0, major, minor, name_bytes, 0]
+            .map(|field| format!("{field:08x}"));
         write!(self.out, "070701{}", fields.concat())?;
         self.out.write_all(name.as_bytes())?;
         self.out.write_all(&[0])?;
@@ -120,9 +106,7 @@ mod test {
     fn sample() -> Vec<u8> {
         let mut archive = Archive::new(Vec::new());
         archive.directory("dev").unwrap();
-        archive
-            .character_device("dev/console", 0o600, 5, 1)
-            .unwrap();
+        archive.character_device("dev/console", 0o600, 5, 1).unwrap();
         archive.file("init", 0o755, b"hello").unwrap();
         archive.symlink("sh", "init").unwrap();
         archive.finish().unwrap()
@@ -177,11 +161,7 @@ mod test {
 
     #[test]
     fn an_independent_reader_lists_the_same_files() {
-        for reader in [
-            ["cpio", "-t"].as_slice(),
-            &["busybox", "cpio", "-t"],
-            &["bsdtar", "-tf", "-"],
-        ] {
+        for reader in [["cpio", "-t"].as_slice(), &["busybox", "cpio", "-t"], &["bsdtar", "-tf", "-"]] {
             let Ok(mut child) = Command::new(reader[0])
                 .args(&reader[1..])
                 .stdin(Stdio::piped())
@@ -194,11 +174,8 @@ mod test {
             child.stdin.take().unwrap().write_all(&sample()).unwrap();
             let listed = child.wait_with_output().unwrap();
             assert!(listed.status.success());
-            let names: Vec<_> = core::str::from_utf8(&listed.stdout)
-                .unwrap()
-                .lines()
-                .map(|l| l.trim_end_matches('/'))
-                .collect();
+            let names: Vec<_> =
+                core::str::from_utf8(&listed.stdout).unwrap().lines().map(|l| l.trim_end_matches('/')).collect();
             assert_eq!(names, ["dev", "dev/console", "init", "sh"]);
             return;
         }

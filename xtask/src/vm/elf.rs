@@ -16,24 +16,15 @@ pub(crate) fn section<'a>(file: &'a [u8], name: &str) -> Option<&'a [u8]> {
     };
     let names = contents(headers.get(number(file, 62, 2)?)?)?;
     headers.iter().find_map(|header| {
-        let found = names
-            .get(number(header, 0, 4)?..)?
-            .split(|byte| *byte == 0)
-            .next()?;
-        if found == name.as_bytes() {
-            contents(header)
-        } else {
-            None
-        }
+        let found = names.get(number(header, 0, 4)?..)?.split(|byte| *byte == 0).next()?;
+        if found == name.as_bytes() { contents(header) } else { None }
     })
 }
 
 /// True for a 64-bit program that names a dynamic loader, that is, one that is not statically linked.
 pub(crate) fn needs_loader(file: &[u8]) -> bool {
     let headers = table(file, 32, 54, 56).unwrap_or_default();
-    headers
-        .iter()
-        .any(|header| number(header, 0, 4) == Some(PT_INTERP))
+    headers.iter().any(|header| number(header, 0, 4) == Some(PT_INTERP))
 }
 
 /// The entries of a header table whose offset, entry size and count are in the fields at the given offsets.
@@ -70,11 +61,7 @@ pub(crate) mod test {
         let info_at = file.len();
         file.extend_from_slice(info);
         let table = file.len();
-        for (name, offset, bytes) in [
-            (0, 0, 0),
-            (1u32, names_at, names.len()),
-            (11, info_at, info.len()),
-        ] {
+        for (name, offset, bytes) in [(0, 0, 0), (1u32, names_at, names.len()), (11, info_at, info.len())] {
             let mut header = [0; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
             header[24..32].copy_from_slice(&u64::try_from(offset).unwrap().to_le_bytes());
@@ -98,11 +85,7 @@ pub(crate) mod test {
     fn damaged_files_are_refused_not_feared() {
         let file = module(b"depends=vfio\0");
         for length in 0..file.len() {
-            assert_eq!(
-                section(&file[..length], ".modinfo"),
-                None,
-                "cut to {length}"
-            );
+            assert_eq!(section(&file[..length], ".modinfo"), None, "cut to {length}");
             needs_loader(&file[..length]);
         }
         let mut huge = file.clone();
@@ -126,10 +109,7 @@ pub(crate) mod test {
             needs_loader(&file)
         };
         assert!(program(&[6, 3, 1]), "PT_PHDR, PT_INTERP, PT_LOAD");
-        assert!(
-            !program(&[1, 2, 4, 7]),
-            "PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_TLS"
-        );
+        assert!(!program(&[1, 2, 4, 7]), "PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_TLS");
     }
 
     #[test]

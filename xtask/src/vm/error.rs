@@ -65,9 +65,7 @@ pub(crate) enum ProvisionError {
         remedy: &'static str,
     },
     /// A package is not built as expected.
-    #[error(
-        "{package} has no {wanted}; this package layout is not supported, please report the package's version"
-    )]
+    #[error("{package} has no {wanted}; this package layout is not supported, please report the package's version")]
     Layout {
         /// The package, with its version.
         package: String,
@@ -75,9 +73,7 @@ pub(crate) enum ProvisionError {
         wanted: String,
     },
     /// The module needs another module that neither the package nor the kernel has.
-    #[error(
-        "kernel {release} has no module {module}, which {needed_by} needs; its configuration is not supported"
-    )]
+    #[error("kernel {release} has no module {module}, which {needed_by} needs; its configuration is not supported")]
     NoModule {
         /// The kernel.
         release: String,

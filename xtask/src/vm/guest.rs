@@ -87,10 +87,7 @@ impl MdevType {
 impl Mdev {
     /// A device with a UUID made of its number, the same in every run.
     pub(crate) fn numbered(kind: MdevType, number: u16) -> Self {
-        Self {
-            uuid: format!("5afe0000-0000-4000-8000-00000000{number:04x}"),
-            kind,
-        }
+        Self { uuid: format!("5afe0000-0000-4000-8000-00000000{number:04x}"), kind }
     }
 }
 
@@ -113,24 +110,15 @@ impl GuestJob {
     /// Refuses what the guest could not be given.
     pub(crate) fn check(&self) -> Result<(), VmError> {
         let refuse = |reason: String| Err(VmError::Job { reason });
-        let ports = self
-            .mdevs
-            .iter()
-            .fold(0usize, |sum, mdev| sum.saturating_add(mdev.kind.ports()));
+        let ports = self.mdevs.iter().fold(0usize, |sum, mdev| sum.saturating_add(mdev.kind.ports()));
         if ports > PORTS {
-            return refuse(format!(
-                "its mdevs have {ports} ports together, the driver has {PORTS}"
-            ));
+            return refuse(format!("its mdevs have {ports} ports together, the driver has {PORTS}"));
         }
-        let is_uuid = |text: &str| {
-            text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
-        };
+        let is_uuid = |text: &str| text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
         if let Some(mdev) = self.mdevs.iter().find(|mdev| !is_uuid(&mdev.uuid)) {
             return refuse(format!("{:?} is no UUID", mdev.uuid));
         }
-        let is_name = |text: &str| {
-            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        };
+        let is_name = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if let Some((name, _)) = self.env.iter().find(|(name, _)| !is_name(name)) {
             return refuse(format!("{name:?} is no name of an environment variable"));
         }
@@ -147,10 +135,7 @@ mod test {
 
     fn job(change: impl FnOnce(&mut GuestJob)) -> Result<(), VmError> {
         let mut job = GuestJob::new("/p".into(), "/c".into(), Duration::from_secs(1));
-        job.mdevs = vec![
-            Mdev::numbered(MdevType::OnePort, 7),
-            Mdev::numbered(MdevType::TwoPorts, 0xab),
-        ];
+        job.mdevs = vec![Mdev::numbered(MdevType::OnePort, 7), Mdev::numbered(MdevType::TwoPorts, 0xab)];
         change(&mut job);
         job.check()
     }
@@ -159,27 +144,14 @@ mod test {
     fn numbered_devices_have_distinct_well_formed_names() {
         let uuid = Mdev::numbered(MdevType::OnePort, 0xab).uuid;
         assert_eq!(uuid, "5afe0000-0000-4000-8000-0000000000ab");
-        assert_eq!(
-            uuid.split('-').map(str::len).collect::<Vec<_>>(),
-            [8, 4, 4, 4, 12]
-        );
+        assert_eq!(uuid.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
     }
 
     #[test]
     fn impossible_jobs_are_refused_before_a_machine_starts() {
         job(|_| ()).unwrap();
-        job(|job| {
-            job.mdevs = (0..12)
-                .map(|n| Mdev::numbered(MdevType::TwoPorts, n))
-                .collect()
-        })
-        .unwrap();
-        job(|job| {
-            job.mdevs = (0..13)
-                .map(|n| Mdev::numbered(MdevType::TwoPorts, n))
-                .collect()
-        })
-        .unwrap_err();
+        job(|job| job.mdevs = (0..12).map(|n| Mdev::numbered(MdevType::TwoPorts, n)).collect()).unwrap();
+        job(|job| job.mdevs = (0..13).map(|n| Mdev::numbered(MdevType::TwoPorts, n)).collect()).unwrap_err();
         job(|job| job.mdevs[0].uuid = "x; reboot".into()).unwrap_err();
         job(|job| job.env.push(("A B".into(), String::new()))).unwrap_err();
         job(|job| job.memory_mib = 16).unwrap_err();

@@ -73,11 +73,7 @@ pub(crate) fn has(program: &str) -> bool {
 
 /// Fails with one sentence that names all of `programs` that are missing and how to install them.
 pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
-    let mut missing: Vec<&str> = programs
-        .iter()
-        .copied()
-        .filter(|program| !has(program))
-        .collect();
+    let mut missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -86,26 +82,17 @@ pub(crate) fn require(programs: &[&str]) -> Result<(), ProvisionError> {
     let mut packages: Vec<&str> = missing.iter().map(|program| package_of(program)).collect();
     packages.sort_unstable();
     packages.dedup();
-    Err(ProvisionError::MissingTools {
-        programs: missing.join(", "),
-        packages: packages.join(" "),
-    })
+    Err(ProvisionError::MissingTools { programs: missing.join(", "), packages: packages.join(" ") })
 }
 
 fn package_of(program: &str) -> &str {
-    PACKAGES
-        .iter()
-        .find(|(name, _)| *name == program)
-        .map_or(program, |(_, package)| package)
+    PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
 }
 
 /// Runs a command to its end and gives its standard output; messages are in English whatever the user's language.
 pub(crate) fn run(command: &mut Command) -> Result<String, ProvisionError> {
-    let output = command
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| not_started(command, error))?;
+    let output =
+        command.env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(|error| not_started(command, error))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -116,11 +103,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String, ProvisionError> {
 
 /// The error for a command that ran and failed, with the end of what it `said`.
 pub(crate) fn failed(command: &Command, status: ExitStatus, said: &str) -> ProvisionError {
-    ProvisionError::Command {
-        command: describe(command),
-        status: status.to_string(),
-        output: tail(said, TAIL_LINES),
-    }
+    ProvisionError::Command { command: describe(command), status: status.to_string(), output: tail(said, TAIL_LINES) }
 }
 
 /// The error for a command that could not be started.
@@ -128,10 +111,7 @@ pub(crate) fn not_started(command: &Command, error: io::Error) -> ProvisionError
     let program = command.get_program().to_string_lossy().into_owned();
     if error.kind() == io::ErrorKind::NotFound {
         let packages = package_of(&program).to_owned();
-        return ProvisionError::MissingTools {
-            programs: program,
-            packages,
-        };
+        return ProvisionError::MissingTools { programs: program, packages };
     }
     ProvisionError::io("start", Path::new(&program))(error)
 }
@@ -149,11 +129,7 @@ pub(crate) fn pipeline(commands: &mut [Command]) -> Result<(), ProvisionError> {
         command.stdout(if last { Stdio::null() } else { Stdio::piped() });
         command.stderr(if last { Stdio::piped() } else { Stdio::null() });
         let mut child = Guarded::spawn(command).map_err(|error| not_started(command, error))?;
-        input = child
-            .child()
-            .stdout
-            .take()
-            .map_or_else(Stdio::null, |out: ChildStdout| out.into());
+        input = child.child().stdout.take().map_or_else(Stdio::null, |out: ChildStdout| out.into());
         children.push(child);
     }
     drop(input);
@@ -161,42 +137,22 @@ pub(crate) fn pipeline(commands: &mut [Command]) -> Result<(), ProvisionError> {
         return Ok(());
     };
     if let Some(stream) = last.child().stderr.as_mut() {
-        stream
-            .take(1 << 16)
-            .read_to_end(&mut errors)
-            .map_err(|error| not_started(command, error))?;
+        stream.take(1 << 16).read_to_end(&mut errors).map_err(|error| not_started(command, error))?;
     }
-    let status = last
-        .child()
-        .wait()
-        .map_err(|error| not_started(command, error))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(failed(command, status, &String::from_utf8_lossy(&errors)))
-    }
+    let status = last.child().wait().map_err(|error| not_started(command, error))?;
+    if status.success() { Ok(()) } else { Err(failed(command, status, &String::from_utf8_lossy(&errors))) }
 }
 
 /// The last lines of a text, without blank ones.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
-    let kept: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let kept: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     let skipped = kept.len().saturating_sub(lines);
-    kept.into_iter()
-        .skip(skipped)
-        .collect::<Vec<_>>()
-        .join("\n")
+    kept.into_iter().skip(skipped).collect::<Vec<_>>().join("\n")
 }
 
 fn describe(command: &Command) -> String {
     let words = core::iter::once(command.get_program()).chain(command.get_args().take(6));
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -210,25 +166,15 @@ mod test {
             error.to_string(),
             "this machine lacks no-such-tool-at-all; install it: apt-get install no-such-tool-at-all"
         );
-        let text = require(&["sh", "no-such-a", "no-such-b"])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.contains("no-such-a, no-such-b") && !text.contains("sh,"),
-            "{text}"
-        );
+        let text = require(&["sh", "no-such-a", "no-such-b"]).unwrap_err().to_string();
+        assert!(text.contains("no-such-a, no-such-b") && !text.contains("sh,"), "{text}");
         assert_eq!(package_of("xz"), "xz-utils");
     }
 
     #[test]
     fn a_failing_tool_is_quoted() {
-        let error = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.contains("why"),
-            "{error}"
-        );
+        let error = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("why"), "{error}");
     }
 
     #[test]
@@ -240,9 +186,7 @@ mod test {
             [a, b]
         };
         pipeline(&mut commands("read line && test $line = y")).unwrap();
-        let error = pipeline(&mut commands("echo broken >&2; exit 1"))
-            .unwrap_err()
-            .to_string();
+        let error = pipeline(&mut commands("echo broken >&2; exit 1")).unwrap_err().to_string();
         assert!(error.contains("broken"), "{error}");
     }
 
@@ -253,10 +197,7 @@ mod test {
             return;
         }
         let spawn = || {
-            let child = tied_to_thread(OsStr::new("sleep"))
-                .arg("600")
-                .spawn()
-                .unwrap();
+            let child = tied_to_thread(OsStr::new("sleep")).arg("600").spawn().unwrap();
             // The tie holds once setpriv has become the program.
             let name = format!("/proc/{}/comm", child.id());
             while !std::fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n") {
@@ -267,10 +208,7 @@ mod test {
         let mut child = std::thread::spawn(spawn).join().unwrap();
         for _ in 0..500 {
             if let Some(status) = child.try_wait().unwrap() {
-                assert_eq!(
-                    std::os::unix::process::ExitStatusExt::signal(&status),
-                    Some(9)
-                );
+                assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
                 return;
             }
             std::thread::sleep(core::time::Duration::from_millis(10));

@@ -24,64 +24,35 @@ pub(crate) fn write(kernel: &Kernel, job: &GuestJob, out: impl io::Write) -> Res
     let read = |path: &Path| fs::read(path).map_err(VmError::io("read", path));
     let failed = |error| VmError::io("write", Path::new("the initial file system"))(error);
     let mut archive = Archive::new(out);
-    for folder in [
-        "bin",
-        "dev",
-        "lib",
-        "lib/modules",
-        "proc",
-        "root",
-        "run",
-        "sys",
-        "tmp",
-    ] {
+    for folder in ["bin", "dev", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"] {
         archive.directory(folder).map_err(failed)?;
     }
-    archive
-        .character_device("dev/console", 0o600, 5, 1)
-        .map_err(failed)?;
-    archive
-        .file("bin/busybox", 0o755, &read(&kernel.busybox)?)
-        .map_err(failed)?;
+    archive.character_device("dev/console", 0o600, 5, 1).map_err(failed)?;
+    archive.file("bin/busybox", 0o755, &read(&kernel.busybox)?).map_err(failed)?;
     archive.symlink("bin/sh", "busybox").map_err(failed)?;
     let mut modules = Vec::new();
     for path in &kernel.modules {
-        let file = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        archive
-            .file(&format!("lib/modules/{file}"), 0o644, &read(path)?)
-            .map_err(failed)?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("lib/modules/{file}"), 0o644, &read(path)?).map_err(failed)?;
         modules.push(file);
     }
     let program = read(&job.binary)?;
     if elf::needs_loader(&program) {
-        let reason = format!(
-            "{} is not statically linked, and the guest has no libraries",
-            job.binary.display()
-        );
+        let reason = format!("{} is not statically linked, and the guest has no libraries", job.binary.display());
         return Err(VmError::Job { reason });
     }
     archive.file(PROGRAM, 0o755, &program).map_err(failed)?;
     for (name, source) in &job.files {
-        archive
-            .file(name.trim_start_matches('/'), 0o755, &read(source)?)
-            .map_err(failed)?;
+        archive.file(name.trim_start_matches('/'), 0o755, &read(source)?).map_err(failed)?;
     }
-    archive
-        .file("init", 0o755, script(&modules, job).as_bytes())
-        .map_err(failed)?;
+    archive.file("init", 0o755, script(&modules, job).as_bytes()).map_err(failed)?;
     archive.finish().map_err(failed)?.flush().map_err(failed)
 }
 
 /// The first program. Its parts report failure on the status port and stop the machine.
 fn script(modules: &[String], job: &GuestJob) -> String {
-    let insmod: String = modules
-        .iter()
-        .map(|file| format!("insmod /lib/modules/{file} || give_up 'loading {file}'\n"))
-        .collect();
+    let insmod: String =
+        modules.iter().map(|file| format!("insmod /lib/modules/{file} || give_up 'loading {file}'\n")).collect();
     let mdevs: String = job
         .mdevs
         .iter()
@@ -93,16 +64,8 @@ fn script(modules: &[String], job: &GuestJob) -> String {
             )
         })
         .collect();
-    let environment: String = job
-        .env
-        .iter()
-        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
-        .collect();
-    let arguments: String = job
-        .args
-        .iter()
-        .map(|argument| format!(" {}", quote(argument)))
-        .collect();
+    let environment: String = job.env.iter().map(|(name, value)| format!("export {name}={}\n", quote(value))).collect();
+    let arguments: String = job.args.iter().map(|argument| format!(" {}", quote(argument))).collect();
     let limit = job.timeout.saturating_add(GRACE).as_secs();
     format!(
         "#!/bin/sh\n\
@@ -159,41 +122,20 @@ mod test {
     #[test]
     fn the_shell_gives_back_what_was_quoted() {
         let text = "it's $HOME `x` \\ \"y\"\n*";
-        let output = Command::new("sh")
-            .args(["-c", &format!("printf %s {}", quote(text))])
-            .output()
-            .unwrap();
+        let output = Command::new("sh").args(["-c", &format!("printf %s {}", quote(text))]).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
     }
 
     #[test]
     fn the_script_is_a_script_and_does_the_job() {
         let script = script(&["vfio.ko".into(), "mtty.ko".into()], &job());
-        let checked = Command::new("sh")
-            .args(["-n", "-c", &script])
-            .output()
-            .unwrap();
-        assert!(
-            checked.status.success(),
-            "{}",
-            String::from_utf8_lossy(&checked.stderr)
-        );
-        let position = |text: &str| {
-            script
-                .find(text)
-                .unwrap_or_else(|| panic!("no {text:?} in:\n{script}"))
-        };
-        assert!(
-            position("insmod /lib/modules/vfio.ko ") < position("insmod /lib/modules/mtty.ko ")
-        );
+        let checked = Command::new("sh").args(["-n", "-c", &script]).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        let position = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text:?} in:\n{script}"));
+        assert!(position("insmod /lib/modules/vfio.ko ") < position("insmod /lib/modules/mtty.ko "));
         assert!(position("insmod /lib/modules/mtty.ko ") < position("mtty-2/create"));
-        assert!(
-            position("mtty-2/create") < position("/job 'suite' 'it'\\''s $HOME' '' >/dev/ttyS1")
-        );
-        assert!(
-            script.contains("sleep 40;"),
-            "the guest gives up after the host"
-        );
+        assert!(position("mtty-2/create") < position("/job 'suite' 'it'\\''s $HOME' '' >/dev/ttyS1"));
+        assert!(script.contains("sleep 40;"), "the guest gives up after the host");
         assert!(script.contains("export A='b c'"));
     }
 }

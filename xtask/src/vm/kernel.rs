@@ -91,12 +91,10 @@ pub(crate) fn provision(
 ) -> Result<(), ProvisionError> {
     let choice = choose(apt)?;
     let busybox =
-        qemu::newest(apt.versions(&[BUSYBOX.to_owned()])?, |_| true).ok_or_else(|| {
-            ProvisionError::NoPackage {
-                mirrors: apt.mirrors(),
-                wanted: BUSYBOX.to_owned(),
-                remedy: "enable the component that holds it (Debian and Ubuntu: main)",
-            }
+        qemu::newest(apt.versions(&[BUSYBOX.to_owned()])?, |_| true).ok_or_else(|| ProvisionError::NoPackage {
+            mirrors: apt.mirrors(),
+            wanted: BUSYBOX.to_owned(),
+            remedy: "enable the component that holds it (Debian and Ubuntu: main)",
         })?;
     let mut packages = choice.images.clone();
     packages.extend(choice.headers.iter().cloned());
@@ -107,33 +105,20 @@ pub(crate) fn provision(
     steps.run(&step, |report| apt.download(&packages, &debs, report))?;
 
     let build = scratch.join("build");
-    steps.run("extracting the driver's source", |_| {
-        extract_source(&debs, &choice, &build)
-    })?;
+    steps.run("extracting the driver's source", |_| extract_source(&debs, &choice, &build))?;
     let headers = scratch.join("headers");
     steps.run("unpacking the kernel", |report| {
         unpack_headers(&debs, &choice, &headers, report)?;
         unpack_image(&debs, &choice, scratch, &tree)
     })?;
-    let compiler = steps.run("building the driver", |_| {
-        module_build::build(&headers, &choice.release, &build)
-    })?;
-    let modules = modules::collect(
-        &scratch.join("image"),
-        &choice.release,
-        &MODULES,
-        &build.join("mtty.ko"),
-        &tree,
-    )?;
+    let compiler = steps.run("building the driver", |_| module_build::build(&headers, &choice.release, &build))?;
+    let modules = modules::collect(&scratch.join("image"), &choice.release, &MODULES, &build.join("mtty.ko"), &tree)?;
     let facts = Facts {
         release: choice.release,
         version: choice.source.version,
         compiler,
         modules,
-        packages: packages
-            .into_iter()
-            .map(|package| (package.name, package.version))
-            .collect(),
+        packages: packages.into_iter().map(|package| (package.name, package.version)).collect(),
     };
     Ok(cache.commit(lock, COMPONENT, &tree, facts)?)
 }
@@ -158,37 +143,17 @@ fn choose(apt: &mut Apt) -> Result<Choice, ProvisionError> {
 /// Every kernel package of the wanted flavours and what belongs to it.
 fn offered(apt: &Apt) -> Result<Vec<Package>, ProvisionError> {
     let mut names = apt.names("linux-source-")?;
-    for prefix in [
-        "linux-image-",
-        "linux-modules-",
-        "linux-headers-",
-        "linux-kbuild-",
-    ] {
-        names.extend(
-            apt.names(prefix)?
-                .into_iter()
-                .filter(|name| is_versioned(name, prefix)),
-        );
+    for prefix in ["linux-image-", "linux-modules-", "linux-headers-", "linux-kbuild-"] {
+        names.extend(apt.names(prefix)?.into_iter().filter(|name| is_versioned(name, prefix)));
     }
     apt.versions(&names)
 }
 
 /// True for `PREFIX6.12.1…` without the flavours that are of no use here.
 fn is_versioned(name: &str, prefix: &str) -> bool {
-    let rest = name
-        .strip_prefix(prefix)
-        .map(|rest| rest.strip_prefix("extra-").unwrap_or(rest))
-        .unwrap_or_default();
-    let other = [
-        "-cloud-",
-        "-rt-",
-        "-dbg",
-        "-unsigned",
-        "-lowlatency",
-        "-template",
-    ];
-    rest.starts_with(|c: char| c.is_ascii_digit())
-        && !other.iter().any(|flavour| rest.contains(flavour))
+    let rest = name.strip_prefix(prefix).map(|rest| rest.strip_prefix("extra-").unwrap_or(rest)).unwrap_or_default();
+    let other = ["-cloud-", "-rt-", "-dbg", "-unsigned", "-lowlatency", "-template"];
+    rest.starts_with(|c: char| c.is_ascii_digit()) && !other.iter().any(|flavour| rest.contains(flavour))
 }
 
 /// The newest kernel for which image, headers, their dependencies and source are all offered.
@@ -196,38 +161,19 @@ fn select(offered: &[Package], accept: impl Fn(&str) -> bool) -> Option<Choice> 
     let mut images: Vec<&Package> = offered
         .iter()
         .filter(|package| package.name.starts_with("linux-image-") && package.bytes > META_BYTES)
-        .filter(|package| {
-            ["-amd64", "-generic"]
-                .iter()
-                .any(|flavour| package.name.ends_with(flavour))
-        })
-        .filter(|package| {
-            accept(&package.version) && version::major_minor(&package.version) >= Some(OLDEST)
-        })
+        .filter(|package| ["-amd64", "-generic"].iter().any(|flavour| package.name.ends_with(flavour)))
+        .filter(|package| accept(&package.version) && version::major_minor(&package.version) >= Some(OLDEST))
         .collect();
     images.sort_by(|left, right| version::compare(&right.version, &left.version));
-    images
-        .into_iter()
-        .find_map(|image| complete(image, offered))
+    images.into_iter().find_map(|image| complete(image, offered))
 }
 
 fn complete(image: &Package, offered: &[Package]) -> Option<Choice> {
     let release = image.name.strip_prefix("linux-image-")?;
-    let named = |name: &str| {
-        offered
-            .iter()
-            .filter(|package| package.name == name)
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    let same = |name: &str| {
-        named(name)
-            .into_iter()
-            .find(|package| package.version == image.version)
-    };
-    let source = offered.iter().find(|package| {
-        package.name.starts_with("linux-source-") && package.version == image.version
-    })?;
+    let named = |name: &str| offered.iter().filter(|package| package.name == name).cloned().collect::<Vec<_>>();
+    let same = |name: &str| named(name).into_iter().find(|package| package.version == image.version);
+    let source =
+        offered.iter().find(|package| package.name.starts_with("linux-source-") && package.version == image.version)?;
     let headers = same(&format!("linux-headers-{release}"))?;
     let mut all_headers = vec![headers.clone()];
     for name in &headers.depends {
@@ -238,23 +184,14 @@ fn complete(image: &Package, offered: &[Package]) -> Option<Choice> {
         }
     }
     let mut images = vec![image.clone()];
-    for name in image
-        .depends
-        .iter()
-        .filter(|name| name.starts_with("linux-modules-"))
-    {
+    for name in image.depends.iter().filter(|name| name.starts_with("linux-modules-")) {
         images.push(same(name)?);
     }
     let extra = format!("linux-modules-extra-{release}");
     if !images.iter().any(|package| package.name == extra) {
         images.extend(same(&extra));
     }
-    Some(Choice {
-        release: release.to_owned(),
-        images,
-        headers: all_headers,
-        source: source.clone(),
-    })
+    Some(Choice { release: release.to_owned(), images, headers: all_headers, source: source.clone() })
 }
 
 fn extract_source(debs: &Path, choice: &Choice, build: &Path) -> Result<(), ProvisionError> {
@@ -270,10 +207,7 @@ fn extract_source(debs: &Path, choice: &Choice, build: &Path) -> Result<(), Prov
     let unpacked = build.join("source");
     unpack::unpack_nested(&deb, &archive, "*/samples/vfio-mdev/mtty.c", &unpacked)?;
     unpack::remove_file(&deb)?;
-    let file = unpack::files(&unpacked)?
-        .into_iter()
-        .next()
-        .ok_or_else(|| missing("samples/vfio-mdev/mtty.c"))?;
+    let file = unpack::files(&unpacked)?.into_iter().next().ok_or_else(|| missing("samples/vfio-mdev/mtty.c"))?;
     let text = fs::read_to_string(&file).map_err(ProvisionError::io("read", &file))?;
     if !text.contains("VFIO_MIGRATION_PRE_COPY") {
         return Err(missing("mtty driver that can migrate"));
@@ -288,21 +222,12 @@ fn unpack_headers(
     headers: &Path,
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), ProvisionError> {
-    let files: Result<Vec<_>, _> = choice
-        .headers
-        .iter()
-        .map(|package| unpack::deb(debs, &package.name))
-        .collect();
+    let files: Result<Vec<_>, _> = choice.headers.iter().map(|package| unpack::deb(debs, &package.name)).collect();
     unpack::unpack_all(&files?, headers, report)
 }
 
 /// The image to `tree`, and of the modules only what has a chance to be needed.
-fn unpack_image(
-    debs: &Path,
-    choice: &Choice,
-    scratch: &Path,
-    tree: &Path,
-) -> Result<(), ProvisionError> {
+fn unpack_image(debs: &Path, choice: &Choice, scratch: &Path, tree: &Path) -> Result<(), ProvisionError> {
     let unpacked = scratch.join("image");
     let without = [
         "*/kernel/drivers/gpu/*",
@@ -316,20 +241,12 @@ fn unpack_image(
         unpack::unpack_without(&deb, &unpacked, &without)?;
         unpack::remove_file(&deb)?;
     }
-    let vmlinuz = unpacked
-        .join("boot")
-        .join(format!("vmlinuz-{}", choice.release));
-    fs::rename(&vmlinuz, tree.join("vmlinuz"))
-        .map_err(ProvisionError::io("find the kernel image", &vmlinuz))?;
+    let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{}", choice.release));
+    fs::rename(&vmlinuz, tree.join("vmlinuz")).map_err(ProvisionError::io("find the kernel image", &vmlinuz))?;
     let busybox = scratch.join("busybox");
     unpack::unpack_all(&[unpack::deb(debs, BUSYBOX)?], &busybox, &mut |_| ())?;
-    let file = unpack::files(&busybox)?
-        .into_iter()
-        .find(|path| path.ends_with("bin/busybox"));
-    let file = file.ok_or_else(|| ProvisionError::Layout {
-        package: BUSYBOX.into(),
-        wanted: "bin/busybox".into(),
-    })?;
+    let file = unpack::files(&busybox)?.into_iter().find(|path| path.ends_with("bin/busybox"));
+    let file = file.ok_or_else(|| ProvisionError::Layout { package: BUSYBOX.into(), wanted: "bin/busybox".into() })?;
     fs::rename(&file, tree.join("busybox")).map_err(ProvisionError::io("move", &file))
 }
 

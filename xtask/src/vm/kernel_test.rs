@@ -4,12 +4,7 @@ use super::*;
 
 fn package(name: &str, version: &str, bytes: u64, depends: &[&str]) -> Package {
     let depends = depends.iter().map(|name| (*name).to_owned()).collect();
-    Package {
-        name: name.into(),
-        version: version.into(),
-        bytes,
-        depends,
-    }
+    Package { name: name.into(), version: version.into(), bytes, depends }
 }
 
 /// A Debian kernel as the archive lists it.
@@ -17,28 +12,15 @@ fn debian(release: &str, version: &str) -> Vec<Package> {
     let common = format!("linux-headers-{release}-common");
     let kbuild = format!("linux-kbuild-{release}");
     vec![
-        package(
-            &format!("linux-image-{release}-amd64"),
-            version,
-            100 << 20,
-            &["kmod"],
-        ),
-        package(
-            &format!("linux-headers-{release}-amd64"),
-            version,
-            3 << 20,
-            &[&common, &kbuild, "gcc-12"],
-        ),
+        package(&format!("linux-image-{release}-amd64"), version, 100 << 20, &["kmod"]),
+        package(&format!("linux-headers-{release}-amd64"), version, 3 << 20, &[&common, &kbuild, "gcc-12"]),
         package(&common, version, 11 << 20, &[]),
         package(&kbuild, version, 2 << 20, &[]),
     ]
 }
 
 fn names(packages: &[Package]) -> Vec<&str> {
-    packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect()
+    packages.iter().map(|package| package.name.as_str()).collect()
 }
 
 #[test]
@@ -50,19 +32,12 @@ fn the_newest_kernel_with_its_own_source_is_chosen() {
         offered.push(package("linux-source-6.12", version, 150 << 20, &[]));
     }
     let choice = select(&offered, |_| true).unwrap();
-    assert_eq!(
-        choice.release, "6.12.117+deb12-amd64",
-        "6.12.118 has no source yet"
-    );
+    assert_eq!(choice.release, "6.12.117+deb12-amd64", "6.12.118 has no source yet");
     assert_eq!(choice.source.version, "6.12.117-1~deb12u1");
     assert_eq!(names(&choice.images), ["linux-image-6.12.117+deb12-amd64"]);
     assert_eq!(
         names(&choice.headers),
-        [
-            "linux-headers-6.12.117+deb12-amd64",
-            "linux-headers-6.12.117+deb12-common",
-            "linux-kbuild-6.12.117+deb12",
-        ]
+        ["linux-headers-6.12.117+deb12-amd64", "linux-headers-6.12.117+deb12-common", "linux-kbuild-6.12.117+deb12",]
     );
 }
 
@@ -71,12 +46,7 @@ fn meta_packages_are_not_kernels() {
     let (release, version) = ("6.12.117+deb12-amd64", "6.12.117-1~deb12u1");
     let meta = |kind: &str| {
         let depends = format!("linux-{kind}-{release}");
-        package(
-            &format!("linux-{kind}-6.12-amd64"),
-            version,
-            1400,
-            &[&depends],
-        )
+        package(&format!("linux-{kind}-6.12-amd64"), version, 1400, &[&depends])
     };
     let mut offered = vec![meta("image"), meta("headers")];
     offered.extend(debian("6.12.117+deb12", version));
@@ -94,45 +64,19 @@ fn kernels_whose_driver_cannot_migrate_are_not_chosen() {
 #[test]
 fn backports_count_only_when_allowed() {
     let mut offered = debian("6.12.95+deb12", "6.12.95-1~bpo12+1");
-    offered.push(package(
-        "linux-source-6.12",
-        "6.12.95-1~bpo12+1",
-        150 << 20,
-        &[],
-    ));
-    assert_eq!(
-        select(&offered, |version| !version::is_backport(version)),
-        None
-    );
-    assert_eq!(
-        select(&offered, |_| true).unwrap().release,
-        "6.12.95+deb12-amd64"
-    );
+    offered.push(package("linux-source-6.12", "6.12.95-1~bpo12+1", 150 << 20, &[]));
+    assert_eq!(select(&offered, |version| !version::is_backport(version)), None);
+    assert_eq!(select(&offered, |_| true).unwrap().release, "6.12.95+deb12-amd64");
 }
 
 #[test]
 fn ubuntu_kernels_bring_their_modules() {
     let (release, version) = ("6.8.0-101-generic", "6.8.0-101.101");
     let mut offered = vec![
-        package(
-            "linux-image-6.8.0-101-generic",
-            version,
-            14 << 20,
-            &["kmod", "linux-modules-6.8.0-101-generic"],
-        ),
+        package("linux-image-6.8.0-101-generic", version, 14 << 20, &["kmod", "linux-modules-6.8.0-101-generic"]),
         package("linux-modules-6.8.0-101-generic", version, 40 << 20, &[]),
-        package(
-            "linux-modules-extra-6.8.0-101-generic",
-            version,
-            100 << 20,
-            &[],
-        ),
-        package(
-            "linux-headers-6.8.0-101-generic",
-            version,
-            4 << 20,
-            &["linux-headers-6.8.0-101", "libc6"],
-        ),
+        package("linux-modules-extra-6.8.0-101-generic", version, 100 << 20, &[]),
+        package("linux-headers-6.8.0-101-generic", version, 4 << 20, &["linux-headers-6.8.0-101", "libc6"]),
         package("linux-headers-6.8.0-101", version, 13 << 20, &[]),
     ];
     assert_eq!(select(&offered, |_| true), None, "no source");
@@ -141,16 +85,9 @@ fn ubuntu_kernels_bring_their_modules() {
     assert_eq!(choice.release, release);
     assert_eq!(
         names(&choice.images),
-        [
-            "linux-image-6.8.0-101-generic",
-            "linux-modules-6.8.0-101-generic",
-            "linux-modules-extra-6.8.0-101-generic",
-        ]
+        ["linux-image-6.8.0-101-generic", "linux-modules-6.8.0-101-generic", "linux-modules-extra-6.8.0-101-generic",]
     );
-    assert_eq!(
-        names(&choice.headers),
-        ["linux-headers-6.8.0-101-generic", "linux-headers-6.8.0-101"]
-    );
+    assert_eq!(names(&choice.headers), ["linux-headers-6.8.0-101-generic", "linux-headers-6.8.0-101"]);
 }
 
 #[test]
@@ -165,8 +102,5 @@ fn other_flavours_are_not_looked_at() {
     ] {
         assert!(!kept(name), "{name}");
     }
-    assert!(is_versioned(
-        "linux-modules-extra-6.8.0-101-generic",
-        "linux-modules-"
-    ));
+    assert!(is_versioned("linux-modules-extra-6.8.0-101-generic", "linux-modules-"));
 }

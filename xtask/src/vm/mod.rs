@@ -73,18 +73,8 @@ pub(crate) fn provision(
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Provisioned, ProvisionError> {
     let cached = |cache: &Cache| Some((Qemu::cached(cache)?, Kernel::cached(cache)?));
-    let ((qemu, kernel), lock) = ensure(
-        cache,
-        freshness,
-        &[QEMU, KERNEL],
-        cached,
-        &mut Steps::new(report),
-    )?;
-    Ok(Provisioned {
-        qemu,
-        kernel,
-        _lock: lock,
-    })
+    let ((qemu, kernel), lock) = ensure(cache, freshness, &[QEMU, KERNEL], cached, &mut Steps::new(report))?;
+    Ok(Provisioned { qemu, kernel, _lock: lock })
 }
 
 /// A component and how to assemble it.
@@ -129,12 +119,7 @@ fn ensure<T>(
     }
 }
 
-fn assemble(
-    cache: &Cache,
-    freshness: Freshness,
-    parts: &[Part],
-    steps: &mut Steps<'_>,
-) -> Result<(), ProvisionError> {
+fn assemble(cache: &Cache, freshness: Freshness, parts: &[Part], steps: &mut Steps<'_>) -> Result<(), ProvisionError> {
     let lock = cache.lock(|| steps.waiting())?;
     let missing = |part: &&Part| freshness == Freshness::Newest || !(part.is_cached)(cache);
     let missing: Vec<&Part> = parts.iter().filter(missing).collect();
@@ -142,11 +127,7 @@ fn assemble(
         return Ok(());
     }
     let system = System::read(Path::new("/"))?;
-    let tools: Vec<&str> = missing
-        .iter()
-        .flat_map(|part| part.tools)
-        .copied()
-        .collect();
+    let tools: Vec<&str> = missing.iter().flat_map(|part| part.tools).copied().collect();
     host::require(&tools)?;
     let scratch = cache.scratch(&lock)?;
     let folder = scratch.path().join("apt");

@@ -39,14 +39,8 @@ pub(crate) fn collect(
     let data = fs::read(own).map_err(ProvisionError::io("read", own))?;
     collection.loaded.insert(own_name.clone(), data);
     collection.files.insert(own_name.clone(), own.to_owned());
-    let wanted: Vec<String> = wanted
-        .iter()
-        .map(|name| (*name).to_owned())
-        .chain([own_name])
-        .collect();
-    let order = load_order(&wanted, |name, needed_by| {
-        collection.dependencies(name, needed_by)
-    })?;
+    let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).chain([own_name]).collect();
+    let order = load_order(&wanted, |name, needed_by| collection.dependencies(name, needed_by))?;
 
     let folder = tree.join("modules");
     fs::create_dir_all(&folder).map_err(ProvisionError::io("create", &folder))?;
@@ -65,39 +59,22 @@ pub(crate) fn collect(
 impl Collection {
     fn read(image: &Path, release: &str) -> Result<Self, ProvisionError> {
         let files = unpack::files(image)?;
-        let is_module = |path: &&PathBuf| {
-            path.file_name()
-                .is_some_and(|file| file.to_string_lossy().contains(".ko"))
-        };
-        let builtin = files
-            .iter()
-            .find(|path| path.ends_with("modules.builtin"))
-            .cloned();
+        let is_module = |path: &&PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().contains(".ko"));
+        let builtin = files.iter().find(|path| path.ends_with("modules.builtin")).cloned();
         let builtin = match builtin {
             Some(path) => fs::read_to_string(&path).map_err(ProvisionError::io("read", &path))?,
             None => String::new(),
         };
         Ok(Self {
             release: release.to_owned(),
-            files: files
-                .iter()
-                .filter(is_module)
-                .map(|path| (module_name(path), path.clone()))
-                .collect(),
-            builtin: builtin
-                .lines()
-                .map(|line| module_name(Path::new(line)))
-                .collect(),
+            files: files.iter().filter(is_module).map(|path| (module_name(path), path.clone())).collect(),
+            builtin: builtin.lines().map(|line| module_name(Path::new(line))).collect(),
             loaded: BTreeMap::new(),
         })
     }
 
     /// What a module depends on; what is built in depends on nothing.
-    fn dependencies(
-        &mut self,
-        name: &str,
-        needed_by: Option<&str>,
-    ) -> Result<Vec<String>, ProvisionError> {
+    fn dependencies(&mut self, name: &str, needed_by: Option<&str>) -> Result<Vec<String>, ProvisionError> {
         if !self.loaded.contains_key(name) {
             let Some(path) = self.files.get(name) else {
                 if self.builtin.contains(name) {
@@ -133,23 +110,14 @@ fn load_order<E>(
     }
     let mut order = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut stack: Vec<Step> = wanted
-        .iter()
-        .rev()
-        .map(|name| Step::Enter(name.clone(), None))
-        .collect();
+    let mut stack: Vec<Step> = wanted.iter().rev().map(|name| Step::Enter(name.clone(), None)).collect();
     while let Some(step) = stack.pop() {
         match step {
             Step::Leave(name) => order.push(name),
             Step::Enter(name, needed_by) if seen.insert(name.clone()) => {
                 let needs = dependencies(&name, needed_by.as_deref())?;
                 stack.push(Step::Leave(name.clone()));
-                stack.extend(
-                    needs
-                        .into_iter()
-                        .rev()
-                        .map(|needed| Step::Enter(needed, Some(name.clone()))),
-                );
+                stack.extend(needs.into_iter().rev().map(|needed| Step::Enter(needed, Some(name.clone()))));
             }
             Step::Enter(..) => {}
         }
@@ -160,10 +128,7 @@ fn load_order<E>(
 /// The kernel's name for a module file: without folder and extensions, `-` written as `_`.
 fn module_name(path: &Path) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    file.split(".ko")
-        .next()
-        .unwrap_or_default()
-        .replace('-', "_")
+    file.split(".ko").next().unwrap_or_default().replace('-', "_")
 }
 
 fn decompress(path: &Path) -> Result<Vec<u8>, ProvisionError> {
@@ -175,30 +140,18 @@ fn decompress(path: &Path) -> Result<Vec<u8>, ProvisionError> {
     };
     let mut command = Command::new(program);
     command.args(["-d", "-c"]).arg(path).stdin(Stdio::null());
-    let output = command
-        .output()
-        .map_err(|error| host::not_started(&command, error))?;
+    let output = command.output().map_err(|error| host::not_started(&command, error))?;
     if !output.status.success() {
-        return Err(host::failed(
-            &command,
-            output.status,
-            &String::from_utf8_lossy(&output.stderr),
-        ));
+        return Err(host::failed(&command, output.status, &String::from_utf8_lossy(&output.stderr)));
     }
     Ok(output.stdout)
 }
 
 /// The names in `depends=` of a `.modinfo` section, which is NUL-terminated `key=value` strings.
 fn depends(section: &[u8]) -> Vec<String> {
-    let value = section
-        .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(b"depends="));
+    let value = section.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
     let value = String::from_utf8_lossy(value.unwrap_or_default());
-    value
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(|name| name.replace('-', "_"))
-        .collect()
+    value.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
 #[cfg(test)]

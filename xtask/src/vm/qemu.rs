@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Lock};
 use crate::vm::apt::{Apt, Package};
 use crate::vm::error::ProvisionError;
-use crate::vm::progress::{Steps};
+use crate::vm::progress::Steps;
 use crate::vm::{host, unpack, version};
 
 /// Name and layout version of the component.
@@ -35,12 +35,7 @@ const KEPT: [&str; 7] = [
     "usr/share/vgabios",
 ];
 /// Folders in which QEMU looks for firmware, as far as they exist.
-const FIRMWARE: [&str; 4] = [
-    "usr/share/qemu",
-    "usr/share/seabios",
-    "usr/lib/ipxe/qemu",
-    "usr/share/vgabios",
-];
+const FIRMWARE: [&str; 4] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/vgabios"];
 const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// What the manifest says.
@@ -96,15 +91,8 @@ impl Qemu {
     }
 
     fn complete(&self, mut command: Command) -> Command {
-        let libraries: Vec<_> = self
-            .library_path
-            .iter()
-            .map(|path| path.to_string_lossy())
-            .collect();
-        command
-            .arg("--library-path")
-            .arg(libraries.join(":"))
-            .arg(&self.binary);
+        let libraries: Vec<_> = self.library_path.iter().map(|path| path.to_string_lossy()).collect();
+        command.arg("--library-path").arg(libraries.join(":")).arg(&self.binary);
         for folder in &self.firmware {
             command.arg("-L").arg(folder);
         }
@@ -128,15 +116,9 @@ pub(crate) fn provision(
             chosen.version, WANTED.0, WANTED.1
         ));
     }
-    let (debs, unpacked, tree) = (
-        scratch.join("qemu-debs"),
-        scratch.join("qemu-unpacked"),
-        scratch.join("qemu"),
-    );
+    let (debs, unpacked, tree) = (scratch.join("qemu-debs"), scratch.join("qemu-unpacked"), scratch.join("qemu"));
     let packages = apt.closure(&chosen)?;
-    steps.run("downloading QEMU", |report| {
-        apt.download(&packages, &debs, report)
-    })?;
+    steps.run("downloading QEMU", |report| apt.download(&packages, &debs, report))?;
     steps.run("unpacking QEMU", |report| {
         unpack::unpack_all(&unpack::files(&debs)?, &unpacked, report)?;
         keep(&unpacked, &tree)?;
@@ -148,10 +130,7 @@ pub(crate) fn provision(
         libraries: existing(&tree, &["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"]),
         modules: PathBuf::from("usr/lib/x86_64-linux-gnu/qemu"),
         firmware: existing(&tree, &FIRMWARE),
-        packages: packages
-            .into_iter()
-            .map(|package| (package.name, package.version))
-            .collect(),
+        packages: packages.into_iter().map(|package| (package.name, package.version)).collect(),
     };
     facts.version = ask_version(&tree, &facts)?;
     Ok(cache.commit(lock, COMPONENT, &tree, facts)?)
@@ -160,13 +139,8 @@ pub(crate) fn provision(
 /// The release's own QEMU if it is new enough, else the newest with backports.
 fn choose(apt: &mut Apt) -> Result<Package, ProvisionError> {
     let name = [PACKAGE.to_owned()];
-    let own = newest(apt.versions(&name)?, |package| {
-        !version::is_backport(&package.version)
-    });
-    if let Some(package) = own
-        .as_ref()
-        .filter(|package| version::major_minor(&package.version) >= Some(WANTED))
-    {
+    let own = newest(apt.versions(&name)?, |package| !version::is_backport(&package.version));
+    if let Some(package) = own.as_ref().filter(|package| version::major_minor(&package.version) >= Some(WANTED)) {
         return Ok(package.clone());
     }
     apt.add_backports()?;
@@ -179,10 +153,7 @@ fn choose(apt: &mut Apt) -> Result<Package, ProvisionError> {
 
 /// The newest of the packages that satisfy a condition.
 pub(crate) fn newest(packages: Vec<Package>, accept: impl Fn(&Package) -> bool) -> Option<Package> {
-    packages
-        .into_iter()
-        .filter(accept)
-        .max_by(|left, right| version::compare(&left.version, &right.version))
+    packages.into_iter().filter(accept).max_by(|left, right| version::compare(&left.version, &right.version))
 }
 
 fn keep(unpacked: &Path, tree: &Path) -> Result<(), ProvisionError> {
@@ -200,38 +171,22 @@ fn keep(unpacked: &Path, tree: &Path) -> Result<(), ProvisionError> {
 }
 
 fn existing(tree: &Path, folders: &[&str]) -> Vec<PathBuf> {
-    folders
-        .iter()
-        .filter(|folder| tree.join(folder).is_dir())
-        .map(PathBuf::from)
-        .collect()
+    folders.iter().filter(|folder| tree.join(folder).is_dir()).map(PathBuf::from).collect()
 }
 
 fn find(tree: &Path, name: &str, package: &Package) -> Result<PathBuf, ProvisionError> {
-    let found = unpack::files(tree)?
-        .into_iter()
-        .find(|path| path.file_name().is_some_and(|file| file == name));
-    found
-        .and_then(|path| path.strip_prefix(tree).map(Path::to_owned).ok())
-        .ok_or_else(|| ProvisionError::Layout {
-            package: format!("{PACKAGE} {} or what it depends on", package.version),
-            wanted: name.to_owned(),
-        })
+    let found = unpack::files(tree)?.into_iter().find(|path| path.file_name().is_some_and(|file| file == name));
+    found.and_then(|path| path.strip_prefix(tree).map(Path::to_owned).ok()).ok_or_else(|| ProvisionError::Layout {
+        package: format!("{PACKAGE} {} or what it depends on", package.version),
+        wanted: name.to_owned(),
+    })
 }
 
 /// Runs the emulator once, which also proves that it has all its libraries.
 fn ask_version(tree: &Path, facts: &Facts) -> Result<String, ProvisionError> {
-    let libraries: Vec<String> = facts
-        .libraries
-        .iter()
-        .map(|path| tree.join(path).display().to_string())
-        .collect();
+    let libraries: Vec<String> = facts.libraries.iter().map(|path| tree.join(path).display().to_string()).collect();
     let mut command = Command::new(tree.join(&facts.loader));
-    command
-        .arg("--library-path")
-        .arg(libraries.join(":"))
-        .arg(tree.join(BINARY))
-        .arg("--version");
+    command.arg("--library-path").arg(libraries.join(":")).arg(tree.join(BINARY)).arg("--version");
     let text = host::run(&mut command)?;
     let line = text.lines().next().unwrap_or_default();
     Ok(line.trim_start_matches("QEMU emulator version ").to_owned())
@@ -242,27 +197,15 @@ mod test {
     use super::*;
 
     fn package(version: &str) -> Package {
-        Package {
-            name: PACKAGE.into(),
-            version: version.into(),
-            bytes: 1,
-            depends: Vec::new(),
-        }
+        Package { name: PACKAGE.into(), version: version.into(), bytes: 1, depends: Vec::new() }
     }
 
     #[test]
     fn the_newest_is_chosen_by_version_not_by_text() {
-        let offered = [
-            "1:7.2+dfsg-7+deb12u18+b3",
-            "1:10.0.2+ds-2+deb13u1~bpo12+1",
-            "1:7.2+dfsg-7+deb12u15",
-        ];
+        let offered = ["1:7.2+dfsg-7+deb12u18+b3", "1:10.0.2+ds-2+deb13u1~bpo12+1", "1:7.2+dfsg-7+deb12u15"];
         let packages = || offered.iter().map(|version| package(version)).collect();
         assert_eq!(newest(packages(), |_| true).unwrap().version, offered[1]);
-        let own = newest(packages(), |package| {
-            !version::is_backport(&package.version)
-        })
-        .unwrap();
+        let own = newest(packages(), |package| !version::is_backport(&package.version)).unwrap();
         assert_eq!(own.version, offered[0]);
     }
 
@@ -278,17 +221,9 @@ mod test {
         };
         let command = qemu.complete(Command::new(&qemu.loader));
         assert_eq!(command.get_program(), "/c/ld.so");
-        assert_eq!(
-            command.get_args().collect::<Vec<_>>(),
-            ["--library-path", "/c/a:/c/b", "/c/qemu", "-L", "/c/f"]
-        );
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["--library-path", "/c/a:/c/b", "/c/qemu", "-L", "/c/f"]);
         let tied = qemu.command_tied_to_thread();
-        let words: Vec<_> = core::iter::once(tied.get_program())
-            .chain(tied.get_args())
-            .collect();
-        assert!(
-            words.ends_with(&command.get_args().collect::<Vec<_>>()),
-            "{words:?}"
-        );
+        let words: Vec<_> = core::iter::once(tied.get_program()).chain(tied.get_args()).collect();
+        assert!(words.ends_with(&command.get_args().collect::<Vec<_>>()), "{words:?}");
     }
 }

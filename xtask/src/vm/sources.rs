@@ -17,14 +17,7 @@ const COMPONENTS: [&str; 2] = ["main", "universe"];
 const SUITE_SUFFIXES: [&str; 4] = ["", "-updates", "-security", "/updates"];
 const BACKPORTS: &str = "-backports";
 /// Suite names that stand for a release without naming it.
-const ALIASES: [&str; 6] = [
-    "oldoldstable",
-    "oldstable",
-    "stable",
-    "testing",
-    "unstable",
-    "sid",
-];
+const ALIASES: [&str; 6] = ["oldoldstable", "oldstable", "stable", "testing", "unstable", "sid"];
 
 /// The distribution, from `os-release`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -64,13 +57,7 @@ impl Distribution {
         };
         let families = [value("ID"), value("ID_LIKE")].into_iter().flatten();
         Self {
-            families: families
-                .flat_map(|ids| {
-                    ids.split_whitespace()
-                        .map(str::to_owned)
-                        .collect::<Vec<_>>()
-                })
-                .collect(),
+            families: families.flat_map(|ids| ids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect(),
             pretty_name: value("PRETTY_NAME").unwrap_or_else(|| "an unnamed system".to_owned()),
             codename: ["UBUNTU_CODENAME", "DEBIAN_CODENAME", "VERSION_CODENAME"]
                 .into_iter()
@@ -113,14 +100,8 @@ pub(crate) fn parse_lines(text: &str) -> Vec<Source> {
 }
 
 fn parse_line(line: &str) -> Option<Source> {
-    let line = line
-        .split_once('#')
-        .map_or(line, |(before, _)| before)
-        .trim();
-    let rest = line
-        .strip_prefix("deb")
-        .filter(|rest| rest.starts_with([' ', '\t', '[']))?
-        .trim_start();
+    let line = line.split_once('#').map_or(line, |(before, _)| before).trim();
+    let rest = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '[']))?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
@@ -145,32 +126,18 @@ fn parse_line(line: &str) -> Option<Source> {
 
 /// Entries of the deb822 style.
 pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
-    control::parse(text)
-        .iter()
-        .filter_map(from_paragraph)
-        .collect()
+    control::parse(text).iter().filter_map(from_paragraph).collect()
 }
 
 fn from_paragraph(paragraph: &Paragraph) -> Option<Source> {
     let words = |name| -> Vec<String> {
-        paragraph
-            .get(name)
-            .unwrap_or_default()
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect()
+        paragraph.get(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     };
-    let off = |value: &str| {
-        ["no", "false", "0", "off", "disable"].contains(&value.to_ascii_lowercase().as_str())
-    };
-    if paragraph.get("Enabled").is_some_and(off) || !words("Types").iter().any(|kind| kind == "deb")
-    {
+    let off = |value: &str| ["no", "false", "0", "off", "disable"].contains(&value.to_ascii_lowercase().as_str());
+    if paragraph.get("Enabled").is_some_and(off) || !words("Types").iter().any(|kind| kind == "deb") {
         return None;
     }
-    let uris: Vec<_> = words("URIs")
-        .into_iter()
-        .filter(|uri| !uri.starts_with("cdrom:"))
-        .collect();
+    let uris: Vec<_> = words("URIs").into_iter().filter(|uri| !uri.starts_with("cdrom:")).collect();
     (!uris.is_empty()).then(|| Source {
         uris,
         suites: words("Suites"),
@@ -187,70 +154,41 @@ fn from_paragraph(paragraph: &Paragraph) -> Option<Source> {
 /// address ends like an archive's (`…/debian`). If no entry is so clear (a company's mirror with a key of its own),
 /// every entry for the release with a `main` component counts.
 pub(crate) fn distribution_archive(all: &[Source], distribution: &Distribution) -> Vec<Source> {
-    let reduced: Vec<Source> = all
-        .iter()
-        .filter_map(|source| reduce(source, distribution))
-        .collect();
-    let clear: Vec<Source> = reduced
-        .iter()
-        .filter(|source| is_archive(source))
-        .cloned()
-        .collect();
+    let reduced: Vec<Source> = all.iter().filter_map(|source| reduce(source, distribution)).collect();
+    let clear: Vec<Source> = reduced.iter().filter(|source| is_archive(source)).cloned().collect();
     if !clear.is_empty() {
         return clear;
     }
-    let by_codename = |source: &Source| {
-        source
-            .suites
-            .iter()
-            .all(|suite| suite.starts_with(&distribution.codename))
-    };
+    let by_codename = |source: &Source| source.suites.iter().all(|suite| suite.starts_with(&distribution.codename));
     reduced.into_iter().filter(by_codename).collect()
 }
 
 fn reduce(source: &Source, distribution: &Distribution) -> Option<Source> {
     let wanted = |suite: &&String| {
-        release_of(suite, distribution)
-            .is_some_and(|suffix| SUITE_SUFFIXES.contains(&suffix) || suffix == BACKPORTS)
+        release_of(suite, distribution).is_some_and(|suffix| SUITE_SUFFIXES.contains(&suffix) || suffix == BACKPORTS)
     };
     let suites: Vec<String> = source.suites.iter().filter(wanted).cloned().collect();
-    let components: Vec<String> = source
-        .components
-        .iter()
-        .filter(|name| COMPONENTS.contains(&name.as_str()))
-        .cloned()
-        .collect();
+    let components: Vec<String> =
+        source.components.iter().filter(|name| COMPONENTS.contains(&name.as_str())).cloned().collect();
     let useful = !suites.is_empty() && components.iter().any(|name| name == "main");
-    useful.then(|| Source {
-        suites,
-        components,
-        ..source.clone()
-    })
+    useful.then(|| Source { suites, components, ..source.clone() })
 }
 
 /// What follows the release's name in a suite's name, if the suite is of this release.
 fn release_of<'a>(suite: &'a str, distribution: &Distribution) -> Option<&'a str> {
     let codename = Some(distribution.codename.as_str()).filter(|name| !name.is_empty());
-    ALIASES.into_iter().chain(codename).find_map(|name| {
-        suite
-            .strip_prefix(name)
-            .filter(|suffix| suffix.is_empty() || suffix.starts_with(['-', '/']))
-    })
+    ALIASES
+        .into_iter()
+        .chain(codename)
+        .find_map(|name| suite.strip_prefix(name).filter(|suffix| suffix.is_empty() || suffix.starts_with(['-', '/'])))
 }
 
 fn is_archive(source: &Source) -> bool {
     match &source.signed_by {
-        Some(key) => ["debian-archive", "ubuntu-archive"]
-            .iter()
-            .any(|name| key.contains(name)),
+        Some(key) => ["debian-archive", "ubuntu-archive"].iter().any(|name| key.contains(name)),
         None => source.uris.iter().all(|uri| {
-            let last = uri
-                .trim_end_matches('/')
-                .rsplit('/')
-                .next()
-                .unwrap_or_default();
-            ["debian", "debian-security", "ubuntu"].contains(&last)
-                || uri.starts_with("mirror+file:")
+            let last = uri.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            ["debian", "debian-security", "ubuntu"].contains(&last) || uri.starts_with("mirror+file:")
         }),
     }
 }
@@ -262,27 +200,16 @@ pub(crate) fn backports(archive: &[Source], distribution: &Distribution) -> Opti
         return None;
     }
     archive.iter().find_map(|source| {
-        let base = source
-            .suites
-            .iter()
-            .find(|suite| release_of(suite, distribution) == Some(""))?;
+        let base = source.suites.iter().find(|suite| release_of(suite, distribution) == Some(""))?;
         let rolling = ["testing", "unstable", "sid"].contains(&base.as_str());
-        (!rolling).then(|| Source {
-            suites: vec![format!("{base}{BACKPORTS}")],
-            ..source.clone()
-        })
+        (!rolling).then(|| Source { suites: vec![format!("{base}{BACKPORTS}")], ..source.clone() })
     })
 }
 
 /// The suite that holds backports, for apt's `--target-release`.
-pub(crate) fn backports_suite<'a>(
-    archive: &'a [Source],
-    distribution: &Distribution,
-) -> Option<&'a str> {
+pub(crate) fn backports_suite<'a>(archive: &'a [Source], distribution: &Distribution) -> Option<&'a str> {
     let suites = archive.iter().flat_map(|source| &source.suites);
-    suites
-        .map(String::as_str)
-        .find(|suite| release_of(suite, distribution) == Some(BACKPORTS))
+    suites.map(String::as_str).find(|suite| release_of(suite, distribution) == Some(BACKPORTS))
 }
 
 /// Writes entries in deb822 style. `default_keyring` signs what names no key.

@@ -39,32 +39,21 @@ Signed-By:
 ";
 
 fn debian(codename: &str) -> Distribution {
-    Distribution::parse(&format!(
-        "ID=debian\nVERSION_CODENAME={codename}\nPRETTY_NAME=\"Debian\"\n"
-    ))
+    Distribution::parse(&format!("ID=debian\nVERSION_CODENAME={codename}\nPRETTY_NAME=\"Debian\"\n"))
 }
 
 fn suites(sources: &[Source]) -> Vec<&str> {
-    sources
-        .iter()
-        .flat_map(|source| &source.suites)
-        .map(String::as_str)
-        .collect()
+    sources.iter().flat_map(|source| &source.suites).map(String::as_str).collect()
 }
 
 #[test]
 fn os_release_names_the_release_a_derivative_is_built_on() {
-    let mint = Distribution::parse(
-        "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\n",
-    );
+    let mint =
+        Distribution::parse("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\n");
     assert_eq!(mint.codename, "noble");
     assert!(mint.is("linuxmint") && mint.is("ubuntu") && mint.is("debian") && !mint.is("fedora"));
-    let fedora =
-        Distribution::parse("ID=fedora\nPRETTY_NAME='Fedora Linux 43'\nVERSION_CODENAME=\"\"\n");
-    assert_eq!(
-        (fedora.pretty_name.as_str(), fedora.codename.as_str()),
-        ("Fedora Linux 43", "")
-    );
+    let fedora = Distribution::parse("ID=fedora\nPRETTY_NAME='Fedora Linux 43'\nVERSION_CODENAME=\"\"\n");
+    assert_eq!((fedora.pretty_name.as_str(), fedora.codename.as_str()), ("Fedora Linux 43", ""));
 }
 
 #[test]
@@ -81,15 +70,8 @@ deb http://short.example/debian
 ";
     let sources = parse_lines(text);
     assert_eq!(
-        sources
-            .iter()
-            .map(|source| source.uris[0].as_str())
-            .collect::<Vec<_>>(),
-        [
-            "http://mirror.example/debian/",
-            "http://snap.example/debian",
-            "http://tab.example/debian",
-        ]
+        sources.iter().map(|source| source.uris[0].as_str()).collect::<Vec<_>>(),
+        ["http://mirror.example/debian/", "http://snap.example/debian", "http://tab.example/debian",]
     );
     assert_eq!(sources[0].components, ["main", "contrib"]);
     assert_eq!(sources[0].signed_by, None);
@@ -101,32 +83,15 @@ deb http://short.example/debian
 #[test]
 fn deb822_entries() {
     let sources = parse_deb822(DEB822);
-    assert_eq!(
-        sources.len(),
-        3,
-        "disabled and source-only entries are left out"
-    );
-    assert_eq!(
-        sources[0].suites,
-        ["bookworm", "bookworm-updates", "bookworm-proposed-updates"]
-    );
-    assert!(
-        sources[2]
-            .signed_by
-            .as_ref()
-            .unwrap()
-            .contains("\n.\nabcd\n"),
-        "an inline key keeps its lines"
-    );
+    assert_eq!(sources.len(), 3, "disabled and source-only entries are left out");
+    assert_eq!(sources[0].suites, ["bookworm", "bookworm-updates", "bookworm-proposed-updates"]);
+    assert!(sources[2].signed_by.as_ref().unwrap().contains("\n.\nabcd\n"), "an inline key keeps its lines");
 }
 
 #[test]
 fn only_the_archive_of_this_release_is_used() {
     let archive = distribution_archive(&parse_deb822(DEB822), &debian("bookworm"));
-    assert_eq!(
-        suites(&archive),
-        ["bookworm", "bookworm-updates", "bookworm-security"]
-    );
+    assert_eq!(suites(&archive), ["bookworm", "bookworm-updates", "bookworm-security"]);
     assert!(archive.iter().all(|source| source.components == ["main"]));
     assert!(distribution_archive(&parse_deb822(DEB822), &debian("trixie")).is_empty());
 }
@@ -151,10 +116,7 @@ deb [signed-by=/etc/keys/other.gpg] https://other.example/apt stable main
 ";
     let archive = distribution_archive(&parse_lines(text), &debian("bookworm"));
     assert_eq!(archive.len(), 1);
-    assert_eq!(
-        archive[0].signed_by.as_deref(),
-        Some("/etc/keys/company.gpg")
-    );
+    assert_eq!(archive[0].signed_by.as_deref(), Some("/etc/keys/company.gpg"));
 }
 
 #[test]
@@ -173,18 +135,9 @@ fn backports_come_from_the_same_mirror_with_the_same_key() {
     let bookworm = debian("bookworm");
     let archive = distribution_archive(&parse_deb822(DEB822), &bookworm);
     let added = backports(&archive, &bookworm).unwrap();
-    assert_eq!(
-        added,
-        Source {
-            suites: vec!["bookworm-backports".into()],
-            ..archive[0].clone()
-        }
-    );
+    assert_eq!(added, Source { suites: vec!["bookworm-backports".into()], ..archive[0].clone() });
     let alias = parse_lines("deb http://mirror.example/debian stable main\n");
-    assert_eq!(
-        backports(&alias, &bookworm).unwrap().suites,
-        ["stable-backports"]
-    );
+    assert_eq!(backports(&alias, &bookworm).unwrap().suites, ["stable-backports"]);
     let rolling = parse_lines("deb http://mirror.example/debian sid main\n");
     assert_eq!(backports(&rolling, &debian("forky")), None);
 }

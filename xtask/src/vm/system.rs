@@ -26,25 +26,18 @@ impl System {
             .find_map(|path| fs::read_to_string(root.join(path)).ok())
             .unwrap_or_default();
         let distribution = Distribution::parse(&text);
-        let family = ["ubuntu", "debian"]
-            .into_iter()
-            .find(|family| distribution.is(family));
+        let family = ["ubuntu", "debian"].into_iter().find(|family| distribution.is(family));
         let (Some(family), "x86_64") = (family, std::env::consts::ARCH) else {
             let found = format!("{} on {}", distribution.pretty_name, std::env::consts::ARCH);
             return Err(ProvisionError::UnsupportedHost { found });
         };
         let keyring = root.join(format!("usr/share/keyrings/{family}-archive-keyring.gpg"));
-        Ok(Self {
-            distribution,
-            keyring: Some(keyring).filter(|path| path.is_file()),
-            etc_apt: root.join("etc/apt"),
-        })
+        Ok(Self { distribution, keyring: Some(keyring).filter(|path| path.is_file()), etc_apt: root.join("etc/apt") })
     }
 
     /// The distribution's own entries among the source lists.
     pub(crate) fn archive(&self) -> Result<Vec<Source>, ProvisionError> {
-        let archive =
-            sources::distribution_archive(&sources::read_all(&self.etc_apt), &self.distribution);
+        let archive = sources::distribution_archive(&sources::read_all(&self.etc_apt), &self.distribution);
         if archive.is_empty() {
             return Err(ProvisionError::NoMirror {
                 lists: self.etc_apt.clone(),
@@ -72,33 +65,19 @@ mod test {
     fn other_systems_are_told_what_is_supported() {
         let (_root, system) = system("ID=fedora\nPRETTY_NAME=\"Fedora 43\"\n", "");
         let text = system.unwrap_err().to_string();
-        assert!(
-            text.contains("Fedora 43") && text.contains("--cache DIR"),
-            "{text}"
-        );
+        assert!(text.contains("Fedora 43") && text.contains("--cache DIR"), "{text}");
     }
 
     #[test]
     fn a_system_without_an_archive_is_told_so() {
-        let (_root, system) = system(
-            "ID=debian\nVERSION_CODENAME=bookworm\n",
-            "deb http://x.example/ y main\n",
-        );
-        assert!(matches!(
-            system.unwrap().archive(),
-            Err(ProvisionError::NoMirror { .. })
-        ));
+        let (_root, system) = system("ID=debian\nVERSION_CODENAME=bookworm\n", "deb http://x.example/ y main\n");
+        assert!(matches!(system.unwrap().archive(), Err(ProvisionError::NoMirror { .. })));
     }
 
     #[test]
     fn the_archive_is_read_from_the_lists() {
-        let (_root, system) = system(
-            "ID=debian\nVERSION_CODENAME=bookworm\n",
-            "deb http://m.example/debian bookworm main\n",
-        );
-        assert_eq!(
-            system.unwrap().archive().unwrap()[0].uris,
-            ["http://m.example/debian"]
-        );
+        let (_root, system) =
+            system("ID=debian\nVERSION_CODENAME=bookworm\n", "deb http://m.example/debian bookworm main\n");
+        assert_eq!(system.unwrap().archive().unwrap()[0].uris, ["http://m.example/debian"]);
     }
 }

@@ -20,10 +20,7 @@ pub(crate) fn deb(folder: &Path, name: &str) -> Result<PathBuf, ProvisionError> 
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .map(|entry| entry.path())
-        .ok_or_else(|| ProvisionError::Layout {
-            package: name.to_owned(),
-            wanted: "downloaded file".to_owned(),
-        })
+        .ok_or_else(|| ProvisionError::Layout { package: name.to_owned(), wanted: "downloaded file".to_owned() })
 }
 
 /// Unpacks whole packages into `target`, deleting each file when done.
@@ -33,42 +30,26 @@ pub(crate) fn unpack_all(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), ProvisionError> {
     for (packages, deb) in debs.iter().enumerate() {
-        progress(Progress::Unpack {
-            packages,
-            packages_total: debs.len(),
-        });
+        progress(Progress::Unpack { packages, packages_total: debs.len() });
         host::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(target))?;
         remove_file(deb)?;
     }
-    progress(Progress::Unpack {
-        packages: debs.len(),
-        packages_total: debs.len(),
-    });
+    progress(Progress::Unpack { packages: debs.len(), packages_total: debs.len() });
     Ok(())
 }
 
 /// Unpacks a package without the files that match a pattern (of tar, where `*` matches `/` too). The package is kept.
-pub(crate) fn unpack_without(
-    deb: &Path,
-    target: &Path,
-    without: &[&str],
-) -> Result<(), ProvisionError> {
+pub(crate) fn unpack_without(deb: &Path, target: &Path, without: &[&str]) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--no-same-owner", "--wildcards", "-C"])
-        .arg(target);
+    tar.args(["-x", "--no-same-owner", "--wildcards", "-C"]).arg(target);
     tar.args(without.iter().map(|pattern| format!("--exclude={pattern}")));
     host::pipeline(&mut [contents(deb), tar])
 }
 
 /// Extracts a single file out of the tar archive inside a package, without unpacking either.
 /// The reading ends at the file, which matters in an archive of 1.5 GB.
-pub(crate) fn unpack_nested(
-    deb: &Path,
-    archive: &str,
-    pattern: &str,
-    target: &Path,
-) -> Result<(), ProvisionError> {
+pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &Path) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let compressor = match archive.rsplit('.').next() {
         Some("xz") => "xz",
@@ -95,16 +76,10 @@ fn contents(deb: &Path) -> Command {
 }
 
 /// The name of the first regular file in a package that satisfies a condition. The reading ends there.
-pub(crate) fn find(
-    deb: &Path,
-    accept: impl Fn(&str) -> bool,
-) -> Result<Option<String>, ProvisionError> {
+pub(crate) fn find(deb: &Path, accept: impl Fn(&str) -> bool) -> Result<Option<String>, ProvisionError> {
     let mut command = Command::new("dpkg-deb");
     command.arg("--contents").arg(deb).env("LC_ALL", "C");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = Guarded::spawn(&mut command).map_err(|e| host::not_started(&command, e))?;
     let Some(output) = child.child().stdout.take() else {
         return Ok(None);
@@ -127,9 +102,7 @@ pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ProvisionError> {
     while let Some(folder) = pending.pop() {
         for entry in fs::read_dir(&folder).map_err(ProvisionError::io("list", &folder))? {
             let entry = entry.map_err(ProvisionError::io("list", &folder))?;
-            let kind = entry
-                .file_type()
-                .map_err(ProvisionError::io("look at", &entry.path()))?;
+            let kind = entry.file_type().map_err(ProvisionError::io("look at", &entry.path()))?;
             if kind.is_dir() {
                 pending.push(entry.path());
             } else if kind.is_file() {
@@ -148,8 +121,7 @@ pub(crate) fn drop_privileges(folder: &Path) -> Result<(), ProvisionError> {
         let mode = metadata.permissions().mode();
         if mode & 0o6000 != 0 {
             let plain = fs::Permissions::from_mode(mode & 0o777);
-            fs::set_permissions(&path, plain)
-                .map_err(ProvisionError::io("change the mode of", &path))?;
+            fs::set_permissions(&path, plain).map_err(ProvisionError::io("change the mode of", &path))?;
         }
     }
     Ok(())

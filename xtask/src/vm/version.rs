@@ -17,9 +17,7 @@ pub(crate) fn compare(left: &str, right: &str) -> Ordering {
 /// The first two numbers of a package's upstream version: `1:10.0.2+ds-2` is `(10, 0)`.
 pub(crate) fn major_minor(version: &str) -> Option<(u32, u32)> {
     let (_, upstream, _) = split(version);
-    let mut numbers = upstream
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse);
+    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let major = numbers.next()?.ok()?;
     let minor = numbers.next().and_then(Result::ok).unwrap_or(0);
     Some((major, minor))
@@ -46,8 +44,7 @@ fn compare_part(mut left: &str, mut right: &str) -> Ordering {
         let (right_text, right_rest) = take(right, |c| !c.is_ascii_digit());
         let (left_number, left_rest) = take(left_rest, |c| c.is_ascii_digit());
         let (right_number, right_rest) = take(right_rest, |c| c.is_ascii_digit());
-        let order = compare_text(left_text, right_text)
-            .then_with(|| compare_number(left_number, right_number));
+        let order = compare_text(left_text, right_text).then_with(|| compare_number(left_number, right_number));
         if order != Ordering::Equal || (left_rest.is_empty() && right_rest.is_empty()) {
             return order;
         }
@@ -93,20 +90,8 @@ mod test {
     /// Ascending, neighbours differ.
     const ASCENDING: &[&[&str]] = &[
         &["~~", "~~a", "~", "", "a"],
-        &[
-            "6.12.95-1~bpo12+1",
-            "6.12.95-1",
-            "6.12.107-1~deb12u1",
-            "6.12.117-1~deb12u1",
-            "6.12.117-1",
-        ],
-        &[
-            "7.2+dfsg-7+deb12u15",
-            "1:7.2+dfsg-7+deb12u18",
-            "1:7.2+dfsg-7+deb12u18+b3",
-            "1:10.0.2+ds-2~bpo12+1",
-            "2:1",
-        ],
+        &["6.12.95-1~bpo12+1", "6.12.95-1", "6.12.107-1~deb12u1", "6.12.117-1~deb12u1", "6.12.117-1"],
+        &["7.2+dfsg-7+deb12u15", "1:7.2+dfsg-7+deb12u18", "1:7.2+dfsg-7+deb12u18+b3", "1:10.0.2+ds-2~bpo12+1", "2:1"],
         &["1.0", "1.0a", "1.0+b", "1.00.1", "1.0.10", "1.1"],
         &["6.8.0-9.9", "6.8.0-31.31", "6.8.0-101.101"],
         &["99999999999999999999", "100000000000000000000"],
@@ -136,16 +121,8 @@ mod test {
             if pair.contains(&"") {
                 continue;
             }
-            let output = Command::new("dpkg")
-                .args(["--compare-versions", pair[0], "lt", pair[1]])
-                .output()
-                .unwrap();
-            assert!(
-                output.status.success(),
-                "dpkg does not put {} before {}",
-                pair[0],
-                pair[1]
-            );
+            let output = Command::new("dpkg").args(["--compare-versions", pair[0], "lt", pair[1]]).output().unwrap();
+            assert!(output.status.success(), "dpkg does not put {} before {}", pair[0], pair[1]);
         }
     }
 

@@ -2,7 +2,7 @@
 
 //! The `soft` target: the suite and the product against simulated drivers behind a preload library. Needs nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::progress::Progress;
 use super::super::record::Run;
@@ -12,13 +12,13 @@ use super::suite_command;
 use crate::soft;
 
 /// One machine to simulate, and how to look at it.
-struct Machine {
+struct Machine<'a> {
     /// For the report.
-    label: &'static str,
+    label: &'a str,
     /// The kernel release whose rules hold.
     kernel: &'static str,
     /// The library's configuration.
-    config: &'static str,
+    config: &'a str,
     /// The devices, as configured.
     devices: [&'static str; 2],
     /// More arguments for the suite.
@@ -28,7 +28,7 @@ struct Machine {
 const MTTY: [&str; 2] = ["50f7f10c-0000-4000-8000-000000000001", "50f7f10c-0000-4000-8000-000000000002"];
 const PCI: [&str; 2] = ["0000:a1:00.0", "0000:a2:00.0"];
 
-const MACHINES: &[Machine] = &[
+const MACHINES: &[Machine<'_>] = &[
     Machine {
         label: "mtty",
         kernel: "6.12.117",
@@ -78,23 +78,38 @@ const MACHINES: &[Machine] = &[
         label: "plain, everything, by cdev",
         kernel: "7.3.4",
         config: "kernel=7.3\n\
-                 device a model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0\n\
-                 device b model=plain caps=7 initial=2MiB dirty=1MiB dirty-rate=20MiB/s dirty-total=3MiB stop=4MiB reinit-after=3 write-holds-state=yes seed=2 address=0000:a2:00.0",
+                 device a model=plain caps=7 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB reinit-after=3 write-holds-state=yes seed=1 address=0000:a1:00.0\n\
+                 device b model=plain caps=7 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB reinit-after=3 write-holds-state=yes seed=2 address=0000:a2:00.0",
         devices: PCI,
         args: &["--access", "cdev"],
     },
 ];
 
+/// What a stock Debian kernel with two mtty devices looks like, simulated.
+pub(crate) fn twin(label: &str, ports: u32, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
+    let config = format!(
+        "kernel=6.12\n\
+         device a model=mtty ports={ports} address={}\n\
+         device b model=mtty ports={ports} address={}",
+        MTTY[0], MTTY[1]
+    );
+    let machine = Machine { label, kernel: "6.12.117", config: &config, devices: MTTY, args: &[] };
+    on(&machine, &library(progress)?, plan, progress)
+}
+
 /// Builds the library and runs the suite on every machine.
 pub(crate) fn run(plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
-    progress.say("building the simulated driver");
-    let library = soft::library().map_err(|error| {
-        Missing::new(error, "Build it by hand to see more: cargo build --release --package softvfio")
-    })?;
+    let library = library(progress)?;
     MACHINES.iter().map(|machine| on(machine, &library, plan, progress)).collect()
 }
 
-fn on(machine: &Machine, library: &Path, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
+fn library(progress: &Progress) -> Result<PathBuf, Missing> {
+    progress.say("building the simulated driver");
+    let remedy = "Build it by hand to see more: cargo build --release --package softvfio";
+    soft::library().map_err(|error| Missing::new(error, remedy))
+}
+
+fn on(machine: &Machine<'_>, library: &Path, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
     let mut command = suite_command(plan)?;
     command.args(["--simulated", machine.kernel, "--with-parent"]).args(machine.args);
     for device in machine.devices {

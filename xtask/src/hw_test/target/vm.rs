@@ -6,11 +6,12 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::super::agreement;
 use super::super::progress::Progress;
 use super::super::record::{Ending, Run};
 use super::super::supervise::{Limits, take};
 use super::super::{Missing, Plan};
-use super::{build_folder, suite_arguments};
+use super::{build_folder, soft, suite_arguments};
 use crate::cache::Cache;
 use crate::vm::{self, Freshness, GuestExit, GuestJob, Mdev, MdevType, VmError};
 
@@ -36,9 +37,9 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
     let remedy = "Install the C library for static linking: apt-get install libc6-dev.";
     let binary = vm::build_static_xtask().map_err(|error| Missing::new(format!("{error}"), remedy))?;
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
-    let kinds = [("mtty", MdevType::OnePort), ("mtty, two ports", MdevType::TwoPorts)];
+    let kinds = [("mtty", MdevType::OnePort, 1), ("mtty, two ports", MdevType::TwoPorts, 2)];
     let mut runs = Vec::new();
-    for (label, kind) in kinds {
+    for (label, kind, ports) in kinds {
         let mdevs = [Mdev::numbered(kind, 1), Mdev::numbered(kind, 2)];
         let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", kind.name()));
         let mut job = GuestJob::new(binary.clone(), log, limits.overall);
@@ -49,10 +50,34 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
         }
         job.mdevs = mdevs.into();
         let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
-        progress.say(&format!("booting Linux {} ({}) in QEMU {} for {label}", kernel.release, kernel.version, qemu.version));
-        runs.push(in_guest(label, &provisioned, &job, limits, progress));
+        progress.say(&format!(
+            "booting Linux {} ({}) in QEMU {} for {label}",
+            kernel.release, kernel.version, qemu.version
+        ));
+        let real = in_guest(label, &provisioned, &job, limits, progress);
+        let compared = against_simulator(label, ports, &real, plan, progress)?;
+        runs.extend([real, compared]);
     }
     Ok(runs)
+}
+
+/// Runs the same tests on the simulator, and says where it ends one differently.
+fn against_simulator(
+    label: &str,
+    ports: u32,
+    real: &Run,
+    plan: &Plan<'_>,
+    progress: &mut Progress,
+) -> Result<Run, Missing> {
+    let compared = format!("{label}, simulated");
+    // Debian's kernels are what the simulator's flavour stands for; others are built with other options.
+    let release = real.facts.as_ref().map_or("", |facts| facts.kernel.as_str());
+    if !release.starts_with("6.12.") || !release.contains("+deb") {
+        let reason = format!("the simulator has no flavour of kernel '{release}', only of Debian's 6.12");
+        return Ok(agreement::skipped(&compared, &reason));
+    }
+    let simulated = soft::twin(&compared, ports, plan, progress)?;
+    Ok(agreement::compare(&compared, real, &simulated))
 }
 
 fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missing> {
