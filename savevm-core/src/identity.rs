@@ -204,10 +204,10 @@ impl fmt::Display for Attribute {
 /// use savevm_core::identity::{Format, Identity, Namespace, Version, compatible_by_instance};
 ///
 /// let format = Format::new("mtty", Version::new(1, 0))?;
-/// let source = Identity::new(Namespace::Mdev("mtty".into()), "vfio_mtty", "mtty-2", format)?.require("ports", "2")?;
-/// assert_eq!(source.to_string(), "mig1:mdev-mtty/vfio_mtty/mtty-2/mtty@1.0;!ports=2");
+/// let source = Identity::new(Namespace::Mdev("mtty".into()), "mtty", "mtty-2", format)?.require("ports", "2")?;
+/// assert_eq!(source.to_string(), "mig1:mdev-mtty/mtty/mtty-2/mtty@1.0;!ports=2");
 ///
-/// let target: Identity = "mig1:mdev-mtty/vfio_mtty/mtty-1/mtty@1.0;!ports=1".parse()?;
+/// let target: Identity = "mig1:mdev-mtty/mtty/mtty-1/mtty@1.0;!ports=1".parse()?;
 /// // Two reasons: the type, and the ports.
 /// assert_eq!(compatible_by_instance(&source, &target).reasons().len(), 2);
 /// # Ok::<(), savevm_core::identity::ParseError>(())

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MTTY: &str = "mig1:mdev-mtty/vfio_mtty/mtty-2/mtty@1.0;!ports=2";
+const MTTY: &str = "mig1:mdev-mtty/mtty/mtty-2/mtty@1.0;!ports=2";
 const HISI: &str = "mig1:pci-19e5/hisi_acc_vfio_pci/a256/hisi_acc@2.0(1.0..2.65535);node=1;!que_iso_cfg=1;!queues=64";
 const MLX5: &str = "mig1:pci-15b3/mlx5_vfio_pci/101e/mlx5@2.1(2.0..2.1);needs=chunk,tracking;offers=reinit";
 
@@ -49,7 +49,7 @@ fn order_and_needless_parentheses_do_not_count() {
 fn errors_say_where_and_what_was_expected() {
     for (text, expected) in [
         ("", "column 1: expected 'mig1:', found the end"),
-        ("mdev/vfio_mtty/mtty-2", "column 1: expected 'mig1:', found 'm'"),
+        ("mdev/mtty/mtty-2", "column 1: expected 'mig1:', found 'm'"),
         ("mig12:x", "column 1: this program knows identities that begin with 'mig1:'; a newer one may know this"),
         ("mig1:usb-1/d/t/f@1.0", "column 6: expected 'pci-' and a vendor id, or 'mdev-' and a driver, found 'u'"),
         ("mig1:pci-15B3/d", "column 12: expected four small hexadecimal digits, the PCI vendor id, found 'B'"),
@@ -237,7 +237,7 @@ fn what_is_no_identity_must_be_equal() {
     assert!(one.contains("the source's is no migration identity (column 1: this program knows"), "{one}");
     let other = asked(MTTY, "").to_string();
     assert!(other.contains("the target's is no migration identity (column 1: expected 'mig1:'"), "{other}");
-    let kind = "mig1:mdev-mtty/vfio_mtty/mtty-2/mtty@1.0";
+    let kind = "mig1:mdev-mtty/mtty/mtty-2/mtty@1.0";
     assert!(compatible_texts(MTTY, kind, Question::Type).is_compatible());
     assert!(!compatible_texts(MTTY, kind, Question::Instance).is_compatible());
 }
