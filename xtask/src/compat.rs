@@ -20,8 +20,8 @@ const UNREADABLE: u8 = 2;
 SOURCE and TARGET are each one of:
   0000:3b:00.2           a PCI address, an mdev UUID or /dev/vfio/devices/vfioN of this machine
   mdev-type:mtty-2       a type of mediated devices of this machine (compared by type)
-  FILE or FILE#NAME      what `probe --json DEVICE` wrote, any JSON with {\"identity\": \"…\"}, or a saved stream;
-                         with NAME where it has several devices
+  FILE or FILE#NAME      a saved stream, what `probe --json` wrote, or {\"identity\": \"…\"};
+                         NAME where it has several devices
   mig1:…                 an identity itself
 
 Exit status: 0 compatible; 1 not; 2 an operand cannot be read.")]
