@@ -17,8 +17,8 @@ pub trait Device {
     /// The name by which source and target mean the same device, unique in one migration.
     fn name(&self) -> &str;
 
-    /// What must be equal on both sides for the state to be understood: vendor namespace, driver and type, such as
-    /// `pci:4348/mtty/mtty-2`. A target refuses any other before it touches its device.
+    /// What must fit on both sides for the state to be understood, as [`crate::identity`] has it. A target refuses what
+    /// does not fit before it touches its device. Any other text is compared for equality.
     fn identity(&self) -> &str;
 
     /// The optional states this device has.

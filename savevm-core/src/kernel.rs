@@ -51,7 +51,7 @@ impl<F: AsFd> KernelDevice<F> {
     /// Takes an opened device, asks what it can do and, where the kernel offers it, opts in to the REINIT flag of the
     /// pre-copy estimates.
     ///
-    /// `name` is what the other side calls the device too; `identity` is what must be equal there.
+    /// `name` is what the other side calls the device too; `identity` is what must fit there ([`crate::identity`]).
     ///
     /// # Errors
     /// When the device cannot migrate, or cannot be asked.

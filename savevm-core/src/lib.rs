@@ -52,6 +52,7 @@ extern crate std;
 
 pub mod device;
 mod hooks;
+pub mod identity;
 mod limits;
 
 #[cfg(feature = "std")]

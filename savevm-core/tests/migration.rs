@@ -200,6 +200,59 @@ fn what_does_not_fit_is_refused_before_a_device_is_touched() {
 }
 
 #[test]
+fn identities_that_do_not_fit_are_refused_with_every_reason() {
+    const VF: &str = "mig1:pci-15b3/mlx5_vfio_pci/101e/mlx5@2.1(2.0..2.1);!queues=8";
+    let config = ["model=plain caps=7 initial=1KiB stop=1KiB seed=1"; 2];
+    for (here, there, reasons) in [
+        // Equal, and different where it does not matter: the target reads what the source writes.
+        ([VF, "mine"], [VF, "mine"], [].as_slice()),
+        ([VF, VF], [VF, "mig1:pci-15b3/mlx5_vfio_pci/101e/mlx5@2.2(2.0..2.2);!queues=8;node=1"], &[]),
+        (
+            [VF, "mine"],
+            ["mig1:pci-15b3/mlx5_vfio_pci/1021/mlx5@2.0;!queues=16", "yours"],
+            &[
+                "device 'd0'",
+                "of type 101e, the target's of type 1021",
+                "writes mlx5 2.1, the target reads 2.0 to 2.0",
+                "queues is 8 on the source and 16 on the target",
+                "device 'd1'",
+                "it is 'mine' on the source and 'yours' on the target",
+            ],
+        ),
+    ] {
+        let (source, target) = (devices(&config), devices(&config));
+        let named = |devices: &[SimDevice], names: [&str; 2]| -> Vec<_> {
+            ports(devices).into_iter().zip(names).map(|(port, name)| port.with_identity(name)).collect()
+        };
+        let (mut ours, mut theirs) = (named(&source, here), named(&target, there));
+        if !reasons.is_empty() {
+            for device in &target {
+                device.observe(Box::new(|event| panic!("the target's device was touched: {event:?}")));
+            }
+        }
+        let (left, right) = common::connection();
+        let (saved, loaded) = std::thread::scope(|scope| {
+            let loading = scope.spawn(|| {
+                load::load(&mut theirs, right, &mut (), &load_options()).and_then(load::Loaded::run).map(|_| ())
+            });
+            let saved = save::save(&mut ours, left, &mut (), &save_options()).and_then(save::Ready::commit).map(|_| ());
+            (saved, loading.join().unwrap())
+        });
+        if reasons.is_empty() {
+            saved.and(loaded).unwrap();
+            continue;
+        }
+        let (saved, loaded) = (saved.unwrap_err(), loaded.unwrap_err());
+        assert!(matches!(loaded.cause, Cause::Refused { .. }), "{loaded}");
+        for reason in reasons {
+            assert!(loaded.to_string().contains(reason), "{reason}: {loaded}");
+            assert!(saved.to_string().contains(reason), "{reason}: the source is told: {saved}");
+        }
+        assert!(ours.iter_mut().all(|port| port.state() == Ok(State::Running)));
+    }
+}
+
+#[test]
 fn a_device_somebody_else_migrates_is_left_alone() {
     let config = ["model=plain caps=7 initial=1KiB stop=1KiB seed=1"];
     let (source, target) = (devices(&config), devices(&config));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use crate::{hw_test, migrate, probe};
+use crate::{compat, hw_test, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -20,6 +20,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     HwTest(hw_test::Args),
     Probe(probe::Args),
+    Compat(compat::Args),
     Migrate(migrate::Args),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 
 use savevm_core::DeviceError;
 use savevm_core::kernel::KernelDevice;
-use vfio_uapi::open::{self, Bus, Roots, VfioDevice};
+use vfio_uapi::open::{self, Roots, VfioDevice};
+
+use crate::identity;
 
 /// `DEVICE` or `NAME=DEVICE`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,6 +49,8 @@ pub(crate) enum OpenError {
     SameName(String),
     #[error("cannot open {id}: {error}{}", remedy(error))]
     Open { id: String, error: vfio_uapi::Error },
+    #[error("{id} has no migration identity: {reason}")]
+    NoIdentity { id: String, reason: String },
     #[error("{0}")]
     Device(#[from] DeviceError),
 }
@@ -72,7 +76,9 @@ pub(crate) fn open_all(specs: &[DeviceSpec]) -> Result<Vec<KernelDevice<OwnedFd>
         }
         let found = find(&spec.id)?;
         let device = open(&found).map_err(|error| OpenError::Open { id: spec.id.clone(), error })?;
-        devices.push(KernelDevice::new(device, name, identity(&found))?);
+        let stated =
+            identity::of_device(&found).map_err(|reason| OpenError::NoIdentity { id: spec.id.clone(), reason })?;
+        devices.push(KernelDevice::new(device, name, stated.identity.to_string())?);
     }
     Ok(devices)
 }
@@ -106,19 +112,6 @@ pub(crate) fn open(found: &VfioDevice) -> vfio_uapi::Result<vfio_uapi::Device<Ow
         open::open_by_cdev(&roots, found).map(|opened| opened.device)
     } else {
         open::open_by_group(&roots, found).map(|opened| opened.device)
-    }
-}
-
-/// What must be equal on both sides: `pci-VENDOR/DRIVER/DEVICE` or `mdev/DRIVER/TYPE`.
-///
-/// A mediated type's name starts with its parent driver's, so it needs no other namespace; the parent itself is a
-/// place, which differs between hosts.
-pub(crate) fn identity(found: &VfioDevice) -> String {
-    let driver = found.driver.as_deref().unwrap_or("unknown-driver");
-    match (found.bus, &found.mdev_type, found.vendor_id, found.device_id) {
-        (Bus::Mdev, Some(kind), _, _) => format!("mdev/{driver}/{kind}"),
-        (_, _, Some(vendor), Some(device)) => format!("pci-{vendor:04x}/{driver}/{device:04x}"),
-        (bus, ..) => format!("{bus}/{driver}/unknown-type"),
     }
 }
 

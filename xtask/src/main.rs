@@ -3,8 +3,10 @@
 
 mod cache;
 mod cli;
+mod compat;
 mod device;
 mod hw_test;
+mod identity;
 mod migrate;
 mod probe;
 mod soft;
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Probe(args) => probe::run(&args),
+        cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),

@@ -9,7 +9,7 @@ use vfio_mig_fsm::{Capabilities, State};
 use vfio_uapi::open::{self, VfioDevice};
 use vfio_uapi::{Device, FeatureOp, MigrationFlags};
 
-use crate::{cli, device, soft};
+use crate::{cli, device, identity, soft};
 
 /// Features asked about, by number (`vfio.h`).
 const DMA_LOGGING_START: u16 = 6;
@@ -43,7 +43,10 @@ struct Found {
     pci_id: Option<String>,
     group: Option<u32>,
     cdev: Option<String>,
-    identity: String,
+    /// What a target compares; `cargo xtask compat` does it beforehand.
+    identity: Option<String>,
+    /// What the identity leaves out, or why there is none.
+    identity_notes: Vec<String>,
     can_migrate: bool,
     /// Why not, in one sentence.
     reason: Option<String>,
@@ -93,6 +96,10 @@ fn probe(found: &VfioDevice) -> Found {
         Ok(capability) => (Some(capability), None),
         Err(reason) => (None, Some(reason)),
     };
+    let (identity, identity_notes) = match identity::of_device(found) {
+        Ok(stated) => (Some(stated.identity.to_string()), stated.notes),
+        Err(reason) => (None, vec![reason]),
+    };
     Found {
         name: found.name.clone(),
         bus: found.bus.to_string(),
@@ -101,7 +108,8 @@ fn probe(found: &VfioDevice) -> Found {
         pci_id: found.vendor_id.zip(found.device_id).map(|(vendor, device)| format!("{vendor:04x}:{device:04x}")),
         group: found.group,
         cdev: found.cdev.as_ref().map(|cdev| cdev.display().to_string()),
-        identity: device::identity(found),
+        identity,
+        identity_notes,
         can_migrate: reason.is_none(),
         reason,
         capabilities,
@@ -174,7 +182,8 @@ fn print(all: &[Found]) {
         println!("{}  {}  {}", found.name, kind, found.driver.as_deref().unwrap_or("no driver"));
         let group = found.group.map_or_else(|| "none".to_owned(), |group| group.to_string());
         println!("    group {group}, character device {}", found.cdev.as_deref().unwrap_or("none"));
-        println!("    identity {}", found.identity);
+        println!("    identity {}", found.identity.as_deref().unwrap_or("none"));
+        found.identity_notes.iter().for_each(|note| println!("    note: {note}"));
         match (&found.capabilities, &found.reason) {
             (Some(capability), _) => print_capability(capability),
             (None, reason) => println!("    cannot migrate: {}", reason.as_deref().unwrap_or_default()),

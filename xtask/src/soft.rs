@@ -25,10 +25,15 @@ pub(crate) struct SoftArgs {
 impl SoftArgs {
     /// Where simulated devices were asked for: runs this program again on top of them and gives its exit status.
     pub(crate) fn run_again_if_asked(&self) -> Option<ExitCode> {
+        self.run_again_or(ExitCode::FAILURE)
+    }
+
+    /// The same, with the exit status for when that cannot be done.
+    pub(crate) fn run_again_or(&self, failure: ExitCode) -> Option<ExitCode> {
         let config = self.soft.as_ref()?;
         Some(run_again(config.as_ref()).unwrap_or_else(|error| {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            failure
         }))
     }
 }

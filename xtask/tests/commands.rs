@@ -75,7 +75,7 @@ fn probe_shows_what_there_is() {
     let all = all.as_array().unwrap();
     assert_eq!(all.len(), 5);
     let find = |name: &str| all.iter().find(|device| device["name"] == name).unwrap();
-    assert_eq!(find(SERIAL[0])["identity"], "mdev/mtty/mtty-2");
+    assert_eq!(find(SERIAL[0])["identity"], "mig1:mdev-mtty/mtty/mtty-2/mtty@1.0;!ports=2");
     // mtty.md section 1: 24 bytes and 36 per port.
     assert_eq!(find(SERIAL[0])["capabilities"]["stop_copy_bytes"], 96);
     assert_eq!(find(CARD[0])["capabilities"]["pre_copy"], true);

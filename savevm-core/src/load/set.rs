@@ -11,6 +11,7 @@ use crate::device::{Call, Device, DeviceError};
 use crate::digest::{Digest, DigestSum};
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
+use crate::identity::{self, Question};
 use crate::restore::{self, Restored};
 
 /// What is known of one local device while it is filled.
@@ -58,13 +59,11 @@ impl<'a, D: Device, H: Hooks + ?Sized> TargetSet<'a, D, H> {
             let here: Vec<&str> = self.devices.iter().map(Device::name).collect();
             return Err(format!("the source offers device '{name}', here there is {}", here.join(", ")));
         };
-        if device.identity() != identity {
-            return Err(format!(
-                "device '{name}' is '{identity}' on the source and '{}' here: they do not read each other's state",
-                device.identity()
-            ));
+        let verdict = identity::compatible_texts(identity, device.identity(), Question::Instance);
+        if verdict.is_compatible() {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("device '{name}' of source and target: they do not read each other's state, because {verdict}"))
     }
 
     /// A reason for every local device the offer left out.

@@ -46,6 +46,13 @@ impl SimPort {
         Ok(Self { device, name, identity, capabilities, session: None, stopped: false, refused: None })
     }
 
+    /// The same with another identity: that of the device it stands for.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<String>) -> Self {
+        self.identity = identity.into();
+        self
+    }
+
     /// The device behind, to look at or to break.
     #[must_use]
     pub const fn device(&self) -> &SimDevice {

@@ -18,6 +18,8 @@ mod supervise;
 mod target;
 mod watchdog;
 
+pub(crate) use contract::kernel::KernelVersion;
+
 use core::time::Duration;
 use std::io::IsTerminal;
 use std::path::PathBuf;
