@@ -2,12 +2,12 @@
 //! From what a person calls a device to an opened one that can migrate.
 
 use core::str::FromStr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use savevm_core::DeviceError;
 use savevm_core::kernel::KernelDevice;
-use vfio_uapi::open::{self, Roots, VfioDevice};
+use vfio_uapi::open::{self, Group, Roots, VfioDevice};
 
 use crate::identity;
 
@@ -47,6 +47,8 @@ pub(crate) enum OpenError {
     Missing { id: String, there: String },
     #[error("two devices are called '{0}'; names must differ")]
     SameName(String),
+    #[error("{0} is given twice; a device has one state, which can go to one place")]
+    SameDevice(String),
     #[error("cannot open {id}: {error}{}", remedy(error))]
     Open { id: String, error: vfio_uapi::Error },
     #[error("{id} has no migration identity: {reason}")]
@@ -67,7 +69,8 @@ fn remedy(error: &vfio_uapi::Error) -> &'static str {
 
 /// Opens every device of a command line for migration.
 pub(crate) fn open_all(specs: &[DeviceSpec]) -> Result<Vec<KernelDevice<OwnedFd>>, OpenError> {
-    let mut names = BTreeSet::new();
+    let (mut names, mut opened) = (BTreeSet::new(), BTreeSet::new());
+    let mut opener = Opener::default();
     let mut devices = Vec::with_capacity(specs.len());
     for (index, spec) in specs.iter().enumerate() {
         let name = spec.name.clone().unwrap_or_else(|| format!("device{index}"));
@@ -75,12 +78,42 @@ pub(crate) fn open_all(specs: &[DeviceSpec]) -> Result<Vec<KernelDevice<OwnedFd>
             return Err(OpenError::SameName(name));
         }
         let found = find(&spec.id)?;
-        let device = open(&found).map_err(|error| OpenError::Open { id: spec.id.clone(), error })?;
+        // By its group the kernel would open it a second time.
+        if !opened.insert(found.name.clone()) {
+            return Err(OpenError::SameDevice(spec.id.clone()));
+        }
+        let device = opener.open(&found).map_err(|error| OpenError::Open { id: spec.id.clone(), error })?;
         let stated =
             identity::of_device(&found).map_err(|reason| OpenError::NoIdentity { id: spec.id.clone(), reason })?;
         devices.push(KernelDevice::new(device, name, stated.identity.to_string())?);
     }
     Ok(devices)
+}
+
+/// Opens devices of one process. A group can be open once (EBUSY), so devices that share one are opened through the
+/// same fd of it.
+#[derive(Default)]
+pub(crate) struct Opener {
+    groups: BTreeMap<u32, Group<OwnedFd>>,
+}
+
+impl Opener {
+    /// Opens a device by its character device where the kernel has one, else by its group.
+    ///
+    /// Neither container nor iommufd need be kept: the device fd holds what it needs.
+    pub(crate) fn open(&mut self, found: &VfioDevice) -> vfio_uapi::Result<vfio_uapi::Device<OwnedFd>> {
+        let roots = Roots::default();
+        if found.cdev.is_some() && roots.iommufd().exists() {
+            return open::open_by_cdev(&roots, found).map(|opened| opened.device);
+        }
+        let number = found.group.unwrap_or(u32::MAX);
+        if let Some(group) = self.groups.get(&number) {
+            return group.device(&found.name, None);
+        }
+        let opened = open::open_by_group(&roots, found)?;
+        self.groups.insert(number, opened.group);
+        Ok(opened.device)
+    }
 }
 
 /// Finds a device by PCI address, mdev UUID or character device.
@@ -101,18 +134,6 @@ pub(crate) fn find(id: &str) -> Result<VfioDevice, OpenError> {
         format!("there is {}", names.join(", "))
     };
     Err(OpenError::Missing { id: id.to_owned(), there })
-}
-
-/// Opens a device by its character device where the kernel has one, else by its group.
-///
-/// The container, group or iommufd need not be kept: the device fd holds what it needs.
-pub(crate) fn open(found: &VfioDevice) -> vfio_uapi::Result<vfio_uapi::Device<OwnedFd>> {
-    let roots = Roots::default();
-    if found.cdev.is_some() && roots.iommufd().exists() {
-        open::open_by_cdev(&roots, found).map(|opened| opened.device)
-    } else {
-        open::open_by_group(&roots, found).map(|opened| opened.device)
-    }
 }
 
 #[cfg(test)]

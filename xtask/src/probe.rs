@@ -9,6 +9,7 @@ use vfio_mig_fsm::{Capabilities, State};
 use vfio_uapi::open::{self, VfioDevice};
 use vfio_uapi::{Device, FeatureOp, MigrationFlags};
 
+use crate::device::Opener;
 use crate::{cli, device, identity, soft};
 
 /// Features asked about, by number (`vfio.h`).
@@ -120,7 +121,7 @@ fn inspect(found: &VfioDevice) -> Result<Capability, String> {
     if found.group_node.is_none() && found.cdev.is_none() {
         return Err("The kernel made no node for it under /dev/vfio, so no program can open it.".to_owned());
     }
-    let device = device::open(found).map_err(|error| cannot_open(found, &error))?;
+    let device = Opener::default().open(found).map_err(|error| cannot_open(found, &error))?;
     let flags = device.migration_flags().map_err(|error| format!("It does not say what it can do: {error}."))?;
     let capabilities = flags.and_then(|flags| Capabilities::from_flags(flags.bits()));
     let (Some(flags), Some(capabilities)) = (flags, capabilities) else {

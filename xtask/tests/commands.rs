@@ -114,6 +114,27 @@ fn two_devices_move_over_every_kind_of_connection() {
     }
 }
 
+/// On the group path a second open of a group is EBUSY, and a set may have several devices in one.
+#[test]
+fn devices_that_share_a_group_move_together() {
+    let machine = "kernel=6.12
+device a0 model=plain caps=7 initial=1KiB stop=5KiB seed=1 group=7
+device a1 model=mtty group=7
+device b0 model=plain caps=7 initial=1KiB stop=5KiB seed=1 group=8
+device b1 model=mtty group=8";
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("file:{}", folder.path().join("state").display());
+    let migrate = |side: [&str; 3], pci: &str, mdev: &str| {
+        let mut command = xtask(&["migrate", side[0], "--json", side[1], side[2], "--device", pci, "--device", mdev]);
+        command.env("SOFTVFIO", machine).output().unwrap()
+    };
+    let saved = migrate(["source", "--to", &file], "0000:a0:00.0", "50f7f10c-0000-4000-8000-000000000001");
+    assert!(saved.status.success(), "{saved:?}");
+    let loaded = migrate(["target", "--from", &file], "0000:a2:00.0", "50f7f10c-0000-4000-8000-000000000003");
+    assert!(loaded.status.success(), "{loaded:?}");
+    assert_eq!(json(&loaded)["devices"].as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn to_a_file_and_from_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -147,7 +168,7 @@ fn to_a_file_and_from_it() {
 fn what_cannot_work_is_said_before_anything_is_touched() {
     for (arguments, reason) in [
         (vec!["--device", "0000:ff:1f.7", "--to", "unix:/nowhere"], "there is no VFIO device"),
-        (vec!["--device", CARD[0], "--device", CARD[0], "--to", "unix:/nowhere"], "cannot open"),
+        (vec!["--device", CARD[0], "--device", CARD[0], "--to", "unix:/nowhere"], "is given twice"),
         (
             vec!["--device", "a=0000:a2:00.0", "--device", "a=0000:a3:00.0", "--to", "unix:/nowhere"],
             "names must differ",
