@@ -117,9 +117,9 @@ fn queue_base_and_count_overflow() {
     let bytes = patched(patched(match_v2(), 8, &u32::MAX.to_le_bytes()), 20, &u32::MAX.to_le_bytes());
     let expected = [Finding::QueueCount { found: u32::MAX }, Finding::QueueBase { found: u32::MAX }];
     assert_eq!(findings(&bytes), expected);
-    // The sum wraps to 0xfffe, which would pass.
-    let bytes = patched(patched(match_v2(), 8, &u32::MAX.to_le_bytes()), 20, &0xffffu32.to_le_bytes());
-    assert_eq!(findings(&bytes)[1], Finding::QueueRange { base: 0xffff, count: u32::MAX });
+    // The sum wraps to 0, which would pass.
+    let bytes = patched(patched(match_v2(), 8, &u32::MAX.to_le_bytes()), 20, &1u32.to_le_bytes());
+    assert_eq!(findings(&bytes)[1], Finding::QueueRange { base: 1, count: u32::MAX });
 }
 
 #[test]

@@ -103,6 +103,7 @@ fn a_person_can_read_it() {
     assert_eq!(lines[0], "hisi_acc device state, version 1, 176 bytes, complete");
     assert_eq!(lines.len(), 1 + FIELDS.len());
     assert_eq!(lines[1], "    0  acc_magic       0xcdcdcdcdfeedaacc  magic: version 1");
+    assert_eq!(lines[2], "    8  qp_num          0x00000010          queue pairs of the VF: 16");
     assert_eq!(lines[3], "   12  dev_id          0x0000a251          PCI device id: ZIP");
     assert_eq!(lines[7], "   28  major_ver       0x0000              major version in version 2, reserved in this one");
     assert!(lines[16].starts_with("   64  qm_eqc_dw       0x00110022,0x89abc000,0x00000012,"), "{}", lines[16]);

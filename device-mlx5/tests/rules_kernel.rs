@@ -43,6 +43,9 @@ fn sizes_and_tags_are_refused_at_the_header() {
     assert_eq!(write(&[&header(0, 0, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
     assert_eq!(write(&[&header(0, 2, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
     assert_eq!(write(&[&header(0, 3, 9)]).1, Ok(16));
+    // However much memory there is.
+    let mut session = Resuming::new(u64::MAX);
+    assert_eq!(session.write(&header(limit, 0, 0)), Err(Refusal::NoMemory { record_bytes: limit }));
     // Nothing is said before the 16th byte.
     assert_eq!(write(&[&header(limit, 0, 9)[..15]]).1, Ok(15));
 }
@@ -66,6 +69,8 @@ fn stop_copy_size_of_another_length_is_taken() {
     let short = record(Header { record_bytes: 2, flags: 1, tag: 1 }, &[0x34, 0x12]);
     // The bytes above are what the header left: the upper bytes of record_size.
     assert_eq!(write(&[&short, &fw_data(b"x")]).0.pinned_bytes(), 0x1234 + 2);
+    let after_another = [optional(9, &[0xff; 8]), short].concat();
+    assert_eq!(write(&[&after_another, &fw_data(b"x")]).0.pinned_bytes(), 0x1234 + 8);
     let long = record(Header { record_bytes: 12, flags: 1, tag: 1 }, &[0, 0x10, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9]);
     assert_eq!(write(&[&long, &fw_data(b"x")]).0.pinned_bytes(), 0x1000 + 12);
 }

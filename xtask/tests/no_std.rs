@@ -30,6 +30,8 @@ name = "{name}"
 path = "main.rs"
 
 [dependencies]
+device-hisi = {{ path = '{root}/device-hisi' }}
+device-mlx5 = {{ path = '{root}/device-mlx5' }}
 savevm-core = {{ path = '{root}/savevm-core', default-features = false }}
 stream-codec = {{ path = '{root}/stream-codec', default-features = false }}
 vfio-mig-fsm = {{ path = '{root}/vfio-mig-fsm', default-features = false }}

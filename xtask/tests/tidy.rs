@@ -15,7 +15,7 @@ const LINES_MAX: usize = 500;
 /// What the memory of another program may depend on: ioctls, the preloaded shim, and the programs
 /// that have no standard library to be safe with.
 const UNSAFE_PLACES: [&str; 3] = ["vfio-uapi/src/ioctl", "xtask/softvfio/src/", "xtask/tests/no_std/"];
-const NO_STD: [&str; 2] = ["vfio-mig-fsm/src/", "stream-codec/src/"];
+const NO_STD: [&str; 4] = ["device-hisi/src/", "device-mlx5/src/", "stream-codec/src/", "vfio-mig-fsm/src/"];
 const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-BSD-3-Clause"];
 const OF_A_PUBLISHED_CRATE: [&str; 4] = ["CHANGELOG.md", LICENCES[0], LICENCES[1], "README.md"];
 

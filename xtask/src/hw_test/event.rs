@@ -38,6 +38,8 @@ pub(crate) enum Group {
     Transfer,
     /// DMA logging features.
     DmaLogging,
+    /// What the libraries make of the device.
+    Library,
     /// Whole migrations by two processes, with kills and cuts.
     Migrate,
     /// The same tests on the simulator, held against the kernel.
@@ -48,7 +50,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -60,6 +62,7 @@ impl Group {
         Self::Exhaustion,
         Self::Transfer,
         Self::DmaLogging,
+        Self::Library,
         Self::Migrate,
         Self::Simulator,
         Self::Suite,
@@ -79,6 +82,7 @@ impl Group {
             Self::Exhaustion => "exhaustion",
             Self::Transfer => "transfer",
             Self::DmaLogging => "dma-logging",
+            Self::Library => "library",
             Self::Migrate => "migrate",
             Self::Simulator => "simulator",
             Self::Suite => "suite",

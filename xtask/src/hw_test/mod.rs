@@ -33,7 +33,7 @@ use record::Run;
 use report::Report;
 use supervise::Limits;
 
-/// Command line of `hw-test`.
+/// Prove that device state can be moved: on simulated devices, in a real kernel, or on a real device
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 everything that ran passed and something ran; 1 a test failed or nothing ran; \
                         2 a prerequisite is missing.")]

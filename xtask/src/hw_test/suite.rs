@@ -29,7 +29,7 @@ use super::event::{DeviceFacts, Event, Facts, Outcome, PROTOCOL};
 use super::record::Counts;
 use super::watchdog::Watchdog;
 
-/// Command line of `suite`.
+/// Run the contract suite here, on the named devices; one JSON event per line
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// PCI address or mdev UUID; a second one of the same kind lets states move between devices.

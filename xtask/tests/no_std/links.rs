@@ -6,6 +6,8 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
+use device_hisi as _;
+use device_mlx5 as _;
 use savevm_core as _;
 use stream_codec as _;
 use vfio_mig_fsm as _;

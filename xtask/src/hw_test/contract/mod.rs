@@ -23,6 +23,7 @@ mod exhaustion;
 mod fd;
 mod features;
 mod illegal;
+mod library;
 mod migrate;
 mod mtty;
 mod precopy;
@@ -165,6 +166,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(exhaustion::TESTS);
     tests.extend_from_slice(transfer::TESTS);
     tests.extend_from_slice(dma_logging::TESTS);
+    tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
     if faults {
         tests.extend(migrate::fault_tests());

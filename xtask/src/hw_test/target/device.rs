@@ -10,7 +10,7 @@ use super::super::supervise::supervise;
 use super::super::{Missing, Plan};
 use super::suite_command;
 
-/// Command line of `hw-test device`.
+/// A real device, which will be reset again and again
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// PCI address (0000:06:00.1) or mdev UUID of a device bound to a VFIO driver.

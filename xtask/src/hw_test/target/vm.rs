@@ -15,7 +15,7 @@ use super::{build_folder, soft, suite_arguments};
 use crate::cache::Cache;
 use crate::vm::{self, Freshness, GuestExit, GuestJob, Mdev, MdevType, VmError};
 
-/// Command line of `hw-test vm`.
+/// A real kernel and its mtty driver in a virtual machine
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the kernel and the emulator are kept [default: savevm in the user's cache folder].
