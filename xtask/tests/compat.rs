@@ -130,7 +130,7 @@ fn what_was_written_elsewhere_is_compared_here() {
     fs::write(&plain, format!("{{\"identity\": \"{MTTY}\"}}")).unwrap();
     let (tty, net) = (format!("tty={}", SERIAL[0]), format!("net={}", CARD[0]));
     let to = format!("file:{stream}");
-    let saved = run(&["migrate", "source", "--json", "--device", &tty, "--device", &net, "--to", &to]);
+    let saved = run(&["migrate", "source", "--json", "--device", &net, "--device", &tty, "--to", &to]);
     assert!(saved.status.success(), "{saved:?}");
     let report = path("report.json");
     fs::write(&report, &saved.stdout).unwrap();
@@ -151,7 +151,7 @@ fn what_was_written_elsewhere_is_compared_here() {
     }
     assert_eq!(compare(&format!("{stream}#net"), CARD[1], &[]).0, 0);
 
-    // Only the head of a stream is needed: what follows may still be on its way.
+    // Only the head of a stream is needed: what follows, here in the middle of the card's data, may still be on its way.
     let whole = fs::read(&stream).unwrap();
     fs::write(&stream, &whole[..4096]).unwrap();
     assert_eq!(compare(&format!("{stream}#net"), CARD[1], &[]).0, 0);

@@ -119,9 +119,8 @@ fn of_stream(file: File) -> Result<Vec<Listed>, String> {
     let mut reader = FrameReader::new(BufReader::new(file), Limits::DEFAULT);
     let mut offered = None;
     let mut listed = Vec::new();
-    loop {
+    while Some(listed.len()) != offered {
         let received = reader.read_frame().map_err(|error| error.to_string())?;
-        let ends = received.is_none();
         match received.map(|received| received.frame) {
             Some(Frame::Control(Message::Hello(hello))) => offered = usize::try_from(hello.device_count).ok(),
             Some(Frame::Control(Message::DeviceOpen(open))) => listed.push(Listed {
@@ -129,16 +128,13 @@ fn of_stream(file: File) -> Result<Vec<Listed>, String> {
                 identity: Ok(open.identity.to_owned()),
                 notes: Vec::new(),
             }),
-            _ if Some(listed.len()) == offered => return Ok(listed),
-            _ => {
-                let what = if ends { "ends" } else { "goes on with something else" };
+            other => {
+                let what = if other.is_some() { "goes on with something else" } else { "ends" };
                 return Err(format!("the stream {what} before it has named all of its devices; save it again"));
             }
         }
-        if Some(listed.len()) == offered {
-            return Ok(listed);
-        }
     }
+    Ok(listed)
 }
 
 /// What `probe --json` (a list), `migrate --json` (an object with one) and others write.
