@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+use crate::out::outln;
 use crate::{compat, hw_test, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
@@ -30,7 +31,7 @@ pub(crate) enum Command {
 /// Prints one JSON document, and nothing else, on standard output.
 pub(crate) fn print_json(document: &impl Serialize) {
     match serde_json::to_string_pretty(document) {
-        Ok(text) => println!("{text}"),
+        Ok(text) => outln!("{text}"),
         Err(error) => eprintln!("cannot write JSON: {error}"),
     }
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use savevm_core::identity::{Question, Verdict, compatible_texts};
 use serde::Serialize;
 
+use crate::out::outln;
 use crate::{cli, soft};
 use operand::{Operand, Origin};
 
@@ -118,19 +119,19 @@ fn report<'a>(source: &'a Operand, target: &'a Operand, question: Question, verd
 
 fn print(source: &Operand, target: &Operand, question: Question, verdict: &Verdict) {
     for (side, operand) in [("source", source), ("target", target)] {
-        println!("{side}  {}", operand.name);
-        println!("    {}", operand.identity);
-        operand.notes.iter().for_each(|note| println!("    note: {note}"));
+        outln!("{side}  {}", operand.name);
+        outln!("    {}", operand.identity);
+        operand.notes.iter().for_each(|note| outln!("    note: {note}"));
     }
     let count = verdict.reasons().len();
     match (count, question) {
-        (0, Question::Instance) => println!("compatible"),
-        (0, Question::Type) => println!("compatible by type"),
-        (1, _) => println!("not compatible, for one reason:"),
-        _ => println!("not compatible, for {count} reasons:"),
+        (0, Question::Instance) => outln!("compatible"),
+        (0, Question::Type) => outln!("compatible by type"),
+        (1, _) => outln!("not compatible, for one reason:"),
+        _ => outln!("not compatible, for {count} reasons:"),
     }
-    verdict.reasons().iter().for_each(|reason| println!("  - {reason}"));
+    verdict.reasons().iter().for_each(|reason| outln!("  - {reason}"));
     for wanted in verdict.undecided() {
-        println!("  the target's device must have {}={}", wanted.key, wanted.value);
+        outln!("  the target's device must have {}={}", wanted.key, wanted.value);
     }
 }

@@ -8,6 +8,7 @@ mod device;
 mod hw_test;
 mod identity;
 mod migrate;
+mod out;
 mod probe;
 mod soft;
 mod vm;

@@ -10,6 +10,7 @@ use vfio_uapi::open::{self, VfioDevice};
 use vfio_uapi::{Device, FeatureOp, MigrationFlags};
 
 use crate::device::Opener;
+use crate::out::outln;
 use crate::{cli, device, identity, soft};
 
 /// Features asked about, by number (`vfio.h`).
@@ -174,27 +175,27 @@ fn no_migration(found: &VfioDevice, flags: Option<MigrationFlags>) -> String {
 
 fn print(all: &[Found]) {
     if all.is_empty() {
-        println!("No device of this machine is bound to a vfio driver.");
-        println!("To see simulated ones: cargo xtask probe --soft");
+        outln!("No device of this machine is bound to a vfio driver.");
+        outln!("To see simulated ones: cargo xtask probe --soft");
         return;
     }
     for found in all {
         let kind = found.mdev_type.as_ref().or(found.pci_id.as_ref()).map_or("", String::as_str);
-        println!("{}  {}  {}", found.name, kind, found.driver.as_deref().unwrap_or("no driver"));
+        outln!("{}  {}  {}", found.name, kind, found.driver.as_deref().unwrap_or("no driver"));
         let group = found.group.map_or_else(|| "none".to_owned(), |group| group.to_string());
-        println!("    group {group}, character device {}", found.cdev.as_deref().unwrap_or("none"));
-        println!("    identity {}", found.identity.as_deref().unwrap_or("none"));
-        found.identity_notes.iter().for_each(|note| println!("    note: {note}"));
+        outln!("    group {group}, character device {}", found.cdev.as_deref().unwrap_or("none"));
+        outln!("    identity {}", found.identity.as_deref().unwrap_or("none"));
+        found.identity_notes.iter().for_each(|note| outln!("    note: {note}"));
         match (&found.capabilities, &found.reason) {
             (Some(capability), _) => print_capability(capability),
-            (None, reason) => println!("    cannot migrate: {}", reason.as_deref().unwrap_or_default()),
+            (None, reason) => outln!("    cannot migrate: {}", reason.as_deref().unwrap_or_default()),
         }
     }
 }
 
 fn print_capability(capability: &Capability) {
     let yes = |yes: bool| if yes { "yes" } else { "no" };
-    println!(
+    outln!(
         "    can migrate: pre-copy {}, peer-to-peer barrier {}, DMA log {}, REINIT told {}",
         yes(capability.pre_copy),
         yes(capability.p2p),
@@ -202,8 +203,8 @@ fn print_capability(capability: &Capability) {
         yes(capability.precopy_info_v2),
     );
     let size = capability.stop_copy_bytes.map_or_else(|| "unknown".to_owned(), |bytes| format!("about {bytes} bytes"));
-    println!("    state {}, stop-copy size {size}", capability.state);
+    outln!("    state {}, stop-copy size {size}", capability.state);
     if capability.unknown_flags != 0 {
-        println!("    flags unknown to this program: {:#x}", capability.unknown_flags);
+        outln!("    flags unknown to this program: {:#x}", capability.unknown_flags);
     }
 }

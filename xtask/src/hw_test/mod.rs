@@ -28,6 +28,7 @@ use std::time::{Instant, SystemTime};
 
 use clap::Subcommand;
 
+use crate::out::{out, outln};
 use progress::Progress;
 use record::Run;
 use report::Report;
@@ -134,7 +135,7 @@ const EXIT_MISSING: u8 = 2;
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
     if args.list {
-        print!("{}", contract::list(args.filter.as_deref()));
+        out!("{}", contract::list(args.filter.as_deref()));
         return ExitCode::SUCCESS;
     }
     let target = args.target.clone().unwrap_or(Target::Soft);
@@ -173,12 +174,12 @@ fn conclude(args: &Args, target: &Target, report: &Report) -> ExitCode {
     let written = report.write(&folder);
     if args.json {
         match report.json() {
-            Ok(json) => println!("{json}"),
+            Ok(json) => outln!("{json}"),
             Err(error) => eprintln!("The report cannot be written as JSON: {error}."),
         }
     } else {
         let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print!("{}", report.table(color));
+        out!("{}", report.table(color));
     }
     match written {
         Ok(paths) => {

@@ -8,6 +8,8 @@ use savevm_core::kernel::KernelDevice;
 use savevm_core::{Device, DeviceSum, MigrationError, Phase};
 use serde::Serialize;
 
+use crate::out::{out, outln};
+
 /// One side's report.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome {
@@ -121,20 +123,20 @@ impl Outcome {
 
     fn print_for_a_person(&self) {
         for device in &self.devices {
-            print!("{} ({}): {}", device.name, device.identity, device.state);
+            out!("{} ({}): {}", device.name, device.identity, device.state);
             if let (Some(bytes), Some(precopy), Some(crc)) = (device.bytes, device.precopy_bytes, &device.crc64_nvme) {
-                print!(", {bytes} bytes moved, {precopy} of them before the stop, CRC-64 {crc}");
+                out!(", {bytes} bytes moved, {precopy} of them before the stop, CRC-64 {crc}");
             }
             if let Some(restored) = &device.restored {
-                print!(" ({restored})");
+                out!(" ({restored})");
             }
-            println!();
+            outln!("");
         }
         if let Some(downtime_ms) = self.downtime_ms {
-            println!("downtime {downtime_ms:.1} ms");
+            outln!("downtime {downtime_ms:.1} ms");
         }
         match (&self.error, self.failed_in) {
-            (None, _) => println!("{}: done", self.side),
+            (None, _) => outln!("{}: done", self.side),
             (Some(error), Some(phase)) => eprintln!("{}: failed in phase {phase}: {error}", self.side),
             (Some(error), None) => eprintln!("{}: {error}", self.side),
         }
