@@ -2,27 +2,12 @@
 //! The commands as a user runs them, on simulated devices: what they print, where, and with which exit status.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod soft;
+
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use serde_json::Value;
-
-/// The preload library, built once for all tests of this file.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("commands");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "--package", "softvfio", "--target-dir"])
-            .arg(&target)
-            .status()
-            .unwrap();
-        assert!(built.success());
-        target.join("release/libsoftvfio.so")
-    })
-}
 
 const MACHINE: &str = "kernel=7.3
 device serial0 model=mtty ports=2
@@ -35,9 +20,7 @@ const SERIAL: [&str; 2] = ["50f7f10c-0000-4000-8000-000000000000", "50f7f10c-000
 const CARD: [&str; 2] = ["0000:a2:00.0", "0000:a3:00.0"];
 
 fn xtask(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).env("LD_PRELOAD", library()).env("SOFTVFIO", MACHINE).stdin(Stdio::null());
-    command
+    soft::xtask(MACHINE, arguments)
 }
 
 fn run(arguments: &[&str]) -> Output {

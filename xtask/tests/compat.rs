@@ -2,27 +2,12 @@
 //! `compat` as a user and a management layer run it, on simulated devices: answers, reasons and exit statuses.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod soft;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::Output;
 
 use serde_json::Value;
-
-/// The preload library, built once for all tests of this file.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("commands");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "--package", "softvfio", "--target-dir"])
-            .arg(&target)
-            .status()
-            .unwrap();
-        assert!(built.success());
-        target.join("release/libsoftvfio.so")
-    })
-}
 
 const MACHINE: &str = "kernel=7.3
 device serial0 model=mtty ports=2
@@ -37,9 +22,7 @@ const CARD: [&str; 2] = ["0000:a3:00.0", "0000:a4:00.0"];
 const MTTY: &str = "mig1:mdev-mtty/mtty/mtty-2/mtty@1.0;!ports=2";
 
 fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).env("LD_PRELOAD", library()).env("SOFTVFIO", MACHINE).stdin(Stdio::null());
-    command.output().unwrap()
+    soft::xtask(MACHINE, arguments).output().unwrap()
 }
 
 /// The exit status and the one JSON document of a comparison.
