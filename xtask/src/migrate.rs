@@ -63,6 +63,11 @@ struct Common {
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
     state_bytes_max: u64,
 
+    /// Reset the devices before anything else: for a device that a killed program left in the middle of a migration,
+    /// which only a driver that keeps its state over a close does. What the device holds is lost
+    #[arg(long)]
+    reset_first: bool,
+
     /// Print one JSON document with the outcome on standard output
     #[arg(long)]
     json: bool,
@@ -137,6 +142,17 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// The opened devices of one side.
 type Devices = Vec<KernelDevice<OwnedFd>>;
+
+/// Opens the devices of one side, and resets them where that was asked for.
+fn open(common: &Common) -> Result<Devices, String> {
+    let mut devices = crate::device::open_all(&common.devices).map_err(|error| error.to_string())?;
+    if common.reset_first {
+        for device in &mut devices {
+            device.reset().map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(devices)
+}
 
 fn names(devices: &Devices) -> Vec<String> {
     devices.iter().map(|device| device.name().to_owned()).collect()

@@ -97,6 +97,32 @@ fn two_devices_move_over_every_kind_of_connection() {
     }
 }
 
+/// mtty keeps its migration state over a close (mtty.md section 5): what a killed program left must not stay for ever.
+#[test]
+fn a_device_left_in_the_middle_is_reset_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, file) = (folder.path().join("state"), format!("file:{}", folder.path().join("file").display()));
+    let migrate = |more: &[&str]| {
+        let mut arguments = vec!["migrate", "source", "--json", "--device", SERIAL[0], "--to", &file];
+        arguments.extend(more);
+        let mut command = xtask(&arguments);
+        command.env("SOFTVFIO_STATE", &state);
+        command
+    };
+    let mut left = migrate(&["--pause-at", "stop-copy"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(left.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("stop-copy"), "{said}");
+    left.kill().unwrap();
+    left.wait().unwrap();
+
+    let refused = migrate(&[]).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(json(&refused)["error"].as_str().unwrap().contains("reset it first"), "{refused:?}");
+    let reset = migrate(&["--reset-first"]).output().unwrap();
+    assert!(reset.status.success(), "{reset:?}");
+}
+
 /// On the group path a second open of a group is EBUSY, and a set may have several devices in one.
 #[test]
 fn devices_that_share_a_group_move_together() {

@@ -13,12 +13,10 @@ use super::outcome::Outcome;
 use super::transport::{Listener, Transport};
 use super::watch::Watch;
 use super::{Address, Devices, TargetArgs};
-use crate::device;
 
 pub(super) fn run(args: &TargetArgs) -> ExitCode {
     let json = args.common.json;
-    let opened = super::cancel_on_signals()
-        .and_then(|cancel| Ok((cancel, device::open_all(&args.common.devices).map_err(|error| error.to_string())?)));
+    let opened = super::cancel_on_signals().and_then(|cancel| Ok((cancel, super::open(&args.common)?)));
     let (cancel, mut devices) = match opened {
         Ok(opened) => opened,
         Err(error) => return Outcome::unopened("target", error).print(json),
