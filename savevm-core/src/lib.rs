@@ -15,7 +15,7 @@
 //!
 //! # Example
 //!
-//! Two simulated devices, a socket pair, one migration. With [`kernel`] devices nothing changes but the first lines.
+//! Two simulated devices, a socket pair, one migration. With devices of `kernel` (feature `kernel`) nothing changes but the first lines.
 //!
 //! ```
 //! # #[cfg(feature = "sim")]
