@@ -90,7 +90,7 @@ pub use self::main::{Footers, MainDecoder, MainOptions};
 pub use self::mapped_ram::{MAPPED_RAM_VERSION, MappedRamHeader};
 pub use self::multifd::{
     Compression, DEVICE_STATE_PACKET_BYTES, INITIAL_PACKET_BYTES, InitialPacket, MULTIFD_MAGIC, MULTIFD_VERSION,
-    MultifdDecoder, MultifdItem, RamPacket,
+    MultifdDecoder, MultifdItem, MultifdOptions, RamPacket, packet_pages,
 };
 pub use self::pci_config::PciConfigState;
 pub use self::ram::{RAM_VERSION, RamBlock, RamPage, RamRecord};

@@ -4,6 +4,14 @@
 //!
 //! The recordings hold firmware images, so they are not in the repository. They are looked for in the directory that
 //! `SAVEVM_CAPTURES` names, or in `shared/captures` beside the repository, and read with the `xz` program.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests may panic"
+)]
 
 mod qemu_common;
 
@@ -21,9 +29,15 @@ fn directory() -> Result<PathBuf, String> {
     let is_named = named.is_some();
     let directory = named.unwrap_or_else(beside);
     match std::fs::read_dir(&directory) {
-        Ok(_) => Ok(directory),
+        Ok(_) => {}
         Err(error) if is_named => panic!("SAVEVM_CAPTURES names {}: {error}", directory.display()),
-        Err(_) => Err("SAVEVM_CAPTURES is not set and there is no shared/captures beside the repository".into()),
+        Err(_) => {
+            return Err("SAVEVM_CAPTURES is not set and there is no shared/captures beside the repository".into());
+        }
+    }
+    match std::process::Command::new("xz").arg("--version").output() {
+        Ok(_) => Ok(directory),
+        Err(error) => Err(format!("the recordings are compressed and the xz program does not run: {error}")),
     }
 }
 
@@ -107,7 +121,7 @@ fn every_recording_is_read_and_written_again() {
             assert!(described.full_sections().all(|section| section.extent != Extent::FooterSearch));
             assert!(described.field_bytes > 0);
         } else {
-            let error = described.result.clone().unwrap_err();
+            let error = described.result.unwrap_err();
             assert!(matches!(error.reason, Reason::Truncated { .. }), "{}: {error}", capture.name);
         }
         check_without_vmdesc(capture, stream, &described);

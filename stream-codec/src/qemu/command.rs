@@ -80,13 +80,14 @@ pub struct PageSizes {
 pub struct RamDiscard<'a> {
     /// Name of the RAM block.
     pub block: &'a str,
-    ranges: &'a [u8],
+    /// The ranges as they are sent: u64 start and u64 length each, big-endian.
+    pub encoded: &'a [u8],
 }
 
 impl<'a> RamDiscard<'a> {
     /// The ranges: start in the block and length, both in bytes.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
-        let mut cursor = Cursor::new(self.ranges);
+        let mut cursor = Cursor::new(self.encoded);
         core::iter::from_fn(move || Some((cursor.u64_be("start").ok()?, cursor.u64_be("length").ok()?)))
     }
 }
@@ -144,7 +145,7 @@ impl Command<'_> {
                 data.push(0);
                 text::put(&mut data, discard.block, "RAM block")?;
                 data.push(0);
-                data.extend_from_slice(discard.ranges);
+                data.extend_from_slice(discard.encoded);
             }
             Self::RecvBitmap { block } => text::put(&mut data, block, "RAM block")?,
             Self::PostcopyAdvise(None)
@@ -198,7 +199,7 @@ impl Token {
             Self::RecvBitmap { block } => Command::RecvBitmap { block: text::at(raw, block.clone()) },
             Self::Discard { block, ranges } => Command::PostcopyRamDiscard(RamDiscard {
                 block: text::at(raw, block.clone()),
-                ranges: raw.get(ranges.clone()).unwrap_or_default(),
+                encoded: raw.get(ranges.clone()).unwrap_or_default(),
             }),
             Self::Plain(1) => Command::OpenReturnPath,
             Self::Plain(4) => Command::PostcopyListen,

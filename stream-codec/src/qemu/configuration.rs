@@ -58,7 +58,8 @@ pub enum ConfigurationSubsection<'a> {
 /// A list of capabilities.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capabilities<'a> {
-    encoded: &'a [u8],
+    /// The names as they are sent: u8 length and that many bytes each, without the count.
+    pub encoded: &'a [u8],
 }
 
 impl<'a> Capabilities<'a> {

@@ -28,7 +28,7 @@ use super::engine::{Stop, some_bytes};
 use super::error::Reason;
 use super::event::Progress;
 use super::limits::Limits;
-use super::multifd::{MultifdItem, read_padded};
+use super::multifd::MultifdItem;
 use super::section::Content;
 use super::text;
 use super::vfio::{ConfigState, VFIO_DEV_CONFIG_STATE, read_end_of_state};
@@ -40,8 +40,6 @@ pub(super) const DEVICE_STATE_BYTES: usize = 256 + 4 + 4;
 
 /// Length of the header of a VFIO packet.
 pub const VFIO_PACKET_HEADER_BYTES: u32 = 12;
-
-const IDSTR_BYTES: usize = 256;
 
 /// The one flag of a VFIO packet.
 const CONFIG_STATE: u32 = 1;
@@ -58,25 +56,17 @@ pub struct DeviceStateHeader<'a> {
     pub instance_id: u32,
     /// Length of the payload in bytes.
     pub payload_bytes: u32,
-    /// What follows the name and its NUL in its field. Empty stands for zeros.
-    idstr_field: &'a [u8],
 }
 
 impl<'a> DeviceStateHeader<'a> {
     /// The header of a packet.
     #[must_use]
     pub const fn new(idstr: &'a str, instance_id: u32, payload_bytes: u32) -> Self {
-        Self { idstr, instance_id, payload_bytes, idstr_field: &[] }
+        Self { idstr, instance_id, payload_bytes }
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
-        if self.idstr.len() >= IDSTR_BYTES {
-            let fault = TextFault::TooLong { length: self.idstr.len(), limit: 255 };
-            return Err(Reason::Text { what: "idstr", fault });
-        }
-        let end = out.len().saturating_add(IDSTR_BYTES);
-        out.extend_from_slice(if self.idstr_field.is_empty() { self.idstr.as_bytes() } else { self.idstr_field });
-        out.resize(end, 0);
+        text::put_padded(out, self.idstr, "idstr")?;
         out.extend_from_slice(&self.instance_id.to_be_bytes());
         out.extend_from_slice(&self.payload_bytes.to_be_bytes());
         Ok(())
@@ -108,7 +98,7 @@ pub(super) enum State {
     VfioPacket { payload_bytes: u32 },
     Bytes(Progress),
     Config { config_bytes: u64 },
-    ConfigState { config_bytes: u64 },
+    ConfigBytes { config_bytes: u64 },
     End,
 }
 
@@ -125,12 +115,9 @@ pub(super) enum Token {
 impl Token {
     pub(super) fn item(self, raw: &[u8]) -> MultifdItem<'_> {
         match self {
-            Self::Header { idstr, instance_id, payload_bytes } => MultifdItem::DeviceState(DeviceStateHeader {
-                idstr: text::at(raw, idstr),
-                instance_id,
-                payload_bytes,
-                idstr_field: raw.get(12..12 + IDSTR_BYTES).unwrap_or_default(),
-            }),
+            Self::Header { idstr, instance_id, payload_bytes } => {
+                MultifdItem::DeviceState(DeviceStateHeader { idstr: text::at(raw, idstr), instance_id, payload_bytes })
+            }
             Self::VfioPacket(header) => MultifdItem::VfioPacket(header),
             Self::Bytes(progress) => MultifdItem::DeviceBytes(progress.piece(raw)),
             Self::Config => MultifdItem::Config,
@@ -142,8 +129,9 @@ impl Token {
 
 /// Reads the header from behind the flags of a packet.
 pub(super) fn read_header(cursor: &mut Cursor<'_>) -> Result<(Token, State), Stop> {
-    let start = cursor.position();
-    let name = read_padded(cursor.take(IDSTR_BYTES, "idstr")?, "idstr")?;
+    let mut names = cursor.clone();
+    let idstr = text::padded(cursor, "idstr")?;
+    let name = text::at(names.take(idstr.len(), "idstr")?, 0..idstr.len());
     if name.is_empty() {
         return Err(Reason::Text { what: "idstr", fault: TextFault::Empty }.into());
     }
@@ -157,7 +145,6 @@ pub(super) fn read_header(cursor: &mut Cursor<'_>) -> Result<(Token, State), Sto
     }
     let state =
         if is_vfio { State::VfioPacket { payload_bytes } } else { State::Bytes(Progress::new(payload_bytes.into())) };
-    let idstr = start..start.saturating_add(name.len());
     Ok((Token::Header { idstr, instance_id, payload_bytes }, state))
 }
 
@@ -181,10 +168,10 @@ impl State {
                     let what = "start of a config state";
                     return Err(Reason::Value { what, value, expected: "DEV_CONFIG_STATE" }.into());
                 }
-                let next = if config_bytes == 0 { Self::End } else { Self::ConfigState { config_bytes } };
+                let next = if config_bytes == 0 { Self::End } else { Self::ConfigBytes { config_bytes } };
                 (Token::Config, Some(next))
             }
-            Self::ConfigState { config_bytes } => {
+            Self::ConfigBytes { config_bytes } => {
                 cursor.take(usize::try_from(config_bytes).unwrap_or(usize::MAX), "config state")?;
                 (Token::ConfigState, Some(Self::End))
             }

@@ -16,8 +16,8 @@ use crate::decode::{Located, Step};
 /// Why a grammar cannot name an item.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stop {
-    /// More bytes are needed: `least` more to get on at all, up to `most` more if they are there.
-    More { what: &'static str, least: usize, most: usize },
+    /// At least so many more bytes are needed. `what` is the field that is missing.
+    More { what: &'static str, least: usize },
     /// The bytes are refused.
     Refused(Reason),
 }
@@ -33,7 +33,7 @@ impl From<CursorError> for Stop {
         match error {
             CursorError::Missing { what, wanted, left, .. } => {
                 let least = wanted.saturating_sub(left).max(1);
-                Self::More { what, least, most: least }
+                Self::More { what, least }
             }
             CursorError::Leftover { what, left: value, .. } => {
                 let value = u64::try_from(value).unwrap_or(u64::MAX);
@@ -79,13 +79,15 @@ pub(super) struct Engine<G> {
     head: usize,
     /// Where the next item starts.
     at: u64,
+    /// The field that the grammar last asked for.
     missing: &'static str,
     failed: Option<Error>,
 }
 
 impl<G: Grammar> Engine<G> {
-    pub(super) const fn new(grammar: G) -> Self {
-        Self { grammar, carry: Vec::new(), head: 0, at: 0, missing: "its start", failed: None }
+    /// An engine at the start of a stream, whose first field is `first`.
+    pub(super) const fn new(grammar: G, first: &'static str) -> Self {
+        Self { grammar, carry: Vec::new(), head: 0, at: 0, missing: first, failed: None }
     }
 
     pub(super) fn decode<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<Event<'a, G::Item<'a>>>, Error> {
@@ -110,12 +112,11 @@ impl<G: Grammar> Engine<G> {
                     }
                     break (token, start..end, carried);
                 }
-                Err(Stop::More { what, least, most }) => {
+                Err(Stop::More { what, least }) => {
                     self.missing = what;
-                    let taken = self.collect(rest, carried, most).map_err(|reason| self.fail(reason))?;
+                    let taken = self.collect(rest, carried, least).map_err(|reason| self.fail(reason))?;
                     consumed = consumed.saturating_add(taken);
-                    // Bytes that were not carried have been looked at: only what comes after them is more.
-                    if !carried || taken < least {
+                    if taken < least {
                         return Ok(Step { consumed, event: None });
                     }
                 }
@@ -132,12 +133,12 @@ impl<G: Grammar> Engine<G> {
         Event { offset: self.at.saturating_sub(length), raw, item: self.grammar.item(token, raw) }
     }
 
-    /// Moves bytes of `rest` behind the carried ones: `most`, if there are that many. When none are carried, `rest` is
+    /// Moves bytes of `rest` behind the carried ones: `wanted`, if there are that many. When none are carried, `rest` is
     /// what the grammar has just seen, and all of it is moved.
-    fn collect(&mut self, rest: &[u8], carried: bool, most: usize) -> Result<usize, Reason> {
+    fn collect(&mut self, rest: &[u8], carried: bool, wanted: usize) -> Result<usize, Reason> {
         self.carry.drain(..self.head);
         self.head = 0;
-        let taken = if carried { rest.len().min(most) } else { rest.len() };
+        let taken = if carried { rest.len().min(wanted) } else { rest.len() };
         let spare = self.carry.capacity().saturating_sub(self.carry.len());
         if taken > spare {
             // Doubling keeps the copying linear for a payload whose end is searched.
@@ -210,7 +211,7 @@ pub(super) use decoder;
 /// The next bytes of a payload of which `left` are to come: as many as there are, at least one.
 pub(super) fn some_bytes(cursor: &mut Cursor<'_>, left: u64, what: &'static str) -> Result<usize, Stop> {
     if cursor.is_empty() {
-        return Err(Stop::More { what, least: 1, most: 1 });
+        return Err(Stop::More { what, least: 1 });
     }
     let count = usize::try_from(left).unwrap_or(usize::MAX).min(cursor.left());
     cursor.take(count, what)?;

@@ -25,19 +25,17 @@ pub struct Limits {
     pub config_bytes: usize,
     /// Longest data of a command, in bytes: that much is buffered. 65 535 by default, the longest there is.
     pub command_bytes: usize,
-    /// Most pages in one multifd RAM packet. 2048 by default; QEMU sends 128 of 4 KiB.
-    pub packet_pages: u32,
 }
 
 /// The most that is looked at beyond the end of a section to tell its footer from data: a footer and the header of
 /// the next section with an id string of 255 bytes.
 pub(super) const LOOK_AHEAD_BYTES: usize = 5 + 5 + 256 + 8;
 
+/// The longest multifd RAM packet, with pages of 1 KiB.
+const PACKET_BYTES_MAX: usize = 320 + 8 * 512;
+
 /// More than the place in the deepest vmdesc takes.
 const PATH_BYTES_MAX: usize = 16 << 10;
-
-/// A searched payload is collected in steps of this size.
-pub(super) const SEARCH_STEP_BYTES: usize = 4096;
 
 impl Limits {
     /// The values named at the fields.
@@ -47,17 +45,15 @@ impl Limits {
         section_bytes: 16 << 20,
         config_bytes: 64 << 10,
         command_bytes: 65_535,
-        packet_pages: 2048,
     };
 
     /// The most memory that a decoder of this module holds for bytes of the stream, but for the names that the one of
     /// the main stream remembers.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        let packet = usize::try_from(self.packet_pages).unwrap_or(usize::MAX).saturating_mul(8);
-        let longest = self.section_bytes.max(self.config_bytes).max(self.command_bytes).max(packet);
+        let longest = self.section_bytes.max(self.config_bytes).max(self.command_bytes).max(PACKET_BYTES_MAX);
         // A buffer that grows copies the old one: at most twice the longest item.
-        longest.saturating_add(LOOK_AHEAD_BYTES).saturating_add(SEARCH_STEP_BYTES).saturating_mul(2)
+        longest.saturating_add(LOOK_AHEAD_BYTES).saturating_mul(2)
     }
 
     /// The most memory that a decoder of the main stream holds, names of sections and RAM blocks included.

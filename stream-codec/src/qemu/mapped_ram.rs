@@ -10,9 +10,10 @@
 //! | 12 | 8 | file offset of the bitmap |
 //! | 20 | 8 | file offset of the pages, a multiple of 1 MiB |
 //!
-//! The bitmap has one bit per page, in 64-bit words as a little-endian host stores them; a page whose bit is not set is
-//! zero and its place in the file is a hole. The next entry follows the place of the block's last page. Both offsets
-//! are zero for a block whose memory is shared and not sent (`x-ignore-shared`): then the next entry follows directly.
+//! The bitmap has one bit per page, in 64-bit words as a little-endian host stores them. A page whose bit is not set is
+//! zero, **whatever its place in the file holds**: a hole, or what the page was before the guest cleared it. The next
+//! entry follows the place of the block's last page. Both offsets are zero for a block whose memory is shared and not
+//! sent (`x-ignore-shared`): then the next entry follows directly.
 
 use alloc::vec::Vec;
 

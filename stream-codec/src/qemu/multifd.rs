@@ -16,7 +16,7 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 12 | 4 | how many page offsets the packet has room for |
+//! | 12 | 4 | how many pages were asked room for; 0 in a SYNC packet |
 //! | 16 | 4 | normal pages |
 //! | 20 | 4 | length of the payload in bytes |
 //! | 24 | 8 | packet number |
@@ -25,18 +25,19 @@
 //! | 64 | 256 | name of the RAM block, NUL-padded |
 //! | 320 | 8·n | offsets of the normal pages, then of the zero pages; the rest is unused |
 //!
-//! and then the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
+//! where n is not in the packet: it is how many pages make 512 KiB, 128 of 4 KiB. Then comes the payload: the normal pages, in order, compressed or not. A SYNC packet has neither pages nor payload.
 //! For a packet with device state see [`DeviceStateHeader`](super::DeviceStateHeader).
 
-use alloc::vec::Vec;
-use core::ops::Range;
+mod ram_packet;
 
+use alloc::vec::Vec;
+
+pub use self::ram_packet::{Compression, RamPacket, packet_pages};
 use super::device_state::{self, DEVICE_STATE_BYTES, DeviceStateHeader, VfioPacketHeader};
 use super::engine::{Engine, Grammar, Stop, decoder, some_bytes};
 use super::error::Reason;
 use super::event::{Piece, Progress};
 use super::limits::Limits;
-use super::text;
 use super::vfio::ConfigState;
 use crate::cursor::Cursor;
 
@@ -52,12 +53,6 @@ pub const INITIAL_PACKET_BYTES: usize = 64;
 const SYNC: u32 = 1;
 const COMPRESSION: u32 = 0x3e;
 const DEVICE_STATE: u32 = 0x40;
-
-/// Length of a RAM packet in front of its page offsets.
-const RAM_PACKET_BYTES: usize = 320;
-
-/// Length of a name in a packet, its NUL included.
-const BLOCK_NAME_BYTES: usize = 256;
 
 /// The first packet of a channel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,122 +80,6 @@ impl InitialPacket {
         cursor.zeros(39, "rest of the initial packet")?;
         Ok(Self { uuid, channel_id })
     }
-}
-
-/// How the pages of a RAM packet are compressed.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[non_exhaustive]
-pub enum Compression {
-    /// They are not: the payload is the pages.
-    #[default]
-    None,
-    /// zlib.
-    Zlib,
-    /// Zstandard.
-    Zstd,
-    /// Intel's QPL.
-    Qpl,
-    /// UADK.
-    Uadk,
-    /// Intel's QATzip.
-    Qatzip,
-}
-
-impl Compression {
-    const ALL: [(Self, u32); 6] = [
-        (Self::None, 0),
-        (Self::Zlib, 1 << 1),
-        (Self::Zstd, 2 << 1),
-        (Self::Qpl, 4 << 1),
-        (Self::Uadk, 8 << 1),
-        (Self::Qatzip, 16 << 1),
-    ];
-
-    fn from_flags(flags: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, bits)| *bits == flags & COMPRESSION).map(|(compression, _)| compression)
-    }
-
-    fn flags(self) -> u32 {
-        Self::ALL.into_iter().find(|(compression, _)| *compression == self).map_or(0, |(_, bits)| bits)
-    }
-}
-
-/// A packet with pages, or with a synchronisation point.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct RamPacket<'a> {
-    /// Whether the channel waits after this packet until all channels have come so far.
-    pub is_sync: bool,
-    /// How the payload is compressed.
-    pub compression: Compression,
-    /// How many pages come with their bytes.
-    pub normal_pages: u32,
-    /// How many pages are zero.
-    pub zero_pages: u32,
-    /// Length of the payload in bytes.
-    pub payload_bytes: u32,
-    /// Number of the packet, over all channels.
-    pub packet_number: u64,
-    /// Name of the RAM block. Empty when the packet has no pages.
-    pub block: &'a str,
-    /// What follows the name and its NUL in the field: mostly zero, at times the rest of a longer name.
-    name_field: &'a [u8],
-    /// The page offsets with the unused ones.
-    offsets: &'a [u8],
-}
-
-impl<'a> RamPacket<'a> {
-    /// A packet without pages: a synchronisation point, with room for `page_count` pages as other packets have.
-    #[must_use]
-    pub const fn sync(packet_number: u64, offsets: &'a [u8]) -> Self {
-        Self {
-            is_sync: true,
-            compression: Compression::None,
-            normal_pages: 0,
-            zero_pages: 0,
-            payload_bytes: 0,
-            packet_number,
-            block: "",
-            name_field: &[],
-            offsets,
-        }
-    }
-
-    /// The offsets in the block of the pages that come with their bytes, in bytes.
-    pub fn normal_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        self.all_offsets().take(count(self.normal_pages))
-    }
-
-    /// The offsets in the block of the pages that are zero, in bytes.
-    pub fn zero_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        self.all_offsets().skip(count(self.normal_pages)).take(count(self.zero_pages))
-    }
-
-    fn all_offsets(&self) -> impl Iterator<Item = u64> + use<'a> {
-        let mut cursor = Cursor::new(self.offsets);
-        core::iter::from_fn(move || cursor.u64_be("page offset").ok())
-    }
-
-    /// Appends the packet without its payload.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let sync = if self.is_sync { SYNC } else { 0 };
-        let room = u32::try_from(self.offsets.len() / 8).unwrap_or(u32::MAX);
-        put_header(sync | self.compression.flags(), out);
-        for value in [room, self.normal_pages, self.payload_bytes] {
-            out.extend_from_slice(&value.to_be_bytes());
-        }
-        out.extend_from_slice(&self.packet_number.to_be_bytes());
-        out.extend_from_slice(&self.zero_pages.to_be_bytes());
-        out.extend_from_slice(&[0; 28]);
-        let end = out.len().saturating_add(BLOCK_NAME_BYTES);
-        let field = if self.name_field.is_empty() { self.block.as_bytes() } else { self.name_field };
-        out.extend_from_slice(field.get(..BLOCK_NAME_BYTES).unwrap_or(field));
-        out.resize(end, 0);
-        out.extend_from_slice(self.offsets);
-    }
-}
-
-fn count(pages: u32) -> usize {
-    usize::try_from(pages).unwrap_or(usize::MAX)
 }
 
 /// A packet of a multifd channel, or a part of one.
@@ -235,7 +114,7 @@ impl MultifdItem<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Reason> {
         match self {
             Self::Initial(packet) => packet.encode(out),
-            Self::Ram(packet) => packet.encode(out),
+            Self::Ram(packet) => packet.encode(out)?,
             Self::RamBytes(piece) | Self::DeviceBytes(piece) => out.extend_from_slice(piece.bytes),
             Self::DeviceState(header) => {
                 put_header(DEVICE_STATE, out);
@@ -256,6 +135,21 @@ fn put_header(flags: u32, out: &mut Vec<u8>) {
     }
 }
 
+/// What a reader must know of a multifd channel beforehand, for the channel does not say it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MultifdOptions {
+    /// Bounds of what is kept in memory.
+    pub limits: Limits,
+    /// Binary logarithm of the target's page size, 12 by default: it decides how long a RAM packet is.
+    pub page_bits: u32,
+}
+
+impl Default for MultifdOptions {
+    fn default() -> Self {
+        Self { limits: Limits::DEFAULT, page_bits: 12 }
+    }
+}
+
 decoder! {
     /// Reads a multifd channel, from its initial packet on.
     ///
@@ -268,14 +162,17 @@ decoder! {
 impl MultifdDecoder {
     /// A decoder at the start of a channel.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
-        Self(Engine::new(Multifd { limits, state: State::Initial }))
+    pub const fn new(options: MultifdOptions) -> Self {
+        let offset_count = packet_pages(options.page_bits);
+        let grammar = Multifd { limits: options.limits, offset_count, state: State::Initial };
+        Self(Engine::new(grammar, "magic of a packet"))
     }
 }
 
 #[derive(Clone, Debug)]
 struct Multifd {
     limits: Limits,
+    offset_count: u32,
     state: State,
 }
 
@@ -290,20 +187,9 @@ enum State {
 #[derive(Clone, Debug)]
 enum Token {
     Initial(InitialPacket),
-    Ram(RamToken),
+    Ram(ram_packet::Token),
     RamBytes(Progress),
     Device(device_state::Token),
-}
-
-#[derive(Clone, Debug)]
-struct RamToken {
-    is_sync: bool,
-    compression: Compression,
-    normal_pages: u32,
-    zero_pages: u32,
-    payload_bytes: u32,
-    packet_number: u64,
-    block: Range<usize>,
 }
 
 impl Grammar for Multifd {
@@ -332,17 +218,7 @@ impl Grammar for Multifd {
     fn item<'a>(&'a self, token: Token, raw: &'a [u8]) -> MultifdItem<'a> {
         match token {
             Token::Initial(packet) => MultifdItem::Initial(packet),
-            Token::Ram(token) => MultifdItem::Ram(RamPacket {
-                is_sync: token.is_sync,
-                compression: token.compression,
-                normal_pages: token.normal_pages,
-                zero_pages: token.zero_pages,
-                payload_bytes: token.payload_bytes,
-                packet_number: token.packet_number,
-                block: text::at(raw, token.block),
-                name_field: raw.get(64..RAM_PACKET_BYTES).unwrap_or_default(),
-                offsets: raw.get(RAM_PACKET_BYTES..).unwrap_or_default(),
-            }),
+            Token::Ram(token) => MultifdItem::Ram(token.item(raw, self.offset_count)),
             Token::RamBytes(progress) => MultifdItem::RamBytes(progress.piece(raw)),
             Token::Device(token) => token.item(raw),
         }
@@ -374,34 +250,12 @@ impl Multifd {
             let (token, state) = device_state::read_header(cursor)?;
             return Ok((Token::Device(token), State::Device(state)));
         }
-        let token = self.ram_packet(cursor, flags & SYNC != 0, compression)?;
+        let token = ram_packet::read(cursor, flags & SYNC != 0, compression, self.offset_count)?;
         let state = match token.payload_bytes {
             0 => State::Packet,
             length => State::RamBytes(Progress::new(length.into())),
         };
         Ok((Token::Ram(token), state))
-    }
-
-    fn ram_packet(&self, cursor: &mut Cursor<'_>, is_sync: bool, compression: Compression) -> Result<RamToken, Stop> {
-        let room = cursor.u32_be("room for pages")?;
-        if room > self.limits.packet_pages {
-            let (value, limit) = (room.into(), self.limits.packet_pages.into());
-            return Err(Reason::Limit { what: "pages in a packet", value, limit }.into());
-        }
-        let normal_pages = cursor.u32_be("normal pages")?;
-        let payload_bytes = cursor.u32_be("length of the payload")?;
-        let packet_number = cursor.u64_be("packet number")?;
-        let zero_pages = cursor.u32_be("zero pages")?;
-        if normal_pages.checked_add(zero_pages).is_none_or(|pages| pages > room) {
-            let value = u64::from(normal_pages).saturating_add(zero_pages.into());
-            return Err(Reason::Value { what: "pages in a packet", value, expected: "at most its room" }.into());
-        }
-        cursor.zeros(28, "reserved bytes of a packet")?;
-        let start = cursor.position();
-        let name = read_padded(cursor.take(BLOCK_NAME_BYTES, "RAM block")?, "RAM block")?;
-        let block = start..start.saturating_add(name.len());
-        cursor.take(count(room).saturating_mul(8), "page offsets")?;
-        Ok(RamToken { is_sync, compression, normal_pages, zero_pages, payload_bytes, packet_number, block })
     }
 }
 
@@ -415,14 +269,6 @@ fn read_magic(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
         return Err(Reason::Version { what: "version of a packet", found, known: MULTIFD_VERSION }.into());
     }
     Ok(())
-}
-
-/// The name in a field that a NUL must end.
-pub(super) fn read_padded<'a>(field: &'a [u8], what: &'static str) -> Result<&'a str, Reason> {
-    let Some(end) = field.iter().position(|byte| *byte == 0) else {
-        return Err(Reason::Value { what, value: 256, expected: "ended by a NUL" });
-    };
-    text::line(field.get(..end).unwrap_or_default(), what)
 }
 
 /// Length of a packet with device state in front of its payload, in bytes.

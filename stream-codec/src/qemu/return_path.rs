@@ -139,7 +139,7 @@ impl ReturnPathDecoder {
     /// A decoder at the start of the return path.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Engine::new(ReturnPath { state: State::Message }))
+        Self(Engine::new(ReturnPath { state: State::Message }, "type of a return path message"))
     }
 }
 

@@ -8,7 +8,6 @@
 use super::command::{self, COMMAND};
 use super::engine::Stop;
 use super::error::Reason;
-use super::limits::SEARCH_STEP_BYTES;
 use super::section::{SectionKind, Table};
 use super::text;
 use crate::cursor::Cursor;
@@ -30,6 +29,8 @@ pub(super) struct Surroundings<'a> {
 
 /// Length of the payload at the cursor, which ends where `end` follows and what comes after it can follow a section.
 /// `from` remembers how far earlier calls have searched.
+///
+/// It never asks for more than a footer and the header that must follow it, for what is asked for cannot be given back.
 pub(super) fn payload_length(
     cursor: &Cursor<'_>,
     from: &mut usize,
@@ -46,25 +47,15 @@ pub(super) fn payload_length(
             return Err(Reason::Limit { what: "bytes of a section of unknown length", value, limit }.into());
         }
         let mut ahead = cursor.clone();
-        ahead.take(*from, "payload of a section").map_err(stride)?;
+        ahead.take(*from, "payload of a section")?;
         if starts_with(ahead.peek(), end)? {
-            ahead.take(end.len(), "footer").map_err(stride)?;
-            let follows = follows_section(&mut ahead, around).map_err(|stop| match stop {
-                Stop::More { what, least, .. } => Stop::More { what, least, most: least.max(SEARCH_STEP_BYTES) },
-                refused @ Stop::Refused(_) => refused,
-            })?;
+            ahead.take(end.len(), "footer")?;
+            let follows = follows_section(&mut ahead, around)?;
             if follows && accepts(view.get(..*from).unwrap_or_default()) {
                 return Ok(*from);
             }
         }
         *from = from.saturating_add(1);
-    }
-}
-
-fn stride(error: crate::cursor::CursorError) -> Stop {
-    match Stop::from(error) {
-        Stop::More { what, least, .. } => Stop::More { what, least, most: least.max(SEARCH_STEP_BYTES) },
-        refused @ Stop::Refused(_) => refused,
     }
 }
 
@@ -76,7 +67,7 @@ fn starts_with(bytes: &[u8], end: &[u8]) -> Result<bool, Stop> {
     }
     if common < end.len() {
         let least = end.len().saturating_sub(common);
-        return Err(Stop::More { what: "footer", least, most: least.max(SEARCH_STEP_BYTES) });
+        return Err(Stop::More { what: "footer", least });
     }
     Ok(true)
 }

@@ -53,3 +53,37 @@ pub(super) fn put(out: &mut Vec<u8>, name: &str, what: &'static str) -> Result<(
     out.extend_from_slice(name.as_bytes());
     Ok(())
 }
+
+/// Length of a name in a multifd packet, its NUL and padding included.
+const PADDED_BYTES: usize = 256;
+
+/// Reads a name in a field of 256 bytes and returns its place. A NUL ends it; QEMU writes zeros after that.
+pub(super) fn padded(cursor: &mut Cursor<'_>, what: &'static str) -> Result<Range<usize>, Stop> {
+    let start = cursor.position();
+    let field = cursor.take(PADDED_BYTES, what)?;
+    let end = field.iter().position(|byte| *byte == 0);
+    let end = end.ok_or(Reason::Value { what, value: wide(field.len()), expected: "ended by a NUL" })?;
+    let (name, padding) = field.split_at_checked(end).unwrap_or_default();
+    line(name, what)?;
+    if let Some(byte) = padding.iter().find(|byte| **byte != 0) {
+        return Err(Reason::Value { what, value: (*byte).into(), expected: "zero after its NUL" }.into());
+    }
+    Ok(start..start.saturating_add(end))
+}
+
+/// Writes a name in a field of 256 bytes.
+pub(super) fn put_padded(out: &mut Vec<u8>, name: &str, what: &'static str) -> Result<(), Reason> {
+    if name.len() >= PADDED_BYTES {
+        let fault = TextFault::TooLong { length: name.len(), limit: NAME_BYTES_MAX };
+        return Err(Reason::Text { what, fault });
+    }
+    let end = out.len().saturating_add(PADDED_BYTES);
+    out.extend_from_slice(name.as_bytes());
+    out.resize(end, 0);
+    Ok(())
+}
+
+/// A length in bytes as errors carry it.
+pub(super) fn wide(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -226,6 +226,20 @@ mod test {
     }
 
     #[test]
+    fn a_vmdesc_is_located_by_what_surrounds_it() {
+        let stream = b"\x7e\0\0\0\x06\0\x06\0\0\0\x0c{\"a\": 6666 }";
+        assert_eq!(Vmdesc::locate(stream), Some(11..23));
+        assert_eq!(Vmdesc::locate(&stream[5..]), Some(6..18));
+        for (position, byte) in [(5, 1), (6, 7), (10, 11), (11, b'[')] {
+            let mut other = *stream;
+            other[position] = byte;
+            assert_eq!(Vmdesc::locate(&other), None, "byte {position}");
+        }
+        assert_eq!(Vmdesc::locate(&stream[6..]), None, "the end of the stream is not there");
+        assert_eq!(Vmdesc::locate(&stream[..22]), None);
+    }
+
+    #[test]
     fn hostile_sizes_are_refused() {
         for field in [
             r#"{"name": "a", "type": "u", "size": 18446744073709551615, "array_len": 2}"#,

@@ -10,13 +10,15 @@
     reason = "every test file uses its own part, and tests may panic"
 )]
 
+pub(crate) mod streams;
+
 use std::collections::BTreeMap;
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
-    ConfigState, Error, Event, Extent, Item, Limits, MainDecoder, MainOptions, MappedRamHeader, MultifdDecoder,
-    MultifdItem, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader, Vmdesc,
-    VmdescLimits,
+    ConfigState, Error, Event, Extent, Item, MainDecoder, MainOptions, MappedRamHeader, MultifdDecoder, MultifdItem,
+    MultifdOptions, Piece, RamRecord, Reason, ReturnPathDecoder, SectionKind, VfioRecord, VmState, VmStateReader,
+    Vmdesc, VmdescLimits,
 };
 
 /// Feeds `$stream` in pieces and runs `$handle` on every event. Every event must cover the bytes of the stream that
@@ -194,7 +196,8 @@ struct MappedBlock {
 }
 
 impl MappedBlock {
-    /// How many pages the bitmap says are there, once both have come. A page that is not there must be a hole.
+    /// How many pages the bitmap says are there, once both have come. None of them is zero, for QEMU clears the bit of
+    /// a page that has become zero; its old bytes stay in the file.
     fn record(&mut self, record: &RamRecord<'_>) -> u64 {
         match record {
             RamRecord::MappedRam(header) => *self = Self { header: Some(*header), bitmap: Vec::new() },
@@ -203,8 +206,8 @@ impl MappedBlock {
             RamRecord::Pages(piece) if piece.position == 0 && piece.is_last() => {
                 let pages = piece.bytes.chunks(self.header.unwrap().page_bytes as usize);
                 let is_set = |number: usize| self.bitmap[number / 8] >> (number % 8) & 1 == 1;
-                for (number, page) in pages.enumerate().filter(|(number, _)| !is_set(*number)) {
-                    assert!(page.iter().all(|&byte| byte == 0), "page {number} is not in the bitmap");
+                for (number, page) in pages.enumerate().filter(|(number, _)| is_set(*number)) {
+                    assert!(page.iter().any(|&byte| byte != 0), "page {number} is in the bitmap, not in the file");
                 }
                 return self.bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
             }
@@ -237,7 +240,7 @@ pub(crate) struct Multifd {
 pub(crate) fn decode_multifd(stream: &[u8]) -> Multifd {
     let mut channel = Multifd::default();
     let mut index = 0;
-    let result = drive!(MultifdDecoder::new(Limits::DEFAULT), stream, 4093, |event| {
+    let result = drive!(MultifdDecoder::new(MultifdOptions::default()), stream, 4093, |event| {
         match event.item {
             MultifdItem::Initial(packet) => channel.id = packet.channel_id,
             MultifdItem::Ram(packet) => {
@@ -275,4 +278,29 @@ pub(crate) fn decode_return_path(stream: &[u8]) -> String {
     });
     assert_eq!(result, Ok(()));
     messages.join("\n")
+}
+
+/// An event, with all pieces of a payload put together.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Record {
+    what: String,
+    offset: u64,
+    /// Length of the payload, if it is one.
+    length: Option<u64>,
+    raw: Vec<u8>,
+}
+
+/// Appends an event to the records, or adds a piece to the record of its payload.
+pub(crate) fn record(what: String, piece: Option<Piece<'_>>, offset: u64, raw: &[u8], records: &mut Vec<Record>) {
+    let length = piece.map(|piece| piece.length);
+    let start = offset - piece.map_or(0, |piece| piece.position);
+    if let (Some(piece), Some(last)) = (piece, records.last_mut()) {
+        if piece.position > 0 {
+            assert_eq!((&last.what, last.offset, last.length), (&what, start, length), "pieces of one payload");
+            assert_eq!(last.raw.len() as u64, piece.position, "a piece is missing");
+            last.raw.extend_from_slice(raw);
+            return;
+        }
+    }
+    records.push(Record { what, offset, length, raw: raw.to_vec() });
 }
