@@ -69,6 +69,8 @@ enum Target {
     Soft,
     /// A real kernel and its mtty driver in a virtual machine.
     Vm(target::vm::Args),
+    /// Two stock QEMUs that migrate simulated devices to each other, with every byte between them recorded and checked.
+    Qemu(target::qemu::Args),
     /// A real device, which will be reset again and again.
     Device(target::device::Args),
 }
@@ -78,6 +80,7 @@ impl Target {
         match self {
             Self::Soft => "soft".into(),
             Self::Vm(_) => "vm".into(),
+            Self::Qemu(_) => "qemu".into(),
             Self::Device(args) => format!("device {}", args.id),
         }
     }
@@ -162,6 +165,7 @@ fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>
     match target {
         Target::Soft => target::soft::run(&plan, progress),
         Target::Vm(vm) => target::vm::run(vm, &plan, progress),
+        Target::Qemu(qemu) => target::qemu::run(qemu, &plan, progress),
         Target::Device(device) => target::device::run(device, &plan, progress),
     }
 }
