@@ -7,6 +7,7 @@ mod device;
 mod hw_test;
 mod migrate;
 mod probe;
+mod qemu;
 mod soft;
 mod vm;
 

@@ -42,13 +42,15 @@ pub(crate) enum Group {
     Migrate,
     /// The same tests on the simulator, held against the kernel.
     Simulator,
+    /// Whole migrations from one QEMU to another.
+    Qemu,
     /// The suite process itself: crashes and lost events are booked here.
     Suite,
 }
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -62,6 +64,7 @@ impl Group {
         Self::DmaLogging,
         Self::Migrate,
         Self::Simulator,
+        Self::Qemu,
         Self::Suite,
     ];
 
@@ -81,6 +84,7 @@ impl Group {
             Self::DmaLogging => "dma-logging",
             Self::Migrate => "migrate",
             Self::Simulator => "simulator",
+            Self::Qemu => "qemu",
             Self::Suite => "suite",
         }
     }

@@ -135,7 +135,12 @@ const EXIT_MISSING: u8 = 2;
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
     if args.list {
-        print!("{}", contract::list(args.filter.as_deref()));
+        let filter = args.filter.as_deref();
+        let names = match args.target {
+            Some(Target::Qemu(_)) => target::qemu::list(filter),
+            _ => contract::list(filter),
+        };
+        print!("{names}");
         return ExitCode::SUCCESS;
     }
     let target = args.target.clone().unwrap_or(Target::Soft);

@@ -36,6 +36,7 @@ use crate::cache::{Cache, Lock};
 pub(crate) use boot::boot;
 pub(crate) use error::{ProvisionError, VmError};
 pub(crate) use guest::{GuestExit, GuestJob, Mdev, MdevType};
+pub(crate) use host::{Guarded, tail};
 pub(crate) use kernel::Kernel;
 pub(crate) use progress::Progress;
 pub(crate) use qemu::{Qemu, Series};

@@ -215,10 +215,9 @@ pub(crate) fn of_release(archive: &[Source], distribution: &Distribution, codena
         Some("/updates") => Some(format!("{codename}-security")),
         Some(suffix) => Some(format!("{codename}{suffix}")),
     };
-    let moved = archive.iter().map(|source| Source {
-        suites: source.suites.iter().filter_map(renamed).collect(),
-        ..source.clone()
-    });
+    let moved = archive
+        .iter()
+        .map(|source| Source { suites: source.suites.iter().filter_map(renamed).collect(), ..source.clone() });
     moved.filter(|source| !source.suites.is_empty()).collect()
 }
 

@@ -66,10 +66,7 @@ impl Release {
         };
         // A derivative's mirror has releases of its own only.
         if system.distribution.families.first().is_none_or(|id| id != "debian") {
-            return Err(ProvisionError::OtherDistribution {
-                codename,
-                found: system.distribution.pretty_name.clone(),
-            });
+            return Err(ProvisionError::OtherDistribution { codename, found: system.distribution.pretty_name.clone() });
         }
         let archive = sources::of_release(&archive, &system.distribution, codename);
         let mut system = system.clone();
