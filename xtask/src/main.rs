@@ -10,6 +10,7 @@ mod identity;
 mod migrate;
 mod out;
 mod probe;
+mod qemu;
 mod soft;
 mod vm;
 

@@ -44,6 +44,8 @@ pub(crate) enum Group {
     Migrate,
     /// The same tests on the simulator, held against the kernel.
     Simulator,
+    /// Whole migrations from one QEMU to another.
+    Qemu,
     /// The suite process itself: crashes and lost events are booked here.
     Suite,
 }
@@ -65,6 +67,7 @@ impl Group {
         Self::Library,
         Self::Migrate,
         Self::Simulator,
+        Self::Qemu,
         Self::Suite,
     ];
 
@@ -85,6 +88,7 @@ impl Group {
             Self::Library => "library",
             Self::Migrate => "migrate",
             Self::Simulator => "simulator",
+            Self::Qemu => "qemu",
             Self::Suite => "suite",
         }
     }

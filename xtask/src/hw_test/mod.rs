@@ -72,6 +72,8 @@ enum Target {
     Soft,
     /// A real kernel and its mtty driver in a virtual machine.
     Vm(target::vm::Args),
+    /// Two stock QEMUs that migrate simulated devices to each other, with every byte between them recorded and checked.
+    Qemu(target::qemu::Args),
     /// A real device, which will be reset again and again.
     Device(target::device::Args),
 }
@@ -81,6 +83,7 @@ impl Target {
         match self {
             Self::Soft => "soft".into(),
             Self::Vm(_) => "vm".into(),
+            Self::Qemu(_) => "qemu".into(),
             Self::Device(args) => format!("device {}", args.id),
         }
     }
@@ -135,7 +138,12 @@ const EXIT_MISSING: u8 = 2;
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
     if args.list {
-        out!("{}", contract::list(args.filter.as_deref()));
+        let filter = args.filter.as_deref();
+        let names = match args.target {
+            Some(Target::Qemu(_)) => target::qemu::list(filter),
+            _ => contract::list(filter),
+        };
+        out!("{names}");
         return ExitCode::SUCCESS;
     }
     let target = args.target.clone().unwrap_or(Target::Soft);
@@ -165,6 +173,7 @@ fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>
     match target {
         Target::Soft => target::soft::run(&plan, progress),
         Target::Vm(vm) => target::vm::run(vm, &plan, progress),
+        Target::Qemu(qemu) => target::qemu::run(qemu, &plan, progress),
         Target::Device(device) => target::device::run(device, &plan, progress),
     }
 }

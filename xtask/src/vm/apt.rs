@@ -18,7 +18,7 @@ use crate::vm::error::ProvisionError;
 use crate::vm::host::{self, Guarded};
 use crate::vm::progress::Progress;
 use crate::vm::sources::{self, Source};
-use crate::vm::system::System;
+use crate::vm::system::{Release, System};
 
 /// Settings of the system that are needed to reach its mirror.
 const INHERITED: [&str; 7] = [
@@ -65,8 +65,9 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Sets up the private folders in `root` and fetches the indexes of the system's mirror.
-    pub(crate) fn prepare(root: &Path, system: &System) -> Result<Self, ProvisionError> {
+    /// Sets up the private folders in `root` and fetches the release's indexes from the system's mirror.
+    pub(crate) fn prepare(root: &Path, system: &System, release: Release) -> Result<Self, ProvisionError> {
+        let (system, archive) = release.of(system)?;
         for folder in ["state/lists/partial", "cache/archives/partial", "parts", "sources"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).map_err(ProvisionError::io("create", &folder))?;
@@ -74,7 +75,7 @@ impl Apt {
         write(&root.join("status"), "")?;
         let inherited = host::run(Command::new("apt-config").arg("dump"))?;
         write(&root.join("apt.conf"), &configuration(root, &inherited))?;
-        let apt = Self { root: root.to_owned(), archive: system.archive()?, system: system.clone() };
+        let apt = Self { root: root.to_owned(), archive, system };
         apt.update()?;
         Ok(apt)
     }

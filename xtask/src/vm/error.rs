@@ -23,6 +23,17 @@ pub(crate) enum ProvisionError {
         /// What this machine is.
         found: String,
     },
+    /// Only one distribution's mirror has what is wanted.
+    #[error(
+        "only a mirror of Debian has release {codename}, and this is {found}; provision on Debian and name the copied folder \
+         with --cache DIR"
+    )]
+    OtherDistribution {
+        /// The release.
+        codename: &'static str,
+        /// What this machine is.
+        found: String,
+    },
     /// Tools are not installed.
     #[error("this machine lacks {programs}; install it: apt-get install {packages}")]
     MissingTools {

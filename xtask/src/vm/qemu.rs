@@ -15,12 +15,47 @@ use crate::cache::{Cache, Lock};
 use crate::vm::apt::{Apt, Package};
 use crate::vm::error::ProvisionError;
 use crate::vm::progress::Steps;
+use crate::vm::system::Release;
 use crate::vm::{host, unpack, version};
 
-/// Name and layout version of the component.
-pub(crate) const COMPONENT: &str = "qemu-1";
-/// The oldest QEMU that the migration format is compared with; older releases are good enough for booting.
-pub(crate) const WANTED: (u32, u32) = (10, 0);
+/// Which QEMU. The two between which the migration format was extended are kept side by side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Series {
+    /// 10.0, the oldest with device state on multifd channels. An older one, or one that the installed release has instead, is
+    /// good enough for booting.
+    V10_0,
+    /// 11.1, with an acknowledgement per request.
+    V11_1,
+}
+
+impl Series {
+    /// Both, in order.
+    pub(crate) const ALL: [Self; 2] = [Self::V10_0, Self::V11_1];
+
+    /// Major and minor version.
+    pub(crate) const fn wanted(self) -> (u32, u32) {
+        match self {
+            Self::V10_0 => (10, 0),
+            Self::V11_1 => (11, 1),
+        }
+    }
+
+    /// Name and layout version of the component.
+    const fn component(self) -> &'static str {
+        match self {
+            Self::V10_0 => "qemu-1",
+            Self::V11_1 => "qemu-11.1-1",
+        }
+    }
+
+    /// The release whose packages, or whose backports, have it.
+    pub(crate) const fn release(self) -> Release {
+        match self {
+            Self::V10_0 => Release::Installed,
+            Self::V11_1 => Release::Named("trixie"),
+        }
+    }
+}
 
 const PACKAGE: &str = "qemu-system-x86";
 const BINARY: &str = "usr/bin/qemu-system-x86_64";
@@ -70,9 +105,9 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// The QEMU in the cache, if it is complete.
-    pub(crate) fn cached(cache: &Cache) -> Option<Self> {
-        let facts: Facts = cache.facts(COMPONENT)?;
-        let root = cache.component(COMPONENT);
+    pub(crate) fn cached(cache: &Cache, series: Series) -> Option<Self> {
+        let facts: Facts = cache.facts(series.component())?;
+        let root = cache.component(series.component());
         let absolute = |paths: Vec<PathBuf>| paths.iter().map(|path| root.join(path)).collect();
         Some(Self {
             binary: root.join(BINARY),
@@ -84,14 +119,27 @@ impl Qemu {
         })
     }
 
+    /// Whether it is of the series, by its own word.
+    pub(crate) fn is(&self, series: Series) -> bool {
+        version::major_minor(&self.version) == Some(series.wanted())
+    }
+
     /// A command that starts the emulator; the caller adds the machine. The emulator does not outlive the thread that
     /// spawns it ([`host::tied_to_thread`]).
     pub(crate) fn command_tied_to_thread(&self) -> Command {
-        self.complete(host::tied_to_thread(self.loader.as_os_str()))
+        self.complete(host::tied_to_thread(self.loader.as_os_str()), None)
     }
 
-    fn complete(&self, mut command: Command) -> Command {
+    /// The same with a library before all others. The emulator alone loads it, not what starts the emulator.
+    pub(crate) fn command_preloading(&self, library: &Path) -> Command {
+        self.complete(host::tied_to_thread(self.loader.as_os_str()), Some(library))
+    }
+
+    fn complete(&self, mut command: Command, preload: Option<&Path>) -> Command {
         let libraries: Vec<_> = self.library_path.iter().map(|path| path.to_string_lossy()).collect();
+        if let Some(library) = preload {
+            command.arg("--preload").arg(library);
+        }
         command.arg("--library-path").arg(libraries.join(":")).arg(&self.binary);
         for folder in &self.firmware {
             command.arg("-L").arg(folder);
@@ -108,12 +156,14 @@ pub(crate) fn provision(
     apt: &mut Apt,
     scratch: &Path,
     steps: &mut Steps<'_>,
+    series: Series,
 ) -> Result<(), ProvisionError> {
-    let chosen = choose(apt)?;
-    if version::major_minor(&chosen.version) < Some(WANTED) {
+    let chosen = choose(apt, series)?;
+    if version::major_minor(&chosen.version) < Some(series.wanted()) {
+        let (major, minor) = series.wanted();
         steps.note(&format!(
-            "the mirror offers QEMU {} at most: it boots, but is too old as a migration peer (needs {}.{})",
-            chosen.version, WANTED.0, WANTED.1
+            "the mirror offers QEMU {} at most: it boots, but is too old as a migration peer (needs {major}.{minor})",
+            chosen.version
         ));
     }
     let (debs, unpacked, tree) = (scratch.join("qemu-debs"), scratch.join("qemu-unpacked"), scratch.join("qemu"));
@@ -133,21 +183,31 @@ pub(crate) fn provision(
         packages: packages.into_iter().map(|package| (package.name, package.version)).collect(),
     };
     facts.version = ask_version(&tree, &facts)?;
-    Ok(cache.commit(lock, COMPONENT, &tree, facts)?)
+    Ok(cache.commit(lock, series.component(), &tree, facts)?)
 }
 
 /// The release's own QEMU if it is new enough, else the newest with backports.
-fn choose(apt: &mut Apt) -> Result<Package, ProvisionError> {
+fn choose(apt: &mut Apt, series: Series) -> Result<Package, ProvisionError> {
     let name = [PACKAGE.to_owned()];
+    let wanted = Some(series.wanted());
     let own = newest(apt.versions(&name)?, |package| !version::is_backport(&package.version));
-    if let Some(package) = own.as_ref().filter(|package| version::major_minor(&package.version) >= Some(WANTED)) {
+    if let Some(package) = own.as_ref().filter(|package| version::major_minor(&package.version) >= wanted) {
         return Ok(package.clone());
     }
     apt.add_backports()?;
-    newest(apt.versions(&name)?, |_| true).ok_or_else(|| ProvisionError::NoPackage {
+    // Any will do for booting.
+    let least = match series {
+        Series::V10_0 => None,
+        Series::V11_1 => wanted,
+    };
+    let found = newest(apt.versions(&name)?, |package| version::major_minor(&package.version) >= least);
+    found.ok_or_else(|| ProvisionError::NoPackage {
         mirrors: apt.mirrors(),
-        wanted: PACKAGE.to_owned(),
-        remedy: "enable the component that holds it (Debian: main; Ubuntu: main and universe)",
+        wanted: match least {
+            Some((major, minor)) => format!("{PACKAGE} {major}.{minor}"),
+            None => PACKAGE.to_owned(),
+        },
+        remedy: "enable the component that holds it (Debian: main; Ubuntu: main and universe), or use a newer mirror",
     })
 }
 
@@ -219,11 +279,15 @@ mod test {
             firmware: vec!["/c/f".into()],
             version: "10.0.2 (Debian 1:10.0.2+ds-2)".into(),
         };
-        let command = qemu.complete(Command::new(&qemu.loader));
+        let command = qemu.complete(Command::new(&qemu.loader), None);
         assert_eq!(command.get_program(), "/c/ld.so");
         assert_eq!(command.get_args().collect::<Vec<_>>(), ["--library-path", "/c/a:/c/b", "/c/qemu", "-L", "/c/f"]);
         let tied = qemu.command_tied_to_thread();
         let words: Vec<_> = core::iter::once(tied.get_program()).chain(tied.get_args()).collect();
         assert!(words.ends_with(&command.get_args().collect::<Vec<_>>()), "{words:?}");
+        let preloading = qemu.complete(Command::new(&qemu.loader), Some(Path::new("/p.so")));
+        // ld.so(8): options of the loader come before the program.
+        assert_eq!(preloading.get_args().take(3).collect::<Vec<_>>(), ["--preload", "/p.so", "--library-path"]);
+        assert!(qemu.is(Series::V10_0) && !qemu.is(Series::V11_1));
     }
 }

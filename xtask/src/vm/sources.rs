@@ -206,6 +206,21 @@ pub(crate) fn backports(archive: &[Source], distribution: &Distribution) -> Opti
     })
 }
 
+/// The archive as another release of the same distribution has it: release, updates and security, from the same mirrors
+/// with the same keys. Backports are left out, as the caller adds them.
+pub(crate) fn of_release(archive: &[Source], distribution: &Distribution, codename: &str) -> Vec<Source> {
+    let renamed = |suite: &String| match release_of(suite, distribution) {
+        None | Some(BACKPORTS) => None,
+        // Old releases called their security suite so.
+        Some("/updates") => Some(format!("{codename}-security")),
+        Some(suffix) => Some(format!("{codename}{suffix}")),
+    };
+    let moved = archive
+        .iter()
+        .map(|source| Source { suites: source.suites.iter().filter_map(renamed).collect(), ..source.clone() });
+    moved.filter(|source| !source.suites.is_empty()).collect()
+}
+
 /// The suite that holds backports, for apt's `--target-release`.
 pub(crate) fn backports_suite<'a>(archive: &'a [Source], distribution: &Distribution) -> Option<&'a str> {
     let suites = archive.iter().flat_map(|source| &source.suites);

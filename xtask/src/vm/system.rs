@@ -48,6 +48,33 @@ impl System {
     }
 }
 
+/// Which release of the distribution packages are taken from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Release {
+    /// The one that is installed.
+    Installed,
+    /// The one with this code name, whatever is installed. Only for what is unpacked with all its libraries.
+    Named(&'static str),
+}
+
+impl Release {
+    /// The system as if it were of this release, and that release's archive.
+    pub(crate) fn of(self, system: &System) -> Result<(System, Vec<Source>), ProvisionError> {
+        let archive = system.archive()?;
+        let Self::Named(codename) = self else {
+            return Ok((system.clone(), archive));
+        };
+        // A derivative's mirror has releases of its own only.
+        if system.distribution.families.first().is_none_or(|id| id != "debian") {
+            return Err(ProvisionError::OtherDistribution { codename, found: system.distribution.pretty_name.clone() });
+        }
+        let archive = sources::of_release(&archive, &system.distribution, codename);
+        let mut system = system.clone();
+        codename.clone_into(&mut system.distribution.codename);
+        Ok((system, archive))
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -79,5 +106,30 @@ mod test {
         let (_root, system) =
             system("ID=debian\nVERSION_CODENAME=bookworm\n", "deb http://m.example/debian bookworm main\n");
         assert_eq!(system.unwrap().archive().unwrap()[0].uris, ["http://m.example/debian"]);
+    }
+
+    #[test]
+    fn another_release_comes_from_the_same_mirror() {
+        let (_root, system) = system(
+            "ID=debian\nVERSION_CODENAME=bookworm\n",
+            "deb [signed-by=/k.gpg] http://m.example/debian bookworm main contrib\n\
+             deb http://m.example/debian-security bookworm-security main\n\
+             deb http://m.example/debian bookworm-backports main\n",
+        );
+        let (system, archive) = Release::Named("trixie").of(&system.unwrap()).unwrap();
+        assert_eq!(system.distribution.codename, "trixie");
+        let suites: Vec<&[String]> = archive.iter().map(|source| source.suites.as_slice()).collect();
+        // What the configured backports hold is for bookworm; trixie's are added when asked for.
+        assert_eq!(suites, [["trixie-security"]], "signed by another key than the archive's: not the archive");
+    }
+
+    #[test]
+    fn a_derivative_has_no_releases_of_debian() {
+        let (_root, system) = system(
+            "ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n",
+            "deb http://m.example/ubuntu noble main universe\n",
+        );
+        let error = Release::Named("trixie").of(&system.unwrap()).unwrap_err().to_string();
+        assert!(error.contains("trixie") && error.contains("--cache DIR"), "{error}");
     }
 }

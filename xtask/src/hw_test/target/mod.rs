@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The places a suite can run. Each starts the same hidden subcommand, `xtask suite`, and returns its runs.
+//! The places tests can run. All but `qemu` start the same hidden subcommand, `xtask suite`. Each returns its runs.
 
 pub(crate) mod device;
+pub(crate) mod qemu;
 pub(crate) mod soft;
 pub(crate) mod vm;
 

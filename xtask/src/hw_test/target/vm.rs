@@ -83,7 +83,12 @@ fn against_simulator(
 fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missing> {
     let cache = Cache::open(args.cache.as_deref()).map_err(missing)?;
     let freshness = if args.refresh { Freshness::Newest } else { Freshness::Cached };
-    let mut report = |event: vm::Progress<'_>| match event {
+    vm::provision(&cache, freshness, &mut |event| show(progress, event)).map_err(missing)
+}
+
+/// Shows how far provisioning is.
+pub(super) fn show(progress: &Progress, event: vm::Progress<'_>) {
+    match event {
         vm::Progress::Waiting => progress.say("waiting for another run that is filling the cache"),
         vm::Progress::Begin { step } => progress.say(&format!("now {step}")),
         vm::Progress::Note { text } => progress.say(text),
@@ -98,8 +103,7 @@ fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missin
             progress.step(&what, count(packages), count(packages_total));
         }
         vm::Progress::End { step, seconds } => progress.say(&format!("{step} took {seconds:.1} s")),
-    };
-    vm::provision(&cache, freshness, &mut report).map_err(missing)
+    }
 }
 
 /// Errors of provisioning say themselves what to do.

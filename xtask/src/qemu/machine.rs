@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A QEMU process with simulated VFIO devices and nothing else: no guest, no KVM, 16 MiB of RAM.
+
+use core::time::Duration;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::device_log::DeviceLog;
+use super::qmp::{Qmp, QmpError};
+use crate::vm::{Guarded, Qemu, tail};
+
+/// How long QEMU may take to start, and to answer a command.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(5);
+/// Lines of QEMU's messages that are quoted.
+const SAID_LINES: usize = 12;
+/// Slot of the first device on the guest's root bus; the chipset has 1f.
+const FIRST_SLOT: usize = 0x10;
+
+/// A simulated device.
+#[derive(Clone, Debug)]
+pub(crate) struct SoftDevice {
+    /// Its name in logs.
+    pub(crate) name: String,
+    /// Model and options, as `xtask/softvfio/README.md` has them.
+    pub(crate) options: String,
+    /// Mediated device instead of a PCI device.
+    pub(crate) is_mediated: bool,
+}
+
+/// What to start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec<'a> {
+    /// Tells the machines in one folder apart.
+    pub(crate) name: &'a str,
+    /// Existing folder for the machine's files.
+    pub(crate) folder: &'a Path,
+    /// The preload library of the devices.
+    pub(crate) library: &'a Path,
+    /// At most eight.
+    pub(crate) devices: &'a [SoftDevice],
+    /// Waits for a migration instead of running.
+    pub(crate) is_target: bool,
+}
+
+/// Why there is no machine, or none any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum MachineError {
+    /// A file, socket or process could not be made.
+    #[error("cannot {what} of the {machine} machine: {error}")]
+    Io {
+        /// The operation, as an infinitive.
+        what: &'static str,
+        /// Which machine.
+        machine: String,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// QEMU ended by itself.
+    #[error("the {machine} QEMU ended ({status}): {said}")]
+    Ended {
+        /// Which machine.
+        machine: String,
+        /// How.
+        status: String,
+        /// The end of its messages.
+        said: String,
+    },
+    /// The monitor did not do what it was told.
+    #[error("{machine}: {error}; {said}")]
+    Monitor {
+        /// Which machine.
+        machine: String,
+        /// Why.
+        error: QmpError,
+        /// The end of QEMU's messages.
+        said: String,
+    },
+}
+
+/// A QEMU that runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    name: String,
+    folder: PathBuf,
+    child: Guarded,
+    qmp: Option<Qmp>,
+}
+
+/// How far a migration is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Migration {
+    /// As QEMU calls it; empty if there is none yet.
+    pub(crate) status: String,
+    /// What went wrong.
+    pub(crate) error: Option<String>,
+    /// How long the guest stood still, in milliseconds; only the source knows.
+    pub(crate) downtime_ms: Option<u64>,
+}
+
+impl Migration {
+    /// Nothing will happen any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+    }
+
+    fn from_answer(answer: &Value) -> Self {
+        let text = |key: &str| answer.get(key).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            status: text("status").unwrap_or_default(),
+            error: text("error-desc"),
+            downtime_ms: answer.get("downtime").and_then(Value::as_u64),
+        }
+    }
+}
+
+/// The name of a device's section in the stream.
+pub(crate) fn idstr(index: usize) -> String {
+    format!("0000:00:{:02x}.0/vfio", FIRST_SLOT.saturating_add(index))
+}
+
+impl Machine {
+    /// Starts QEMU and waits for its monitor.
+    pub(crate) fn start(qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
+        let io = |what| {
+            let machine = spec.name.to_owned();
+            move |error| MachineError::Io { what, machine, error }
+        };
+        let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
+        fs::create_dir_all(file("root")).map_err(io("create the device folder"))?;
+        let errors = File::create(file("err")).map_err(io("create the message file"))?;
+        let mut command = qemu.command_preloading(spec.library);
+        command.env("SOFTVFIO", configuration(spec.devices));
+        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
+        arguments(&mut command, spec, &file("qmp"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let child = Guarded::spawn(&mut command).map_err(io("start the emulator"))?;
+        let mut machine = Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None };
+        let stream = machine.monitor()?;
+        let qmp = Qmp::begin(stream, ANSWER_LIMIT).map_err(|error| machine.failed(error))?;
+        machine.qmp = Some(qmp);
+        Ok(machine)
+    }
+
+    fn monitor(&mut self) -> Result<UnixStream, MachineError> {
+        let begin = Instant::now();
+        loop {
+            match UnixStream::connect(self.file("qmp")) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    self.check_alive()?;
+                    if begin.elapsed() > START_LIMIT {
+                        let machine = self.name.clone();
+                        return Err(MachineError::Io { what: "reach the monitor", machine, error });
+                    }
+                }
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn check_alive(&mut self) -> Result<(), MachineError> {
+        match self.child.child().try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                Err(MachineError::Ended { machine: self.name.clone(), status: status.to_string(), said: self.said() })
+            }
+            Err(error) => Err(MachineError::Io { what: "wait for the emulator", machine: self.name.clone(), error }),
+        }
+    }
+
+    /// Runs a monitor command.
+    pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, MachineError> {
+        let answer = match &mut self.qmp {
+            Some(qmp) => qmp.execute(command, arguments),
+            None => Err(QmpError::Closed { command: command.to_owned() }),
+        };
+        match answer {
+            Err(error @ QmpError::Closed { .. }) => {
+                // That it ended, and how, says more.
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_secs(1) {
+                    self.check_alive()?;
+                    thread::sleep(POLL);
+                }
+                Err(self.failed(error))
+            }
+            other => other.map_err(|error| self.failed(error)),
+        }
+    }
+
+    fn failed(&self, error: QmpError) -> MachineError {
+        MachineError::Monitor { machine: self.name.clone(), error, said: self.said() }
+    }
+
+    /// Switches migration capabilities on.
+    pub(crate) fn enable(&mut self, capabilities: &[&str]) -> Result<(), MachineError> {
+        let all: Vec<Value> = capabilities.iter().map(|name| json!({ "capability": name, "state": true })).collect();
+        self.execute("migrate-set-capabilities", json!({ "capabilities": all })).map(drop)
+    }
+
+    /// The state of the migration.
+    pub(crate) fn migration(&mut self) -> Result<Migration, MachineError> {
+        self.execute("query-migrate", json!({})).map(|answer| Migration::from_answer(&answer))
+    }
+
+    /// The state of the virtual machine: `running`, `postmigrate`, ….
+    pub(crate) fn run_state(&mut self) -> Result<String, MachineError> {
+        let answer = self.execute("query-status", json!({}))?;
+        Ok(answer.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// QEMU's own version, from its monitor.
+    pub(crate) fn version(&self) -> &str {
+        self.qmp.as_ref().map_or("", Qmp::version)
+    }
+
+    /// What the devices have seen so far.
+    pub(crate) fn device_log(&self) -> Result<DeviceLog, MachineError> {
+        let failed = |error| MachineError::Io { what: "read the device log", machine: self.name.clone(), error };
+        DeviceLog::read(&self.file("log")).map_err(failed)
+    }
+
+    /// The end of QEMU's messages.
+    pub(crate) fn said(&self) -> String {
+        let said = tail(&fs::read_to_string(self.file("err")).unwrap_or_default(), SAID_LINES);
+        if said.is_empty() { "it said nothing".to_owned() } else { said }
+    }
+
+    fn file(&self, suffix: &str) -> PathBuf {
+        self.folder.join(format!("{}.{suffix}", self.name))
+    }
+}
+
+/// Kernel 7.3 is the one that has all that QEMU knows of.
+fn configuration(devices: &[SoftDevice]) -> String {
+    let mut text = "kernel=7.3\n".to_owned();
+    for (index, device) in devices.iter().enumerate() {
+        text.push_str(&format!("device {} address={} {}\n", device.name, address(index, device), device.options));
+    }
+    text
+}
+
+fn address(index: usize, device: &SoftDevice) -> String {
+    if device.is_mediated {
+        format!("50f7f10c-0000-4000-8000-00000000000{index}")
+    } else {
+        format!("0000:a{index}:00.0")
+    }
+}
+
+fn arguments(command: &mut Command, spec: &Spec<'_>, monitor: &Path) {
+    command.args(["-machine", "q35", "-accel", "tcg", "-m", "16"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
+    // Commas are doubled in QEMU's option syntax.
+    let monitor = monitor.display().to_string().replace(',', ",,");
+    command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
+    command.args(["-object", "iommufd,id=iommufd0"]);
+    for (index, device) in spec.devices.iter().enumerate() {
+        let address = address(index, device);
+        let host = if device.is_mediated {
+            format!("sysfsdev=/sys/bus/mdev/devices/{address}")
+        } else {
+            format!("host={address}")
+        };
+        let slot = FIRST_SLOT.saturating_add(index);
+        command.arg("-device");
+        command.arg(format!("vfio-pci,{host},iommufd=iommufd0,enable-migration=on,addr={slot:x}"));
+    }
+    if spec.is_target {
+        command.args(["-incoming", "defer"]);
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn devices_are_where_their_sections_say() {
+        let device = |is_mediated| SoftDevice { name: "d".into(), options: "model=plain".into(), is_mediated };
+        let devices = [device(false), device(true)];
+        assert_eq!(
+            configuration(&devices),
+            "kernel=7.3\n\
+             device d address=0000:a0:00.0 model=plain\n\
+             device d address=50f7f10c-0000-4000-8000-000000000001 model=plain\n"
+        );
+        let (folder, library) = (Path::new("/f"), Path::new("/l.so"));
+        let spec = Spec { name: "target", folder, library, devices: &devices, is_target: true };
+        let mut command = Command::new("qemu");
+        arguments(&mut command, &spec, Path::new("/f/a,b.qmp"));
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        assert!(words.iter().any(|word| word.starts_with("unix:/f/a,,b.qmp,")), "{words:?}");
+        assert!(words.iter().any(|word| word.contains("host=0000:a0:00.0") && word.ends_with("addr=10")), "{words:?}");
+        assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11")));
+        assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
+        assert_eq!((idstr(0), idstr(1)), ("0000:00:10.0/vfio".into(), "0000:00:11.0/vfio".into()));
+    }
+
+    #[test]
+    fn the_answer_of_query_migrate_is_read() {
+        let migration = Migration::from_answer(&json!({ "status": "failed", "error-desc": "why", "downtime": 7 }));
+        assert!(migration.is_over());
+        assert_eq!((migration.error.as_deref(), migration.downtime_ms), (Some("why"), Some(7)));
+        for status in ["setup", "active", "device", "cancelling", "failing", "postcopy-active"] {
+            assert!(!Migration::from_answer(&json!({ "status": status })).is_over(), "{status}");
+        }
+        assert!(!Migration::from_answer(&json!({})).is_over());
+    }
+}
