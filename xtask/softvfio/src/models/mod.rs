@@ -5,19 +5,19 @@
 
 mod account;
 mod hisi;
-//MLX mod mlx5;
+mod mlx5;
 
 use std::sync::Arc;
 
-use savevm_core::sim::{ConfigError, Model, Options, SimConfig, SimDevice, SystemClock};
+use savevm_core::sim::{Clock, ConfigError, Model, Options, SimConfig, SimDevice};
 
 use crate::config::Kernel;
 
 /// Makes the device that `config` describes, with the drivers of `kernel`.
-pub(crate) fn device(config: &SimConfig, kernel: Kernel) -> Result<SimDevice, ConfigError> {
+pub(crate) fn device(config: &SimConfig, kernel: Kernel, clock: Arc<dyn Clock>) -> Result<SimDevice, ConfigError> {
     let hisi = |options: &mut Options| hisi::Hisi::from_options(options, kernel).map(boxed);
-    //MLX let mlx5 = |options: &mut Options| mlx5::Mlx5::from_options(options, kernel).map(boxed);
-    config.device_with(&[("hisi", &hisi)], Arc::new(SystemClock::new()))
+    let mlx5 = |options: &mut Options| mlx5::Mlx5::from_options(options, kernel).map(boxed);
+    config.device_with(&[("hisi", &hisi), ("mlx5", &mlx5)], clock)
 }
 
 fn boxed(model: impl Model + 'static) -> Box<dyn Model> {

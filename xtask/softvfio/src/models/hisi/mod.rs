@@ -11,9 +11,7 @@ use core::time::Duration;
 use device_hisi::model::{Effect, Refusal, Resuming, Vf};
 use device_hisi::{MATCH_BYTES, STATE_BYTES, VF_READY};
 use savevm_core::digest::Digest;
-use savevm_core::sim::{
-    ConfigError, ConfigSpace, Errno, Facts, Failure, Model, Options, PrecopySizes, Region, Step,
-};
+use savevm_core::sim::{ConfigError, ConfigSpace, Errno, Facts, Failure, Model, Options, PrecopySizes, Region, Step};
 use vfio_mig_fsm::{Capabilities, State};
 
 use self::config::Config;

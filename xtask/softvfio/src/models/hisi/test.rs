@@ -2,8 +2,10 @@
 //! The facts of hisi.md, each on a device.
 #![allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
+use std::sync::Arc;
+
 use device_hisi::{MATCH_BYTES, STATE_BYTES, Stream};
-use savevm_core::sim::{Errno, SimDevice, SimSession};
+use savevm_core::sim::{Errno, SimDevice, SimSession, SystemClock};
 
 use crate::config::Config;
 use crate::models;
@@ -16,7 +18,7 @@ const PRE_COPY: u32 = 6;
 
 fn device(kernel: &str, options: &str) -> SimDevice {
     let config = Config::parse(&format!("kernel={kernel}; device a model=hisi {options}")).unwrap();
-    let device = models::device(&config.devices[0].sim, config.kernel).unwrap();
+    let device = models::device(&config.devices[0].sim, config.kernel, Arc::new(SystemClock::new())).unwrap();
     device.open().unwrap();
     device
 }
@@ -194,7 +196,7 @@ fn options_that_make_no_sense_are_refused() {
         ("caps=7", "a key of this model"),
     ] {
         let config = Config::parse(&format!("device a model=hisi {options}")).unwrap();
-        let error = models::device(&config.devices[0].sim, config.kernel).unwrap_err();
+        let error = models::device(&config.devices[0].sim, config.kernel, Arc::new(SystemClock::new())).unwrap_err();
         assert_eq!(error.to_string(), format!("line 1: {options}: expected {expected}"));
     }
 }
