@@ -22,6 +22,8 @@
 //! # Ok::<(), Refusal>(())
 //! ```
 
+use core::borrow::BorrowMut;
+
 use thiserror::Error;
 
 use crate::compatible::{Target, compatible};
@@ -48,15 +50,33 @@ impl Vf {
     }
 
     /// Enters RESUMING: a new, empty session.
-    pub const fn resume(&mut self) -> Resuming<'_> {
+    pub const fn resume(&mut self) -> Resuming<&mut Self> {
         Resuming { vf: self, bytes: [0; STATE_BYTES], length: 0, is_over: false }
+    }
+
+    /// The same for a simulated device, which keeps both in one place. [`Resuming::into_vf`] gives the VF back.
+    #[must_use]
+    pub const fn into_resuming(self) -> Resuming<Self> {
+        Resuming { vf: self, bytes: [0; STATE_BYTES], length: 0, is_over: false }
+    }
+
+    /// Whether the mark is set: the next session compares nothing.
+    #[must_use]
+    pub const fn is_match_done(&self) -> bool {
+        self.is_match_done
+    }
+
+    /// The same VF with the mark set or not, as it was when something was kept of it.
+    #[must_use]
+    pub const fn with_match_done(self, is_match_done: bool) -> Self {
+        Self { is_match_done, ..self }
     }
 }
 
-/// A resuming session.
-#[derive(Debug)]
-pub struct Resuming<'a> {
-    vf: &'a mut Vf,
+/// A resuming session of a VF, borrowed or owned.
+#[derive(Clone, Debug)]
+pub struct Resuming<V> {
+    vf: V,
     bytes: [u8; STATE_BYTES],
     length: usize,
     is_over: bool,
@@ -105,7 +125,21 @@ impl Refusal {
     }
 }
 
-impl Resuming<'_> {
+impl Resuming<Vf> {
+    /// Ends the session, in whatever way, and gives the VF back, with its mark.
+    #[must_use]
+    pub fn into_vf(self) -> Vf {
+        self.vf
+    }
+}
+
+impl<V: BorrowMut<Vf>> Resuming<V> {
+    /// How many more bytes there is room for. A longer write is [`Refusal::TooLong`], before its bytes are looked at.
+    #[must_use]
+    pub const fn room_bytes(&self) -> usize {
+        STATE_BYTES.saturating_sub(self.length)
+    }
+
     /// `write` on the data fd.
     ///
     /// # Errors
@@ -141,17 +175,18 @@ impl Resuming<'_> {
 
     /// The kernel's comparison, which comes with every write once 40 bytes are there, until it succeeds.
     fn compare(&mut self) -> Result<(), Refusal> {
-        if self.length < MATCH_BYTES || self.vf.is_match_done {
+        if self.length < MATCH_BYTES || self.vf.borrow().is_match_done {
             return Ok(());
         }
         let head = self.bytes.first_chunk().ok_or(Refusal::Mismatch)?;
         let head = Match::decode(head).map_err(|_| Refusal::Mismatch)?;
         // A kernel without the fix does not repair; it takes the addresses as they come.
-        if head.version.is_v1() && self.vf.target.reads_v2 {
+        if head.version.is_v1() && self.vf.borrow().target.reads_v2 {
             self.repair();
         }
-        if compatible(&head, &self.vf.target).is_empty() {
-            self.vf.is_match_done = true;
+        let vf = self.vf.borrow_mut();
+        if compatible(&head, &vf.target).is_empty() {
+            vf.is_match_done = true;
             Ok(())
         } else {
             Err(Refusal::Mismatch)

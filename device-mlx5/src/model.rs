@@ -69,6 +69,33 @@ pub enum Refusal {
     /// EINVAL: an empty image, and no buffer exists to tell the firmware about.
     #[error("EINVAL: an empty image before any other")]
     EmptyImage,
+    /// What the kernel makes of the firmware's status when it refuses an image.
+    #[error("errno {errno}: the firmware refuses an image")]
+    Firmware {
+        /// The errno, positive.
+        errno: i32,
+    },
+}
+
+/// The firmware of a simulated device, which is given what arrives.
+pub trait Firmware {
+    /// Bytes of the current image, of `image_bytes` in all, from `offset` on. They come in order.
+    fn data(&mut self, image_bytes: u64, offset: u64, data: &[u8]);
+
+    /// The image is complete. The kernel tells the firmware its size.
+    ///
+    /// # Errors
+    /// The errno that the kernel makes of the firmware's status, positive.
+    fn load(&mut self, image_bytes: u64) -> Result<(), i32>;
+}
+
+/// A firmware that loads anything.
+impl Firmware for () {
+    fn data(&mut self, _image_bytes: u64, _offset: u64, _data: &[u8]) {}
+
+    fn load(&mut self, _image_bytes: u64) -> Result<(), i32> {
+        Ok(())
+    }
 }
 
 impl Refusal {
@@ -80,6 +107,7 @@ impl Refusal {
             Self::Over => 19,
             Self::EmptyImage => 22,
             Self::UnknownTag { .. } => 95,
+            Self::Firmware { errno } => errno,
         }
     }
 }
@@ -130,6 +158,14 @@ impl Resuming {
     /// # Errors
     /// Any [`Refusal`]; from then on [`Refusal::Over`].
     pub fn write(&mut self, input: &[u8]) -> Result<usize, Refusal> {
+        self.write_to(input, &mut ())
+    }
+
+    /// The same, with a firmware that has a say.
+    ///
+    /// # Errors
+    /// Any [`Refusal`]; from then on [`Refusal::Over`].
+    pub fn write_to(&mut self, input: &[u8], firmware: &mut impl Firmware) -> Result<usize, Refusal> {
         if self.is_dead {
             return Err(Refusal::Over);
         }
@@ -138,7 +174,7 @@ impl Resuming {
         while !rest.is_empty() {
             let used = match self.payload {
                 None => self.read_header(rest),
-                Some(payload) => self.read_payload(payload, rest),
+                Some(payload) => self.read_payload(payload, rest, firmware),
             };
             let used = used.inspect_err(|_| self.is_dead = true)?;
             rest = rest.get(used..).unwrap_or_default();
@@ -168,10 +204,18 @@ impl Resuming {
         Ok(used)
     }
 
-    fn read_payload(&mut self, payload: Payload, input: &[u8]) -> Result<usize, Refusal> {
+    fn read_payload(
+        &mut self,
+        payload: Payload,
+        input: &[u8],
+        firmware: &mut impl Firmware,
+    ) -> Result<usize, Refusal> {
         let Payload { header, seen } = payload;
         let missing = usize::try_from(header.record_bytes.saturating_sub(seen)).unwrap_or(usize::MAX);
         let bytes = input.get(..missing).unwrap_or(input);
+        if header.tag == TAG_FW_DATA {
+            firmware.data(header.record_bytes, seen, bytes);
+        }
         let start = usize::try_from(seen).unwrap_or(usize::MAX);
         let slots = self.header_data.iter_mut().skip(start);
         slots.zip(bytes).for_each(|(slot, byte)| *slot = *byte);
@@ -180,7 +224,7 @@ impl Resuming {
         let is_complete = seen == header.record_bytes;
         self.payload = (!is_complete).then_some(Payload { header, seen });
         match header.tag {
-            TAG_FW_DATA if is_complete => self.load(header.record_bytes)?,
+            TAG_FW_DATA if is_complete => self.load(header.record_bytes, firmware)?,
             TAG_STOP_COPY_SIZE if is_complete => {
                 self.stop_copy_size = u64::from_le_bytes(self.header_data).min(FORMAT.record_bytes_max);
             }
@@ -189,10 +233,11 @@ impl Resuming {
         Ok(bytes.len())
     }
 
-    const fn load(&mut self, bytes: u64) -> Result<(), Refusal> {
+    fn load(&mut self, bytes: u64, firmware: &mut impl Firmware) -> Result<(), Refusal> {
         if bytes == 0 && self.image_buffer_bytes == 0 {
             return Err(Refusal::EmptyImage);
         }
+        firmware.load(bytes).map_err(|errno| Refusal::Firmware { errno })?;
         self.images = self.images.saturating_add(1);
         self.image_bytes = self.image_bytes.saturating_add(bytes);
         Ok(())

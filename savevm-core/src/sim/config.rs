@@ -183,7 +183,7 @@ fn plain(options: &mut Options) -> Result<PlainConfig, ConfigError> {
     set(&mut config.dirty_total_bytes, options.take_bytes("dirty-total")?);
     set(&mut config.stop_bytes, options.take_bytes("stop")?);
     set(&mut config.seed, options.take_number("seed")?);
-    config.dirty_rate = options.take("dirty-rate", "a rate, as in 100MiB/s", units::bytes_per_s)?;
+    config.dirty_rate = options.take_rate("dirty-rate")?;
     config.reinit_after =
         options.take("reinit-after", "a number from 1", |text| units::number(text).filter(|n| *n > 0))?;
     let drained = options.take("drained", "nomsg or zero", |text| match text {

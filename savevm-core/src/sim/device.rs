@@ -186,6 +186,7 @@ impl SimDevice {
     }
 
     fn step(&self, held: &Held<'_>, step: Step) -> Result<Option<SimSession>, Errno> {
+        self.shared.wait_until_idle();
         let delay = self.shared.timing.step(step).saturating_add(self.shared.core().model.step_delay(step));
         self.shared.clock.sleep_if(delay);
         let faulted = self.shared.faulted(Call::Step, Some(Place::Step(step)), Some(held));

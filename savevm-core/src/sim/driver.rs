@@ -76,7 +76,9 @@ impl Shared {
                     return Err(errno);
                 }
                 Action::FailSession(errno) => {
-                    self.core().end_session();
+                    let mut core = self.core();
+                    core.end_session();
+                    core.model.session_failed();
                     return Err(errno);
                 }
                 Action::Delay(time) => self.clock.sleep_if(time),
@@ -89,6 +91,14 @@ impl Shared {
             }
         }
         Ok(faulted)
+    }
+
+    /// Waits for what the model is busy with. A reset does not wait for it.
+    pub(super) fn wait_until_idle(&self) {
+        let until = self.core().model.busy_until();
+        if let Some(until) = until {
+            self.wait(until.saturating_sub(self.clock.now()), |core| core.reset_pending);
+        }
     }
 
     /// Lets `time` pass in slices, less when `over` becomes true.

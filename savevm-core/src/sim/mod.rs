@@ -35,7 +35,7 @@ pub use self::model::{DirtyLogging, Facts, Failure, Irq, Model, PrecopySizes, Re
 pub use self::mtty::Mtty;
 pub use self::options::{ConfigError, Options};
 pub use self::pci::ConfigSpace;
-pub use self::plain::{Drained, Plain, PlainConfig};
+pub use self::plain::{Drained, Plain, PlainConfig, fill_contents};
 pub use self::port::SimPort;
 pub use self::session::{Direction, PrecopyInfo, Progress, SimSession};
 pub use self::time::{Clock, ManualClock, SystemClock};

@@ -190,6 +190,14 @@ pub trait Model: Send {
         None
     }
 
+    /// A moment before which steps and pre-copy queries wait: a command to the firmware that is still running.
+    fn busy_until(&self) -> Option<Duration> {
+        None
+    }
+
+    /// A fault has ended the session behind the model's back: for drivers whose session can fail by itself.
+    fn session_failed(&mut self) {}
+
     /// Reads saved bytes: `Ok(0)` or `ENOMSG` when there are none for now, `Ok(0)` at the end in STOP_COPY.
     /// Never called with an empty buffer.
     ///

@@ -115,6 +115,14 @@ impl Options {
         self.take(key, "a size, as in 4096 or 16MiB", units::bytes)
     }
 
+    /// [`take`](Self::take) of a rate in bytes per second: `100MiB/s`, or a size.
+    ///
+    /// # Errors
+    /// As `take`.
+    pub fn take_rate(&mut self, key: &str) -> Result<Option<u64>, ConfigError> {
+        self.take(key, "a rate, as in 100MiB/s", units::bytes_per_s)
+    }
+
     /// [`take`](Self::take) of a time: `5`, `5ms`, `250us`, `2s`; without a unit, milliseconds.
     ///
     /// # Errors

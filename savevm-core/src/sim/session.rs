@@ -193,6 +193,7 @@ impl SimSession {
             return Err(Errno::ENOTTY);
         }
         let held = shared.hold();
+        shared.wait_until_idle();
         shared.clock.sleep_if(shared.timing.query);
         let faulted = shared.faulted(Call::PrecopyInfo, None, Some(&held))?;
         let now = shared.clock.now();

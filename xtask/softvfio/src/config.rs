@@ -12,6 +12,8 @@ pub(crate) struct Kernel {
     pub(crate) precopy_info_v2: bool,
     /// The structures of 7.x: BIND with a token and a checked tail, ATTACH with a PASID.
     pub(crate) extended_bind: bool,
+    /// Drivers behave as in 7.3 where that differs from 6.12.
+    pub(crate) has_drivers_of_7: bool,
 }
 
 impl Kernel {
@@ -22,7 +24,7 @@ impl Kernel {
             "7.3" => (true, true),
             _ => return None,
         };
-        Some(Self { iommufd, precopy_info_v2: new, extended_bind: new })
+        Some(Self { iommufd, precopy_info_v2: new, extended_bind: new, has_drivers_of_7: new })
     }
 }
 
@@ -85,7 +87,8 @@ pub(crate) struct Config {
 impl Config {
     /// Parses the text of a configuration; `;` is as good as a line end.
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let mut kernel = Kernel { iommufd: false, precopy_info_v2: false, extended_bind: false };
+        let mut kernel =
+            Kernel { iommufd: false, precopy_info_v2: false, extended_bind: false, has_drivers_of_7: false };
         let mut devices = Vec::new();
         for (line, text) in statements(text) {
             let text = text.trim();

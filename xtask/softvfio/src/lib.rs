@@ -24,6 +24,7 @@ mod iommufd;
 mod log;
 mod machine;
 mod mappings;
+mod models;
 mod shim;
 mod store;
 mod tree;

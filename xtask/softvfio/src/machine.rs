@@ -4,12 +4,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use savevm_core::sim::{ConfigError, Errno, SimDevice, SimSession};
+use savevm_core::sim::{ConfigError, Errno, SimDevice, SimSession, SystemClock};
 
 use crate::abi::UserMemory;
 use crate::config::{Address, Config, Kernel};
 use crate::container::Container;
 use crate::iommufd::Iommufd;
+use crate::models;
 use crate::store::Store;
 
 /// A device of the machine.
@@ -136,7 +137,7 @@ pub(crate) struct Session {
 impl Machine {
     pub(crate) fn new(config: &Config, store: &Arc<Store>) -> Result<Self, ConfigError> {
         let nodes = config.devices.iter().map(|device| {
-            let sim = device.sim.device()?;
+            let sim = models::device(&device.sim, config.kernel, Arc::new(SystemClock::new()))?;
             store.load(&device.name, &sim);
             Ok(Arc::new(Node {
                 name: device.name.clone(),

@@ -74,8 +74,9 @@ pub(super) fn word(bytes: &[u8], index: usize) -> Option<u64> {
     bytes.chunks_exact(8).nth(index)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Fills `buffer` with the contents of the stream from `position` on.
-pub(super) fn fill(seed: u64, position: u64, buffer: &mut [u8]) {
+/// Fills `buffer` with contents that follow from a seed and the position in them, for any model's stream: the same
+/// bytes whatever the pieces, and nothing to keep.
+pub fn fill(seed: u64, position: u64, buffer: &mut [u8]) {
     let mut index = position / 8;
     let skip = usize::try_from(position % 8).unwrap_or(0);
     let mut rest = buffer;

@@ -15,6 +15,7 @@ use std::vec::Vec;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+pub use self::content::fill as fill_contents;
 use self::load::Load;
 use self::registers::{Registers, State as DeviceState};
 use self::save::Save;

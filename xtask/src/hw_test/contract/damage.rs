@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use vfio_mig_fsm::{Capabilities, State};
 use vfio_uapi::{DataFd, DeviceState};
 
-use super::check::{Checked, ensure, failed, must, refuse, refuse_io, skipped};
+use super::check::{Checked, ensure, failed, must, name, refuse, refuse_io, skipped};
 use super::context::Ctx;
 use super::dut::Dut;
-use super::profile::{Header, Incomplete, Overlong};
+use super::profile::{Compared, Header, Incomplete, Overlong};
 use super::stream::{self, CHUNK_BYTES, expect_working};
 use super::{Need, Test, mtty, recovery, test};
 use crate::hw_test::event::Group;
@@ -24,6 +24,7 @@ const TESTS: &[Test] = &[
     test(Group::Damage, "one byte too many", &[], one_too_many),
     test(Group::Damage, "twice the stream", &[], twice),
     test(Group::Damage, "every damaged header field is refused", &[Need::Header], damaged_header),
+    test(Group::Damage, "a header that has fitted once is compared no more", &[Need::ComparedOnce], compared_once),
     test(Group::Damage, "a damaged byte anywhere is noticed", &[Need::Header, Need::Sealed], damaged_contents),
     test(Group::Damage, "the first write error is final in the library", &[Need::Header], first_error_is_final),
     test(Group::Damage, "changed registers arrive changed", &[Need::Uart], changed_registers),
@@ -57,6 +58,10 @@ fn truncated(ctx: &Ctx, length: fn(usize) -> usize) -> Checked {
             dut.expect_state("after the refused SET", State::Resuming)?;
             stream::write_all(&mut data, rest, CHUNK_BYTES)?;
             dut.set_quietly(State::Stop)?;
+        }
+        Incomplete::Accepted => {
+            must("SET STOP with a part loaded", answer.map_err(|errno| name(Errno::from_raw(errno))))?;
+            dut.expect_state("after the part was loaded", State::Stop)?;
         }
         Incomplete::Unknown => ctx.note(if answer.is_ok() { "not noticed by the driver" } else { "refused" }),
     }
@@ -96,6 +101,11 @@ fn overlong(ctx: &Ctx, more: fn(&[u8]) -> Vec<u8>) -> Checked {
             )?;
             dut.expect_state("after the refused SET", State::Resuming)?;
         }
+        Overlong::Accepted => {
+            stream::write_all(&mut data, &whole, CHUNK_BYTES)?;
+            stream::write_all(&mut data, &more, CHUNK_BYTES)?;
+            dut.set_quietly(State::Stop)?;
+        }
         Overlong::Unknown => return Err(skipped("what this driver says to an overlong write is not known")),
     }
     expect_working(ctx)
@@ -103,20 +113,53 @@ fn overlong(ctx: &Ctx, more: fn(&[u8]) -> Vec<u8>) -> Checked {
 
 /// For every field of the header: refused by the write that completes it, and RESET leads out.
 fn damaged_header(ctx: &mut Ctx) -> Checked {
+    let whole = stream::save(&ctx.first)?;
+    compare_again(ctx)?;
     let dut = &ctx.first;
     let header = header(dut)?;
-    let whole = stream::save(dut)?;
-    for (name, offset) in header.fields {
+    for (field, offset) in header.fields {
         let damaged = flip(&whole, *offset)?;
         let (head, _) = damaged.split_at_checked(header.bytes).ok_or_else(|| failed("the state is too short"))?;
         for at_once in [true, false] {
             let mut data = dut.enter_session(State::Resuming)?;
             let completing = if at_once { damaged.as_slice() } else { finish(&mut data, head)? };
-            let what = format!("write that completes a header with a damaged {name}");
+            let what = format!("write that completes a header with a damaged {field}");
             refuse_io(&what, data.write(completing), &[header.errno])?;
             dut.expect_state("after the refused write", State::Resuming)?;
             dut.reset()?;
         }
+    }
+    expect_working(ctx)
+}
+
+/// Makes the driver compare the next header, whatever it has compared before.
+pub(super) fn compare_again(ctx: &mut Ctx) -> Checked {
+    if header(&ctx.first)?.compared == Compared::Always {
+        return Ok(());
+    }
+    if !ctx.kernel.compares_after_every_open() {
+        return Err(skipped(format!(
+            "on kernel {} the driver compares until a header has fitted, and may have done so since it was bound",
+            ctx.kernel
+        )));
+    }
+    ctx.first.close();
+    ctx.first.open()
+}
+
+/// The trap for whoever relies on the driver: a state of another device is taken, even after a reset.
+fn compared_once(ctx: &mut Ctx) -> Checked {
+    let dut = &ctx.first;
+    let header = header(dut)?;
+    let whole = stream::save(dut)?;
+    stream::load(dut, &whole, State::Stop)?;
+    for (field, offset) in header.fields {
+        let damaged = flip(&whole, *offset)?;
+        let mut data = dut.enter_session(State::Resuming)?;
+        let head = damaged.get(..header.bytes).ok_or_else(|| failed("the state is too short"))?;
+        must(&format!("write of a header with a damaged {field}"), data.write(head))?;
+        // Nothing of it is loaded.
+        dut.reset()?;
     }
     expect_working(ctx)
 }
@@ -159,9 +202,11 @@ fn finish<'a>(data: &mut std::fs::File, head: &'a [u8]) -> Checked<&'a [u8]> {
 
 /// The driver would take more after a refused header, and then load it; the library must not let that happen.
 fn first_error_is_final(ctx: &mut Ctx) -> Checked {
+    let whole = stream::save(&ctx.first)?;
+    compare_again(ctx)?;
     let dut = &ctx.first;
-    let whole = stream::save(dut)?;
-    let damaged = flip(&whole, 0)?;
+    let (_, offset) = header(dut)?.fields.first().ok_or_else(|| failed("no field of the header is known"))?;
+    let damaged = flip(&whole, *offset)?;
     dut.reset()?;
     let device = dut.device()?;
     let opened = must("SET RESUMING", device.set_device_state(DeviceState::RESUMING))?;

@@ -44,6 +44,12 @@ impl KernelVersion {
     pub(crate) fn has_precopy_info_v2(self) -> bool {
         self >= Self::new(7, 1, 0)
     }
+
+    /// A header that is compared until it fits is compared again after the next open of the device. Read in 7.3; up to
+    /// 6.12 only a new binding of the driver does that. Of the releases between nothing is known.
+    pub(crate) fn compares_after_every_open(self) -> bool {
+        self >= Self::new(7, 3, 0)
+    }
 }
 
 fn leading_number(text: &str) -> u32 {

@@ -76,13 +76,14 @@ fn estimates(ctx: &mut Ctx) -> Checked {
 }
 
 fn first_error_is_final(ctx: &mut Ctx) -> Checked {
+    super::damage::compare_again(ctx)?;
     let dut = &ctx.first;
     let header = dut.profile.header.ok_or_else(|| failed("no header is known"))?;
     let mut data = load(dut.device()?)?;
-    // All zeros are no magic of any driver.
-    let refused = data.write_all(&vec![0; header.bytes]);
-    let error = refused.err().ok_or_else(|| failed("a header of zeros was taken"))?;
-    expect("a header of zeros", error.errno().map(Errno::from_raw), Some(header.errno))?;
+    // No driver's magic, and no size that any driver takes.
+    let refused = data.write_all(&vec![0xff; header.bytes]);
+    let error = refused.err().ok_or_else(|| failed("a header of ones was taken"))?;
+    expect("a header of ones", error.errno().map(Errno::from_raw), Some(header.errno))?;
     let again = data.write_all(&[0]);
     ensure(again.is_err(), || "a write after a refused one reached the kernel, which takes it".into())?;
     drop(data);
@@ -91,8 +92,10 @@ fn first_error_is_final(ctx: &mut Ctx) -> Checked {
 
 fn failed_request(ctx: &mut Ctx) -> Checked {
     let dut = &ctx.first;
-    if dut.profile.incomplete != Incomplete::Refused {
-        return Err(skipped("it is not known how this driver takes a state that never came"));
+    match dut.profile.incomplete {
+        Incomplete::Refused => {}
+        Incomplete::Accepted => return Err(skipped("this driver refuses no state, not even one that never came")),
+        Incomplete::Unknown => return Err(skipped("it is not known how this driver takes a state that never came")),
     }
     let device = dut.device()?;
     let data = load(device)?;

@@ -39,7 +39,7 @@ use vfio_mig_fsm::{Capabilities, State};
 use check::{Checked, skipped};
 use context::Ctx;
 use migrate::Fault;
-use profile::Registers;
+use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
 
@@ -74,6 +74,7 @@ enum Need {
     SecondOpen,
     DmaLogging,
     Header,
+    ComparedOnce,
     Sealed,
     Uart,
     Repeatable,
@@ -139,6 +140,10 @@ impl Need {
             }
             Self::DmaLogging => (dma_logging::is_offered(ctx)?, "the device does not offer DMA logging"),
             Self::Header => (profile.header.is_some(), "no stream header is known that this driver checks"),
+            Self::ComparedOnce => (
+                profile.header.is_some_and(|header| header.compared == Compared::UntilItFits),
+                "this driver compares the header in every session, or none is known",
+            ),
             Self::Sealed => (profile.sealed, "this driver loads damaged contents without noticing, so none are sent"),
             Self::Uart => (profile.registers == Registers::Uart, "the device is no UART"),
             Self::Repeatable => (profile.repeatable, "the driver does not promise equal bytes for equal states"),

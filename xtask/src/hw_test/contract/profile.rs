@@ -44,6 +44,18 @@ pub(crate) struct Header {
     pub errno: Errno,
     /// Where a changed byte must be noticed: name and offset.
     pub fields: &'static [(&'static str, usize)],
+    /// When it is compared at all.
+    pub compared: Compared,
+}
+
+/// When a header is compared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Compared {
+    /// In every session.
+    Always,
+    /// Until it has fitted once. Up to 6.12 a new binding of the driver makes it compare again, from 7.3 on a new open of
+    /// the device; a reset does not.
+    UntilItFits,
 }
 
 /// What leaving RESUMING does when bytes are missing.
@@ -51,6 +63,8 @@ pub(crate) struct Header {
 pub(crate) enum Incomplete {
     /// EINVAL; the device stays in RESUMING and takes the rest.
     Refused,
+    /// Nothing is noticed: the device goes on with what has come.
+    Accepted,
     /// Either is possible; only the recovery is checked.
     Unknown,
 }
@@ -62,6 +76,8 @@ pub(crate) enum Overlong {
     Refused(Errno),
     /// It is taken, and leaving RESUMING is EINVAL.
     NoticedAtTheEnd,
+    /// It is taken, and nothing is noticed.
+    Accepted,
     /// Not known for this driver.
     Unknown,
 }
@@ -82,7 +98,7 @@ pub(crate) enum Drained {
 pub(crate) enum Registers {
     /// The 16550 of the kernel's sample driver.
     Uart,
-    /// The simulator's own account of its state in BAR0.
+    /// The account that simulated devices give of their state in BAR0.
     Digest,
     /// None known.
     None,
@@ -108,6 +124,7 @@ const MTTY: Profile = Profile {
             ("flags", 20),
             ("flags (last byte)", 23),
         ],
+        compared: Compared::Always,
     }),
     sealed: false,
     exact_initial_bytes: true,
@@ -125,7 +142,12 @@ const PLAIN: Profile = Profile {
     drained: Drained::NoMessage,
     state_survives_close: false,
     dead_write_is_harmless: true,
-    header: Some(Header { bytes: 64, errno: Errno::EINVAL, fields: &[("magic", 0), ("version", 8), ("padding", 63)] }),
+    header: Some(Header {
+        bytes: 64,
+        errno: Errno::EINVAL,
+        fields: &[("magic", 0), ("version", 8), ("padding", 63)],
+        compared: Compared::Always,
+    }),
     sealed: true,
     exact_initial_bytes: true,
     repeatable: true,
@@ -136,6 +158,69 @@ const PLAIN: Profile = Profile {
 
 /// The same, made to end its pre-copy as the older drivers do.
 const PLAIN_ZERO: Profile = Profile { name: "plain-zero", drained: Drained::Zero, ..PLAIN };
+
+/// HiSilicon's accelerators: one structure of 176 bytes, which begins with the 40 that are compared.
+const HISI: Profile = Profile {
+    name: "hisi",
+    incomplete: Incomplete::Refused,
+    overlong: Overlong::Refused(Errno::ENOMEM),
+    drained: Drained::Zero,
+    state_survives_close: false,
+    dead_write_is_harmless: true,
+    header: Some(Header {
+        bytes: 40,
+        errno: Errno::EFAULT,
+        fields: &[
+            ("magic", 0),
+            ("magic (last byte)", 7),
+            ("number of queues", 8),
+            ("device id", 12),
+            ("queue isolation", 16),
+            ("major version", 28),
+        ],
+        compared: Compared::UntilItFits,
+    }),
+    sealed: false,
+    exact_initial_bytes: true,
+    repeatable: true,
+    repeatable_live: true,
+    logging_starts_twice: None,
+    registers: Registers::None,
+};
+
+/// The same with the simulator's registers, which a real one has not.
+const HISI_SOFT: Profile = Profile { name: "hisi-soft", registers: Registers::Digest, ..HISI };
+
+/// The same without guest driver: the compared 40 bytes are all, of which one depends on when it is read. There is room
+/// for 136 more, but the driver ends with 40 or 176 only.
+const HISI_NOT_READY: Profile =
+    Profile { name: "hisi-not-ready", overlong: Overlong::NoticedAtTheEnd, repeatable_live: false, ..HISI };
+
+/// NVIDIA's ConnectX: records with images, which the firmware loads as they come, and nobody looks whether all have.
+const MLX5: Profile = Profile {
+    name: "mlx5",
+    incomplete: Incomplete::Accepted,
+    overlong: Overlong::Accepted,
+    drained: Drained::NoMessage,
+    state_survives_close: false,
+    dead_write_is_harmless: true,
+    // The first record's. Its tag is that of an optional record, so that only the size can be wrong.
+    header: Some(Header {
+        bytes: 16,
+        errno: Errno::ENOMEM,
+        fields: &[("size of the first record (byte 4)", 4), ("size of the first record (last byte)", 7)],
+        compared: Compared::Always,
+    }),
+    sealed: false,
+    exact_initial_bytes: true,
+    repeatable: false,
+    repeatable_live: false,
+    logging_starts_twice: Some(false),
+    registers: Registers::None,
+};
+
+/// The same with the simulator's registers, and a firmware that makes the same images of the same state.
+const MLX5_SOFT: Profile = Profile { name: "mlx5-soft", repeatable: true, registers: Registers::Digest, ..MLX5 };
 
 /// Any driver: only what vfio.h promises.
 const GENERIC: Profile = Profile {
@@ -155,7 +240,7 @@ const GENERIC: Profile = Profile {
 };
 
 impl Profile {
-    const ALL: [Self; 4] = [MTTY, PLAIN, PLAIN_ZERO, GENERIC];
+    const ALL: [Self; 9] = [MTTY, PLAIN, PLAIN_ZERO, HISI, HISI_SOFT, HISI_NOT_READY, MLX5, MLX5_SOFT, GENERIC];
 
     /// By its name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -173,6 +258,8 @@ impl Profile {
             (0x4348, 0x3253) => MTTY,
             // An id no vendor gave to a device; only the simulator's plain model has it.
             (0x1af4, 0x10f0) => PLAIN,
+            (0x19e5, 0xa251 | 0xa256 | 0xa259) => HISI,
+            (0x15b3, 0x101e) => MLX5,
             _ => GENERIC,
         }
     }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use vfio_mig_fsm::{Capabilities, State};
 
 use super::Test;
-use super::check::{Checked, expect, refuse};
+use super::check::{Checked, expect, must, name, refuse};
 use super::context::Ctx;
 use super::dut::expect_dead;
 use super::profile::Incomplete;
@@ -82,6 +82,12 @@ pub(super) fn leave_empty(ctx: &mut Ctx, to: State) -> Checked {
             stream::write_all(&mut data, &whole, stream::CHUNK_BYTES)?;
             let opened = dut.set(to)?;
             expect("a data fd came with the request", opened.is_some(), to.is_saving())?;
+        }
+        Incomplete::Accepted => {
+            let what = format!("SET {to} with nothing loaded");
+            let opened = must(&what, answer.map_err(|errno| name(Errno::from_raw(errno))))?;
+            expect("a data fd came with the request", opened.is_some(), to.is_saving())?;
+            dut.expect_state("after nothing was loaded", to)?;
         }
         Incomplete::Unknown => ctx.note(if answer.is_ok() { "accepted" } else { "refused" }),
     }

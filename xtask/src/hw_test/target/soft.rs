@@ -83,6 +83,60 @@ const MACHINES: &[Machine<'_>] = &[
         devices: PCI,
         args: &["--access", "cdev"],
     },
+    Machine {
+        label: "hisi",
+        kernel: "6.12.117",
+        config: "kernel=6.12\n\
+                 device a model=hisi accelerator=sec isolation=1 seed=1 address=0000:a1:00.0\n\
+                 device b model=hisi accelerator=sec isolation=1 seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults", "--profile", "hisi-soft"],
+    },
+    Machine {
+        label: "hisi, by cdev",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=hisi accelerator=hpre seed=1 address=0000:a1:00.0\n\
+                 device b model=hisi accelerator=hpre seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--access", "cdev", "--profile", "hisi-soft"],
+    },
+    Machine {
+        label: "hisi without guest driver",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=hisi ready=no address=0000:a1:00.0\n\
+                 device b model=hisi ready=no address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults", "--profile", "hisi-not-ready"],
+    },
+    Machine {
+        label: "mlx5",
+        kernel: "6.12.117",
+        config: "kernel=6.12-iommufd\n\
+                 device a model=mlx5 initial=200KiB dirty=100KiB stop=64KiB save-ms=1 seed=1 address=0000:a1:00.0\n\
+                 device b model=mlx5 initial=200KiB dirty=100KiB stop=64KiB save-ms=1 seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults", "--profile", "mlx5-soft"],
+    },
+    Machine {
+        label: "mlx5 in chunks, by cdev",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=mlx5 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB chunk=128KiB reinit-after=3 seed=1 address=0000:a1:00.0\n\
+                 device b model=mlx5 initial=512KiB dirty=256KiB dirty-rate=20MiB/s dirty-total=1MiB stop=1MiB chunk=128KiB reinit-after=3 seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--access", "cdev", "--profile", "mlx5-soft"],
+    },
+    Machine {
+        label: "mlx5, pre-copy fails",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=mlx5 initial=64KiB stop=64KiB precopy-error=1 seed=1 address=0000:a1:00.0\n\
+                 device b model=mlx5 initial=64KiB stop=64KiB precopy-error=1 seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults", "--profile", "mlx5-soft"],
+    },
 ];
 
 /// What a stock Debian kernel with two mtty devices looks like, simulated.
