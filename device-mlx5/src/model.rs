@@ -204,12 +204,7 @@ impl Resuming {
         Ok(used)
     }
 
-    fn read_payload(
-        &mut self,
-        payload: Payload,
-        input: &[u8],
-        firmware: &mut impl Firmware,
-    ) -> Result<usize, Refusal> {
+    fn read_payload(&mut self, payload: Payload, input: &[u8], firmware: &mut impl Firmware) -> Result<usize, Refusal> {
         let Payload { header, seen } = payload;
         let missing = usize::try_from(header.record_bytes.saturating_sub(seen)).unwrap_or(usize::MAX);
         let bytes = input.get(..missing).unwrap_or(input);

@@ -52,7 +52,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,

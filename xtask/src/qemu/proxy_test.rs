@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use super::*;
 

@@ -44,7 +44,7 @@ pub(super) struct Save {
 #[derive(Debug)]
 enum Record {
     StopCopySize { bytes: [u8; 24], position: usize },
-    Image { header: [u8; HEADER_BYTES], position: usize, image: Image },
+    Image { header: [u8; HEADER_BYTES], position: usize, image: Box<Image> },
 }
 
 /// An image that the firmware is saving.
@@ -129,7 +129,8 @@ impl Save {
         }
         let header = self.encoder.image(bytes).map_err(|_| Errno::EIO)?;
         self.encoder.payload(bytes).map_err(|_| Errno::EIO)?;
-        let record = Record::Image { header, position: 0, image: Image::new(self.next_number, bytes, contents) };
+        let record =
+            Record::Image { header, position: 0, image: Box::new(Image::new(self.next_number, bytes, contents)) };
         self.next_number = self.next_number.saturating_add(1);
         self.in_flight = Some(InFlight { record, until: now.saturating_add(self.config.save_time), is_initial });
         Ok(())

@@ -71,6 +71,11 @@ impl Rig {
             is_target: false,
         };
         let mut source = must("start", Machine::start(&peers.qemu, &spec))?;
+        let (major, minor) = peers.series.wanted();
+        let version = source.version();
+        if !version.starts_with(&format!("{major}.{minor}.")) {
+            return Err(failed(format!("QEMU {major}.{minor} says that it is {version}")));
+        }
         prepare(&mut source, scenario)?;
         let target = start_target(scenario, peers, &folder, 0)?;
         Ok(Self { source, target, proxy: None, targets: 1, deadline, folder })
