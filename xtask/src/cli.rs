@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{compat, hw_test, migrate, probe};
+use crate::{compat, hw_test, inspect, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -22,6 +22,7 @@ pub(crate) enum Command {
     HwTest(hw_test::Args),
     Probe(probe::Args),
     Compat(compat::Args),
+    Inspect(inspect::Args),
     Migrate(migrate::Args),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]

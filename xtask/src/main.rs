@@ -7,6 +7,7 @@ mod compat;
 mod device;
 mod hw_test;
 mod identity;
+mod inspect;
 mod migrate;
 mod out;
 mod probe;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     match cli.command {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Compat(args) => compat::run(&args),
+        cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
