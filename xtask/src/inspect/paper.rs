@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where an explanation is written, line by line while the stream is read: as a tree for a person, or as JSON.
 
+mod fields;
+
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
 use serde::Serialize;
@@ -12,12 +14,6 @@ use super::words::{is_tricky, shown};
 
 /// Room for the names in front of the texts of a tree.
 const LABEL_CHARS: usize = 30;
-
-/// Where lines of fields are broken.
-const LINE_CHARS: usize = 118;
-
-/// Most fields in the lines of one struct before only their number is told.
-const GROUP_FIELDS_MAX: usize = 64;
 
 /// What is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,7 +117,7 @@ impl Paper {
         if is_all {
             entry.fields.iter().for_each(|field| self.field(field, indent));
         } else {
-            self.fields(&entry.fields, indent);
+            fields::lines(&entry.fields, indent.saturating_add(24)).iter().for_each(|line| self.line(line));
         }
         entry.items.iter().for_each(|item| self.tree(item, depth.saturating_add(1), is_all));
     }
@@ -136,57 +132,6 @@ impl Paper {
             "{:08x} {:>11}  {:indent$}  {label:<width$}  {}",
             field.offset, field.bytes, "", field.text
         ));
-    }
-
-    /// The fields of each struct together.
-    fn fields(&mut self, fields: &[Field], indent: usize) {
-        let margin = " ".repeat(indent.saturating_add(24));
-        let groups: Vec<&[Field]> = fields.chunk_by(|one, other| one.path == other.path).collect();
-        // Elements of an array that are all zero are told together.
-        for row in groups
-            .chunk_by(|one, other| is_zero(one) && is_zero(other) && array(one).is_some() && array(one) == array(other))
-        {
-            let [group, others @ ..] = row else { continue };
-            if others.is_empty() {
-                self.group(group, &margin);
-            } else {
-                let name = array(group).unwrap_or_default();
-                self.line(&format!("{margin}{}[…]: {} elements, all zero", shown(name), row.len()));
-            }
-        }
-    }
-
-    /// The fields of a struct, as many on a line as fit.
-    fn group(&mut self, group: &[Field], margin: &str) {
-        let mut line = margin.to_owned();
-        if let Some(path) = group.first().map(|field| field.path.as_str()).filter(|path| !path.is_empty()) {
-            line.push_str(&shown(path));
-            line.push_str(": ");
-        }
-        if is_zero(group) && group.len() > 1 {
-            line.push_str(&format!("{} fields, all zero", group.len()));
-            return self.line(&line);
-        }
-        let mut is_first = true;
-        for field in group.iter().take(GROUP_FIELDS_MAX) {
-            let word = if field.name.is_empty() {
-                format!("({})", field.text)
-            } else {
-                format!("{}={}", shown(&field.name), field.text)
-            };
-            if !is_first && line.chars().count().saturating_add(word.chars().count()) > LINE_CHARS {
-                self.line(line.trim_end());
-                line = format!("{margin}  ");
-            }
-            line.push_str(&word);
-            line.push(' ');
-            is_first = false;
-        }
-        let more = group.len().saturating_sub(GROUP_FIELDS_MAX);
-        if more > 0 {
-            line.push_str(&format!("… {more} more, shown with --all"));
-        }
-        self.line(line.trim_end());
     }
 
     /// Opens an object or array, as a member of the one that is open.
@@ -236,15 +181,6 @@ impl Paper {
             self.put(&json(value));
         }
     }
-}
-
-fn is_zero(group: &[Field]) -> bool {
-    group.iter().all(|field| field.is_zero)
-}
-
-/// The array of which a struct is an element.
-fn array(group: &[Field]) -> Option<&str> {
-    group.first()?.path.strip_suffix(']')?.rsplit_once('[').map(|(array, _)| array)
 }
 
 /// JSON on one line that is safe on a terminal.

@@ -37,7 +37,11 @@ fn main_lines(main: &MainFacts, lines: &mut Vec<String>) {
     lines.push(format!("stream      main stream of QEMU, {ending}"));
     let has = |name: &str| main.commands.contains_key(name);
     // SWITCHOVER_START is sent by machine types from 10.0 on.
-    let by = if has("SWITCHOVER_START") { "QEMU 10.0 or newer" } else { "QEMU, or a machine type before 10.0" };
+    let by = match (has("SWITCHOVER_START"), main.stage >= Stage::StopCopy) {
+        (true, _) => "QEMU 10.0 or newer",
+        (false, true) => "QEMU, older than 10.0 or with a machine type that is",
+        (false, false) => "QEMU",
+    };
     let machine = if main.machine.is_empty() { "unknown (no configuration)".to_owned() } else { shown(&main.machine) };
     lines.push(format!("written by  {by}, machine type {machine}"));
     let mut features = Vec::new();

@@ -61,9 +61,9 @@ impl Device {
         let (before, after) = (self.precopy_bytes, self.stopped_bytes);
         let when = match (before, after) {
             (0, 0) => return format!("{}  {} of state", shown(&self.name), size(state.sum.bytes)),
-            (0, _) => "all with the guest stopped".to_owned(),
-            (_, 0) => "all with the guest running".to_owned(),
-            _ => format!("{before} with the guest running, {after} stopped"),
+            (0, _) => "all after the switchover".to_owned(),
+            (_, 0) => "all before the switchover".to_owned(),
+            _ => format!("{before} before the switchover, {after} after"),
         };
         let name = shown(&self.name);
         format!("{name}  {} of state, {when}", size(state.sum.bytes))
