@@ -16,6 +16,8 @@ mod paper;
 mod qemu;
 mod state;
 mod summary;
+#[cfg(test)]
+mod test;
 mod words;
 
 use std::path::PathBuf;
@@ -117,15 +119,19 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Ok(inputs) => inputs,
         Err(error) => return crate::cli::fail(json, &error),
     };
-    let total_bytes =
-        inputs.iter().flatten().map(|(_, input)| input.length().unwrap_or(0)).fold(0, u64::saturating_add);
-    let mut paper = Paper::new(shape);
-    let progress = Progress::new(total_bytes, paper.has_items());
+    let is_good = explain(inputs, &options, Paper::new(shape));
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Explains groups of files on `paper`, and says whether all went well.
+fn explain(groups: Vec<group::Group>, options: &Options, mut paper: Paper) -> bool {
+    let lengths = groups.iter().flatten().map(|(_, input)| input.length().unwrap_or(0));
+    let progress = Progress::new(lengths.fold(0, u64::saturating_add), paper.has_items());
     paper.json_open(None, "{");
     paper.json_open(Some("migrations"), "[");
     let mut is_good = true;
-    for group in inputs {
-        is_good &= group::explain(group, &options, &mut paper, &progress);
+    for group in groups {
+        is_good &= group::explain(group, options, &mut paper, &progress);
     }
     paper.json_close("]");
     paper.json_close("}");
@@ -134,5 +140,5 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
     progress.clear();
     paper.flush();
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    is_good
 }

@@ -70,11 +70,11 @@ impl<'a> Case<'a> {
     }
 
     /// Heads the explanation of a file.
-    pub(super) fn open_file(&mut self, label: &str, what: &str, format: &str, length: Option<u64>) {
+    pub(super) fn open_file(&mut self, label: &str, what: &str, format: &str, length: Option<u64>, has_items: bool) {
         let bytes = length.filter(|bytes| *bytes > 0).map(|bytes| format!(", {}", size(bytes))).unwrap_or_default();
         if self.paper.has_items() {
             self.paper.line(&format!("{label}: {what}{bytes}"));
-            if length != Some(0) {
+            if has_items {
                 self.paper.line("  offset       bytes");
             }
         }

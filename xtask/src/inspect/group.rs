@@ -135,7 +135,7 @@ pub(super) fn explain(group: Group, options: &Options, paper: &mut Paper, progre
     for (file, (kind, input)) in kinds.iter().zip(&mut files).enumerate() {
         let (what, name) = words(*kind);
         let (label, length) = (input.label.clone(), input.length());
-        case.open_file(&label, &what, name, length);
+        case.open_file(&label, &what, name, length, matches!(kind, Kind::Carrier(_)));
         let result = match kind {
             Kind::Carrier(Carrier::Native) => native::explain(file, input, &mut case),
             Kind::Carrier(Carrier::QemuMain) => qemu::explain_main(file, input, &mut case),

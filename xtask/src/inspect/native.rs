@@ -2,11 +2,13 @@
 //! Streams of this program: a file, or one direction of a connection.
 
 mod order;
+mod rows;
 
 use serde::Serialize;
-use stream_codec::frame::{DataPiece, Event, FrameDecoder, Hello, Limits, Message, Role};
+use stream_codec::frame::{DataPiece, Digest, DigestAlgorithm, Event, FrameDecoder, Hello, Limits, Message, Role};
 
 use self::order::Order;
+use self::rows::Rows;
 use super::case::Case;
 use super::drive::{End, drive};
 use super::entry::Entry;
@@ -68,7 +70,7 @@ pub(super) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Re
         file,
         facts,
         is_all: case.options.all,
-        row: None,
+        rows: Rows::default(),
         order: Order::new(limits()),
         devices: Vec::new(),
         end: 0,
@@ -97,21 +99,11 @@ pub(super) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Re
     Ok(())
 }
 
-/// Data frames of one device that follow each other.
-struct Row {
-    entry: Entry,
-    device: u32,
-    frames: u64,
-    bytes: u64,
-    first: u64,
-    last: u64,
-}
-
 struct Reader {
     file: usize,
     facts: NativeFacts,
     is_all: bool,
-    row: Option<Row>,
+    rows: Rows,
     order: Order,
     /// Name and place among all devices of each device number.
     devices: Vec<(u32, String, usize)>,
@@ -181,29 +173,18 @@ impl Reader {
     /// A Data frame begins.
     fn frame(&mut self, offset: u64, device: u32, sequence: u64, length: u32, case: &mut Case<'_>) {
         self.facts.data_frames = self.facts.data_frames.saturating_add(1);
-        let goes_on = self.row.as_ref().is_some_and(|row| row.device == device && !self.is_all);
-        if !goes_on {
+        if self.is_all {
             self.close_row(case);
         }
-        let row = self.row.get_or_insert_with(|| Row {
-            entry: Entry::new("frame", offset, 0).named("Data").fact("device", device),
-            device,
-            frames: 0,
-            bytes: 0,
-            first: sequence,
-            last: sequence,
-        });
-        row.frames = row.frames.saturating_add(1);
-        row.bytes = row.bytes.saturating_add(u64::from(length));
-        row.last = sequence;
-        row.entry.reach(offset.saturating_add(HEADER_BYTES).saturating_add(u64::from(length)));
+        self.rows.add(offset, device, sequence, length);
     }
 
+    /// Shows the data before this.
     fn close_row(&mut self, case: &mut Case<'_>) {
-        let Some(Row { entry, device, frames, bytes, first, last }) = self.row.take() else { return };
-        let numbers = if first == last { format!("frame {first}") } else { format!("frames {first} to {last}") };
-        let entry = entry.fact("frames", frames).fact("data_bytes", bytes).fact("first", first).fact("last", last);
-        case.show(&entry.text(format!("{}, {numbers}, {} of state", self.name(device), size(bytes))));
+        for row in core::mem::take(&mut self.rows).finish() {
+            let name = self.name(row.device);
+            case.show(&row.entry(&name));
+        }
     }
 
     /// What the stream as a whole, and its devices, learn from a message.
@@ -269,13 +250,18 @@ impl Reader {
                     self.name(end.device),
                     size(end.bytes),
                     count(end.frames, "frame"),
-                    end.digest
+                    digest(&end.digest)
                 )),
             Message::Loaded(loaded) => entry
                 .fact("device", loaded.device)
                 .fact("data_bytes", loaded.bytes)
                 .fact("digest", loaded.digest.to_string())
-                .text(format!("{}: {} taken, {}", self.name(loaded.device), size(loaded.bytes), loaded.digest)),
+                .text(format!(
+                    "{}: {} taken, {}",
+                    self.name(loaded.device),
+                    size(loaded.bytes),
+                    digest(&loaded.digest)
+                )),
             Message::DeviceAccept { device } => entry.fact("device", *device).text(self.name(*device)),
             Message::Switchover => entry.text("the guest is stopped from here on"),
             Message::Commit => entry.text("the source gives its devices up"),
@@ -288,6 +274,14 @@ impl Reader {
             }
             _ => entry,
         }
+    }
+}
+
+/// A digest as `migrate` prints it: a CRC as a number, which stands in the stream with its last byte first.
+pub(super) fn digest(digest: &Digest) -> String {
+    match (digest.algorithm(), digest.bytes().first_chunk()) {
+        (DigestAlgorithm::CRC64_NVME, Some(bytes)) => format!("CRC-64 {:016x}", u64::from_le_bytes(*bytes)),
+        _ => digest.to_string(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod fields;
 
-use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 
 use serde::Serialize;
 use serde_json::Serializer;
@@ -29,17 +29,23 @@ pub(super) enum Shape {
     Words,
 }
 
-/// Standard output, until its reader leaves.
+/// Where the explanation goes, until its reader leaves.
 pub(super) struct Paper {
-    out: Option<BufWriter<Stdout>>,
+    out: Option<BufWriter<Box<dyn Write>>>,
     shape: Shape,
     /// Whether a comma must come before the next element, by nesting.
     commas: Vec<bool>,
 }
 
 impl Paper {
+    /// Standard output.
     pub(super) fn new(shape: Shape) -> Self {
-        Self { out: Some(BufWriter::with_capacity(64 << 10, io::stdout())), shape, commas: Vec::new() }
+        Self::on(Box::new(io::stdout()), shape)
+    }
+
+    /// Anything else.
+    pub(super) fn on(out: Box<dyn Write>, shape: Shape) -> Self {
+        Self { out: Some(BufWriter::with_capacity(64 << 10, out)), shape, commas: Vec::new() }
     }
 
     /// Whether the reader has left.

@@ -112,8 +112,13 @@ fn native_lines(native: &NativeFacts, lines: &mut Vec<String>) {
     let versions = native.versions.map(|(low, high)| {
         if low == high { format!(", version {low}") } else { format!(", versions {low} to {high}") }
     });
-    let role = if native.role.is_empty() { "unknown" } else { &native.role };
-    lines.push(format!("stream      of this program, written by a {role}{}", versions.unwrap_or_default()));
+    let what = match native.role.as_str() {
+        "" => "stream of this program, without its start",
+        "file" => "file of this program",
+        "source" => "stream of this program, source to target",
+        _ => "stream of this program, target to source",
+    };
+    lines.push(format!("stream      {what}{}", versions.unwrap_or_default()));
     lines.push(format!("session     {}, {}", native.nonce, count(native.devices_announced.into(), "device")));
     if native.role != "target" {
         let after = native.data_bytes.saturating_sub(native.precopy_bytes);

@@ -84,7 +84,7 @@ impl Device {
             lines.extend(self.packet_lines(is_all));
         }
         if state.sum.bytes > 0 {
-            lines.push(format!("digest    crc64-nvme:{:016x}", state.sum.crc64_nvme));
+            lines.push(format!("digest    CRC-64 {:016x}", state.sum.crc64_nvme));
             lines.push(format!("format    {}: {}", state.format, state.known_by));
         }
         lines.extend(state.lines.iter().map(|line| format!("  {line}")));

@@ -11,6 +11,7 @@ use stream_codec::frame::{
     Digest, DigestAlgorithm, Limits, Loaded, Message, Phase, Role, Session, SessionError, Support,
 };
 
+use super::digest;
 use crate::inspect::fault::Fault;
 
 pub(super) struct Order {
@@ -106,7 +107,12 @@ impl Order {
         if found == end.digest {
             return None;
         }
-        let meaning = format!("the bytes of device {} give {found}, the stream says {}", end.device, end.digest);
+        let meaning = format!(
+            "the bytes of device {} give {}, the stream says {}",
+            end.device,
+            digest(&found),
+            digest(&end.digest)
+        );
         Some(Fault::new(
             offset,
             meaning,

@@ -32,7 +32,7 @@ const PINGS_MAX: usize = 256;
 pub(in crate::inspect) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Result<(), String> {
     let label = input.label.clone();
     let mut reader = Reader { file, is_all: case.options.all, ..Reader::default() };
-    let vmdesc = reader.find_vmdesc(input, case)?;
+    let vmdesc = reader.find_vmdesc(input)?;
     let mut decoder = MainDecoder::new(MainOptions { vmdesc, ..MainOptions::default() });
     let end = drive(input, &mut decoder, case.progress, |event| {
         reader.event(&event, &label, case);
@@ -74,11 +74,13 @@ struct Reader {
     is_described: bool,
     /// The vmdesc as far as it has come.
     json: Vec<u8>,
+    /// What is wrong with it.
+    vmdesc_fault: Option<Fault>,
 }
 
 impl Reader {
     /// Reads the vmdesc at the end of a file beforehand.
-    fn find_vmdesc(&mut self, input: &Input, case: &mut Case<'_>) -> Result<Option<Vmdesc>, String> {
+    fn find_vmdesc(&mut self, input: &Input) -> Result<Option<Vmdesc>, String> {
         let limits = VmdescLimits::DEFAULT;
         let Some(length) = input.length() else { return Ok(None) };
         for tail_bytes in [64 << 10, 1 << 20, limits.json_bytes.saturating_add(6)] {
@@ -90,7 +92,7 @@ impl Reader {
                 let at = start.saturating_add(wide(range.start));
                 let json = tail.get(range).unwrap_or_default();
                 self.is_described = true;
-                return Ok(self.parse(json, at, &input.label, case));
+                return Ok(self.parse(json, at));
             }
             if start == 0 {
                 break;
@@ -99,7 +101,7 @@ impl Reader {
         Ok(None)
     }
 
-    fn parse(&mut self, json: &[u8], at: u64, label: &str, case: &mut Case<'_>) -> Option<Vmdesc> {
+    fn parse(&mut self, json: &[u8], at: u64) -> Option<Vmdesc> {
         match Vmdesc::parse(json, &VmdescLimits::DEFAULT) {
             Ok(vmdesc) => {
                 self.facts.described_devices = Some(wide(vmdesc.devices().count()));
@@ -109,7 +111,7 @@ impl Reader {
                 let skip = usize::try_from(error.offset).unwrap_or(usize::MAX);
                 let mut fault = Fault::of(&error).within("the vmdesc").found(json.get(skip..).unwrap_or_default());
                 fault.offset = at.saturating_add(error.offset);
-                case.fault(label, fault);
+                self.vmdesc_fault = Some(fault);
                 None
             }
         }
@@ -141,8 +143,8 @@ impl Reader {
                 self.facts.vmdesc_bytes = Some(u64::from(*length));
                 let entry = Entry::new("vmdesc", offset, bytes.saturating_add(u64::from(*length)));
                 let described = self.facts.described_devices.map(|devices| count(devices, "device"));
-                let text = described.unwrap_or_else(|| "JSON".to_owned());
-                self.show(entry.text(format!("{text} in {length} bytes of JSON")), case);
+                let text = described.map_or_else(String::new, |devices| format!("{devices} in "));
+                self.show(entry.text(format!("{text}{length} bytes of JSON")), case);
             }
             Item::VmdescBytes(piece) => self.vmdesc(piece, offset, label, case),
             Item::Footer { .. } => {
@@ -321,7 +323,7 @@ impl Reader {
         if piece.is_last() {
             self.is_described = true;
             let json = core::mem::take(&mut self.json);
-            let vmdesc = self.parse(&json, offset.saturating_sub(piece.position), label, case);
+            let vmdesc = self.parse(&json, offset.saturating_sub(piece.position));
             self.release(vmdesc.as_ref(), label, case);
         }
     }
@@ -333,5 +335,8 @@ impl Reader {
             self.hold_or_show(Held { entry, payload: None, instance: 0 }, case);
         }
         self.release(None, label, case);
+        if let Some(fault) = self.vmdesc_fault.take() {
+            case.fault(label, fault);
+        }
     }
 }

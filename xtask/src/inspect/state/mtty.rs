@@ -4,7 +4,7 @@
 use stream_codec::cursor::{Cursor, CursorError};
 
 use super::{Findings, StateFault, Surroundings};
-use crate::inspect::words::{hex, wide};
+use crate::inspect::words::{count, hex, wide};
 
 /// The first eight bytes as a little-endian number.
 pub(in crate::inspect) const MAGIC: u64 = 0x7e9d_0989_8c3e_2c4e;
@@ -62,7 +62,7 @@ fn read(cursor: &mut Cursor<'_>, around: &Surroundings, found: &mut Findings) ->
         expect(16, "number of ports", ports.into(), stated.into());
     }
     expect(20, "flags", cursor.u32_le("flags")?.into(), 0);
-    found.lines.push(format!("mtty device state, version {major}.{minor}, {ports} ports"));
+    found.lines.push(format!("mtty device state, version {major}.{minor}, {}", count(ports.into(), "port")));
     found.fact("version", format!("{major}.{minor}"));
     found.fact("ports", ports);
     if !(1..=PORTS_MAX).contains(&ports) {
