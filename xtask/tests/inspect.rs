@@ -248,7 +248,7 @@ fn a_stream_of_a_stock_qemu_as_a_person_sees_it() {
         "00000008           9  configuration                   machine type none",
         "00000011          38  START ram                       section 1, version 4",
         "00000037           5  command SWITCHOVER_START        the guest is stopped from here on",
-        "runstate=\"prelaunch\"",
+        "runstate=\"running\"",
     ] {
         assert!(said.contains(line), "no {line:?} in\n{said}");
     }
