@@ -225,19 +225,19 @@ mod test {
         assert_eq!(spread(Vec::new()), None);
     }
 
-    /// One round in three is disturbed, for both alike: the ratio does not notice.
+    /// One round in five is disturbed, for both alike: the ratio does not notice.
     #[test]
     fn ratios_are_made_within_a_round() {
         let comparison = Comparison {
             name: "test".into(),
             unit: Unit::BytesPerSecond,
-            baseline: fixed("whole", None, &[99.0, 8.0, 2.0, 8.0]),
+            baseline: fixed("whole", None, &[99.0, 8.0, 8.0, 2.0, 8.0, 8.0]),
             contenders: vec![
-                fixed("half", Some(Goal::AtLeast(0.5)), &[99.0, 4.0, 1.0, 4.0]),
-                fixed("less", Some(Goal::AtLeast(0.5)), &[1.0, 2.0, 2.0, 2.0]),
+                fixed("half", Some(Goal::AtLeast(0.5)), &[99.0, 4.0, 4.0, 1.0, 4.0, 4.0]),
+                fixed("less", Some(Goal::AtLeast(0.5)), &[1.0, 2.0, 2.0, 0.5, 2.0, 2.0]),
             ],
         };
-        let outcome = compare(comparison, 3).unwrap();
+        let outcome = compare(comparison, 5).unwrap();
         let half = &outcome.contenders[1];
         assert_eq!((half.ratio.min, half.ratio.median, half.ratio.max), (0.5, 0.5, 0.5));
         assert_eq!((half.value.max, half.reached), (4.0, Some(true)), "the first run does not count");

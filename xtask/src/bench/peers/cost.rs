@@ -115,10 +115,10 @@ mod test {
         work.cost(&files[0], &files[1], &usage)
     }
 
-    const SOURCE: &str = "10.0 1 d0 step STOP -> STOP_COPY\n10.1 1 d1 step STOP -> STOP_COPY\n\
-        11.0 1 d0 session 1 save ends bytes=600000000 crc64=1\n11.0 1 d1 session 1 save ends bytes=400000000 crc64=2\n";
-    const TARGET: &str = "12.0 2 d1 session 1 load ends bytes=400000000 crc64=2\n\
-        12.5 2 d0 session 1 load ends bytes=600000000 crc64=1\n";
+    const SOURCE: &str = "10.000000 1 d0 step STOP -> STOP_COPY\n10.1 1 d1 step STOP -> STOP_COPY\n\
+        11.000000 1 d0 session 1 save ends bytes=600000000 crc64=1\n11.0 1 d1 session 1 save ends bytes=400000000 crc64=2\n";
+    const TARGET: &str = "12.000000 2 d1 session 1 load ends bytes=400000000 crc64=2\n\
+        12.500000 2 d0 session 1 load ends bytes=600000000 crc64=1\n";
 
     /// From the first STOP_COPY to the last end of a load, over the bytes of all.
     #[test]
