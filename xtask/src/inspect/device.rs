@@ -20,6 +20,9 @@ use super::state::{StateReader, Surroundings};
 const DEVICES_MAX: usize = 4096;
 const PACKETS_MAX: usize = 1 << 20;
 
+/// Most places of a device's state that are remembered: 64 GiB of records of a usual size.
+const EXTENTS_MAX: usize = 1 << 16;
+
 /// What is written to a file of its own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Extract {
@@ -174,7 +177,7 @@ impl Device {
         let follows = |last: &&mut Extent| last.file == file && last.offset.saturating_add(last.length) == offset;
         if let Some(last) = self.extents.last_mut().filter(follows) {
             last.length = last.length.saturating_add(length);
-        } else if self.extents.len() < PACKETS_MAX {
+        } else if self.extents.len() < EXTENTS_MAX {
             self.extents.push(Extent { state_offset, file, offset, length });
         }
         if let Some(is_stopped) = is_stopped {
@@ -208,7 +211,7 @@ impl Device {
         self.pci = ids;
     }
 
-    /// File number and offset of a byte of the state.
+    /// File number and offset of a byte of the state; behind the last place that is remembered, that.
     pub(super) fn locate(&self, state_offset: u64) -> Option<(usize, u64)> {
         let index = self.extents.partition_point(|extent| extent.state_offset <= state_offset);
         let extent = self.extents.get(index.checked_sub(1)?)?;

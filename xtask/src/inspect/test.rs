@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams made here, whole and damaged in every way, explained in every shape.
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod damage;
 mod explained;

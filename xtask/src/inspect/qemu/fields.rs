@@ -6,7 +6,7 @@ use serde_json::json;
 use stream_codec::qemu::{Error, Value, VmField, VmState, VmStateReader, Vmdesc};
 
 use crate::inspect::entry::Field;
-use crate::inspect::words::{hex, shown, wide};
+use crate::inspect::words::{count, hex, shown, wide};
 
 /// How much of a long field is kept.
 const KEPT_BYTES: usize = 256;
@@ -154,7 +154,11 @@ fn many(field: &VmField<'_>, start: &[u8], is_zero: bool) -> (String, Json) {
         start.chunks(bytes).map(big_endian).collect::<Vec<_>>()
     });
     if is_zero {
-        let text = if field.count > 1 { format!("[0 ×{}]", field.count) } else { format!("<{length} zero bytes>") };
+        let text = if field.count > 1 {
+            format!("[0 ×{}]", field.count)
+        } else {
+            format!("<{}>", count(length, "zero byte"))
+        };
         let value = match elements {
             Some(elements) => elements.into(),
             None => json!({ "zero_bytes": length }),

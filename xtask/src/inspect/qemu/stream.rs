@@ -275,7 +275,7 @@ impl Reader {
     }
 
     fn hold_or_show(&mut self, next: Held, case: &mut Case<'_>) {
-        let waits = next.payload.is_some() && !self.is_described && case.paper.has_items();
+        let waits = next.payload.is_some() && !self.is_described && (case.paper.has_items() || case.options.check);
         if !waits && self.held.is_empty() {
             case.show(&next.entry);
             return;
