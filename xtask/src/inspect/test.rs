@@ -6,7 +6,7 @@ mod damage;
 mod explained;
 mod samples;
 
-use std::cell::RefCell;
+use core::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::rc::Rc;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Device, Packet};
 use crate::inspect::fault::Fault;
+use crate::inspect::format::StateFormat;
 use crate::inspect::input::Input;
 use crate::inspect::state::{Explanation, StateReader};
 use crate::inspect::words::{count, shown, size, wide};
@@ -89,7 +90,20 @@ impl Device {
         }
         lines.extend(state.lines.iter().map(|line| format!("  {line}")));
         lines.extend(state.notes.iter().map(|note| format!("note      {note}")));
+        lines.extend(self.hint(state).map(|hint| format!("note      {hint}")));
         lines
+    }
+
+    /// What the state of an unknown format may be, by the device's vendor.
+    fn hint(&self, state: &Explanation) -> Option<String> {
+        let vendor = self.pci.filter(|_| state.format == StateFormat::Opaque && state.sum.bytes > 0)?.0;
+        let (name, format) = match vendor {
+            0x15b3 => ("a ConnectX VF writes records, or a bare image with kernels up to 6.8", "mlx5"),
+            0x1af4 => ("a virtio VF writes records", "virtio"),
+            0x19e5 => ("an accelerator of this vendor writes a state with a magic, which this is not", "hisi"),
+            _ => return None,
+        };
+        Some(format!("by its PCI id, {name}: --format {format} says what is wrong with it, or what is in it"))
     }
 
     fn packet_lines(&self, is_all: bool) -> Vec<String> {

@@ -9,6 +9,9 @@ use super::vfio::VfioSection;
 use crate::inspect::entry::Entry;
 use crate::inspect::words::count;
 
+/// Most entries of a section that are kept until it ends.
+const ITEMS_MAX: usize = 4096;
+
 /// A section from its header to its footer.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -49,6 +52,18 @@ impl Open {
             payload: None,
             header_text,
         }
+    }
+
+    /// What was read so far, if it is more than should be kept: the section's own entry comes behind that.
+    pub(super) fn overflow(&mut self) -> Option<Entry> {
+        let items = [&mut self.ram.items, &mut self.vfio.items].into_iter().find(|items| items.len() >= ITEMS_MAX)?;
+        // The last one may still grow.
+        let last = items.pop()?;
+        let done = core::mem::replace(items, vec![last]);
+        let (start, end) = (done.first()?.offset, done.last()?.end());
+        let mut entry = Entry::new(self.entry.kind, start, end.saturating_sub(start)).named(&self.entry.name);
+        entry.items = done;
+        Some(entry.fact("partial", true).text("a part of this section, which is summed up below"))
     }
 
     /// A name for the section in a fault.

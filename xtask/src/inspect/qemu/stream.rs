@@ -246,6 +246,9 @@ impl Reader {
             Item::Payload(payload) => open.payload = Some((offset, payload.to_vec())),
             _ => {}
         }
+        if let Some(entry) = open.overflow() {
+            self.show(entry, case);
+        }
     }
 
     /// Ends the section that is open.

@@ -14,7 +14,7 @@ const FOLDED_MIN: u64 = 4;
 /// The payload of the VFIO section that is open.
 #[derive(Debug, Default)]
 pub(super) struct VfioSection {
-    items: Vec<Entry>,
+    pub(super) items: Vec<Entry>,
     /// Records with data that follow each other, of which the first few are entries.
     run: u64,
     run_bytes: u64,

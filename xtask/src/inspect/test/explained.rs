@@ -52,6 +52,30 @@ fn pages_are_told_one_by_one_if_asked() {
 }
 
 #[test]
+fn a_section_of_many_pages_is_not_kept_as_a_whole() {
+    use stream_codec::qemu::{Item, RamBlock, RamPage, RamRecord, SectionKind};
+    let mut stream = Main::new();
+    let block = RamBlock { name: "pc.ram", used_bytes: 1 << 30, page_bytes: None, address: None };
+    let end = Item::Ram(RamRecord::EndOfSection);
+    let list = [Item::Ram(RamRecord::MemSize { total_bytes: 1 << 30 }), Item::Ram(RamRecord::Block(block)), end];
+    stream.section(SectionKind::Start, 1, "ram", 4, &list);
+    let page = |number: u64| RamPage { block: "pc.ram", offset: number << 12, same_block: number > 0 };
+    let zero = |number| Item::Ram(RamRecord::ZeroPage { page: page(number), fill: 0 });
+    let pages: Vec<Item<'_>> = (0..10_000).map(zero).chain([end]).collect();
+    stream.section(SectionKind::End, 1, "", 0, &pages);
+    let mut run = Run::on(&[&stream.finish(VMDESC)]);
+    run.options.all = true;
+    let document = run.json();
+    let items = document["migrations"][0]["files"][0]["items"].as_array().unwrap();
+    let of_ram: Vec<_> = items.iter().filter(|item| item["kind"] == "END").collect();
+    let counts: Vec<_> = of_ram.iter().map(|item| item["items"].as_array().unwrap().len()).collect();
+    assert_eq!((counts.iter().sum::<usize>(), counts.len()), (10_000, 3), "{counts:?}");
+    assert!(counts.iter().all(|count| *count <= 4096));
+    run.options.all = false;
+    has(&run.tree(), &["pc.ram: 10000 zero pages, at 0x0 to 0x270f000 of the block"]);
+}
+
+#[test]
 fn packets_are_put_in_order_over_all_channels() {
     let state = mtty();
     let stream = main(&state[..24], None, (0, 0));
@@ -181,6 +205,8 @@ fn a_format_that_is_said_counts_more_than_what_is_seen() {
     let stream = main(b"", Some(&records), (0x15b3, 0x101e));
     has(&Run::on(&[&stream]).tree(), &["mlx5): recognised by its first bytes"]);
     has(&Run::on(&[&stream]).format(&format!("{VFIO}=virtio")).tree(), &["virtio VF: --format says so"]);
+    let opaque = main(b"", Some(b"bytes of no known kind"), (0x15b3, 0x101e));
+    has(&Run::on(&[&opaque]).tree(), &["format not known", "by its PCI id, a ConnectX VF writes records"]);
     has(&Run::on(&[&stream]).format("nobody=virtio").tree(), &["mlx5): recognised by its first bytes"]);
 }
 
