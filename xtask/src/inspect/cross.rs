@@ -5,7 +5,7 @@ use super::case::Case;
 use super::device::Device;
 use super::fault::Fault;
 use super::input::Input;
-use super::words::shown;
+use super::words::{shown, size};
 
 /// Puts packets in order and compares what the files say of each other. Returns what is worth knowing and no fault.
 pub(super) fn check(files: &[Input], case: &mut Case<'_>) -> Vec<String> {
@@ -25,6 +25,7 @@ pub(super) fn check(files: &[Input], case: &mut Case<'_>) -> Vec<String> {
     channels(case, &mut notes);
     devices(files, case, &mut notes);
     answers(case, &mut notes);
+    sums(case);
     notes
 }
 
@@ -92,5 +93,28 @@ fn answers(case: &Case<'_>, notes: &mut Vec<String>) {
     if answers.switchover_acks > sent {
         let acks = answers.switchover_acks;
         notes.push(format!("SWITCHOVER_ACK came {acks} times, but initial bytes were said to be sent {sent} times"));
+    }
+}
+
+/// What the target says that it has loaded, against what the source says that it has sent.
+fn sums(case: &mut Case<'_>) {
+    let (targets, sources): (Vec<_>, Vec<_>) = case.natives.iter().cloned().partition(|native| native.role == "target");
+    let sent: Vec<_> = sources.iter().flat_map(|source| &source.sums).collect();
+    for target in &targets {
+        for loaded in &target.sums {
+            let Some(end) = sent.iter().find(|end| end.device == loaded.device) else { continue };
+            if (end.bytes, &end.digest) != (loaded.bytes, &loaded.digest) {
+                let meaning = format!(
+                    "the target loaded {} of device {}, {}; the source sent {}, {}",
+                    size(loaded.bytes),
+                    loaded.device,
+                    loaded.digest,
+                    size(end.bytes),
+                    end.digest
+                );
+                let advice = "the target must not run with this state: repeat the migration";
+                case.fault(&target.file, Fault::new(loaded.offset, meaning, advice));
+            }
+        }
     }
 }

@@ -34,6 +34,18 @@ pub(super) struct NativeFacts {
     pub(super) is_committed: bool,
     pub(super) is_completed: bool,
     pub(super) abort: Option<String>,
+    /// What was said of each device at its end: by the source, that it is sent, and by the target, that it is loaded.
+    pub(super) sums: Vec<Sum>,
+}
+
+/// What one side says that a device's state is.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Sum {
+    pub(super) device: u32,
+    /// Where it says so.
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    pub(super) digest: String,
 }
 
 /// Who wrote a native stream, by its Hello; `None` if that is not there.
@@ -203,7 +215,13 @@ impl Reader {
                     self.devices.push((open.device, open.name.to_owned(), place));
                 }
             }
+            Message::Loaded(loaded) => {
+                let (device, bytes, digest) = (loaded.device, loaded.bytes, digest(&loaded.digest));
+                facts.sums.push(Sum { device, offset, bytes, digest });
+            }
             Message::DeviceEnd(end) => {
+                let (device, bytes, digest) = (end.device, end.bytes, digest(&end.digest));
+                facts.sums.push(Sum { device, offset, bytes, digest });
                 let place = self.devices.iter().find(|(number, ..)| *number == end.device).map(|(.., place)| *place);
                 if let Some(device) = place.and_then(|place| case.devices.at(place)) {
                     device.is_ended = true;

@@ -2,7 +2,7 @@
 //! What is said about whole streams, and about those in which something is wrong.
 
 use super::Run;
-use super::samples::{Main, VFIO, VMDESC, channel, hisi, main, mlx5, mtty, native, return_path};
+use super::samples::{Main, VFIO, VMDESC, channel, hisi, main, mlx5, mtty, native, native_answers, return_path};
 
 const TTY: &str = "mig1:mdev-mtty/mtty/mtty-1/mtty@1.0;!ports=1";
 
@@ -196,6 +196,24 @@ fn digests_and_order_of_our_own_streams_are_checked() {
     has(&outcome.text, &["the bytes of device 0 give CRC-64", &format!("fault at offset {end}")]);
     let early = [&stream[..end], &stream[stream.len() - 32..]].concat();
     has(&Run::on(&[&early]).check().text, &["a Commit while 1 devices are not"]);
+}
+
+#[test]
+fn what_the_target_loaded_is_what_the_source_sent() {
+    let tty = mtty();
+    let source = native(&[("tty", TTY, &tty[..24], &tty[24..])]);
+    let mut running = savevm_core::digest::Digest::new();
+    running.update(&tty);
+    let crc = running.sum().crc64_nvme;
+    let good = Run::on(&[&native_answers(60, crc), &source]).check();
+    assert!(good.is_good, "{good:?}");
+    let other = Run::on(&[&native_answers(60, crc ^ 1), &source]).check();
+    has(&other.text, &["file0: fault at offset", "the target loaded 60 bytes of device 0, CRC-64", "the source sent"]);
+    assert!(!other.is_good);
+    // The answers of another session are another migration.
+    let mut stranger = native_answers(60, crc);
+    stranger.truncate(16);
+    assert!(!Run::on(&[&stranger]).check().is_good);
 }
 
 #[test]

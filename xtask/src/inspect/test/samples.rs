@@ -5,7 +5,8 @@ use device_hisi::{Match, State, Version};
 use device_mlx5::Encoder;
 use savevm_core::digest::Digest as Running;
 use stream_codec::frame::{
-    Channel, DeviceEnd, DeviceOpen, Digest, Hello, Message, Role, Support, data_header, encode_control, encode_prologue,
+    Channel, DeviceEnd, DeviceOpen, Digest, Hello, Loaded, Message, Role, Support, data_header, encode_control,
+    encode_prologue,
 };
 use stream_codec::qemu::{
     Command, ConfigState, DeviceStateHeader, InitialPacket, Item, MultifdItem, PciConfigState, Piece, RamBlock,
@@ -252,5 +253,25 @@ pub(super) fn native(devices: &[(&str, &str, &[u8], &[u8])]) -> Vec<u8> {
         control(&Message::DeviceEnd(end), &mut stream);
     }
     control(&Message::Commit, &mut stream);
+    stream
+}
+
+/// What a target answers to a source with the session of [`native`]: its one device loaded, with this digest.
+pub(super) fn native_answers(bytes: u64, crc: u64) -> Vec<u8> {
+    let mut stream = encode_prologue().to_vec();
+    let hello = Hello {
+        support: Support::CURRENT,
+        role: Role::Target,
+        nonce: [7; 16],
+        channel: Channel::ONLY,
+        device_count: 1,
+        data_bytes_max: 1 << 20,
+    };
+    let loaded = Loaded { device: 0, bytes, digest: Digest::crc64_nvme(crc) };
+    for message in
+        [Message::Hello(hello), Message::DeviceAccept { device: 0 }, Message::Loaded(loaded), Message::Complete]
+    {
+        encode_control(&message, &mut stream).unwrap();
+    }
     stream
 }
