@@ -33,26 +33,31 @@ use paper::{Paper, Shape};
 #[command(after_help = "\
 Each FILE is recognised by its content:
   native        a file or one direction of a connection of `cargo xtask migrate`
-  qemu          QEMU's main stream (file:, exec:, or a captured connection), mapped-ram files included
+  qemu          QEMU's main stream: from file:, exec: or a captured connection; mapped-ram too
   multifd       a captured multifd channel of QEMU, source to target
-  return-path   the captured direction from the target to the source of QEMU's main connection
-  hisi, mlx5, virtio, mtty   the state of one device, as its driver gave it
+  return-path   the captured answers of the target on QEMU's main connection
+  hisi, mlx5, virtio, mtty
+                the state of one device, as its driver gave it
 
-Several FILEs that belong together (main stream, channels, answers) are explained as one migration; the packets of a
-device are put in order over all channels. Offsets are hexadecimal, sizes are decimal, both in bytes.
+Several FILEs that belong together (main stream, channels, answers) are explained as one
+migration; the packets of a device are put in order over all channels. Offsets are hexadecimal,
+sizes decimal, both in bytes.
 
---json prints one document: {\"migrations\": [{\"files\": [{\"file\", \"format\", \"items\": […], \"read_bytes\"}], \"devices\": […],
-\"summary\": {…}, \"faults\": […]}]}. It is written while the files are read, one item per line, so it takes no more
-memory than the tree. Every item has \"kind\", \"offset\" and \"bytes\", sections have \"name\", \"fields\" and \"items\".
+--json prints one document, while the files are read and an item per line, so in little memory:
+  {\"migrations\": [{\"files\": [{\"file\", \"format\", \"items\": […], \"read_bytes\"}],
+                   \"devices\": […], \"summary\": {…}, \"faults\": […]}]}
+Every item has \"kind\", \"offset\" and \"bytes\"; sections have \"name\", \"fields\" and \"items\", and come
+in parts that are marked \"partial\" where --all makes them long. With --summary or --check files
+have no items.
 
-Exit status: 0; 1 if a FILE cannot be read or nothing in it was understood, if an --extract is not complete, and with
---check if there is a fault; 2 for a wrong command line.
+Exit status: 0; 1 if a FILE cannot be read or nothing in it was understood, if an --extract is not
+complete, and with --check if there is a fault; 2 for a wrong command line.
 
 Examples:
   cargo xtask inspect vm.bin                            the whole stream as a tree
   cargo xtask inspect --summary vm.bin                  one screen
   cargo xtask inspect --check vm.bin && echo good       nothing but the verdict
-  cargo xtask inspect main.fwd main.rev ch1.fwd ch2.fwd one migration from all its connections
+  cargo xtask inspect main.fwd main.rev ch?.fwd         one migration from all its connections
   xz -dc vm.bin.xz | cargo xtask inspect -              a compressed one
   cargo xtask inspect --extract 0000:00:01.0/vfio=state.bin vm.bin
   cargo xtask inspect --format virtio state.bin         a state that cannot be recognised

@@ -29,9 +29,7 @@ impl Progress {
         let is_seen = std::io::stderr().is_terminal() && !is_disturbed && total_bytes >= BAR_BYTES_MIN;
         let target = if is_seen { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total_bytes), target);
-        if let Ok(style) =
-            ProgressStyle::with_template("[{bar:40}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
-        {
+        if let Ok(style) = ProgressStyle::with_template("[{wide_bar}] {bytes} of {total_bytes}, {eta} left") {
             bar.set_style(style.progress_chars("=> "));
         }
         Self { bar, before: Cell::new(0) }
