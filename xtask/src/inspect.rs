@@ -89,7 +89,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DEVICE=FILE", value_parser = extract)]
     extract: Vec<Extract>,
 
-    /// Print the first fault, if there is one: where, what was read, what it means, what to do. The exit status is 1 then
+    /// Print the first fault, if there is one: where, what was read, what it means, what to do. The exit status is 1
+    /// then. QEMU's streams have no checksums, so a changed byte inside a page or field is no fault
     #[arg(long)]
     check: bool,
 }

@@ -81,7 +81,7 @@ struct Open {
 
 impl Open {
     fn name(&self) -> String {
-        format!("device state of {}, packet at offset {}", shown(&self.entry.name), self.entry.offset)
+        format!("device state of {}, packet at {:#x}", shown(&self.entry.name), self.entry.offset)
     }
 }
 

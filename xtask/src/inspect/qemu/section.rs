@@ -69,7 +69,7 @@ impl Open {
     /// A name for the section in a fault.
     pub(super) fn name(&self) -> String {
         let Self { entry, .. } = self;
-        format!("{} {} (section at offset {})", entry.kind, crate::inspect::words::shown(&entry.name), entry.offset)
+        format!("{} {} (section at {:#x})", entry.kind, crate::inspect::words::shown(&entry.name), entry.offset)
     }
 
     /// The entry of the section, which ends at `end`.
@@ -104,7 +104,7 @@ impl Open {
     fn ending(&self) -> String {
         let fields = u64::try_from(self.fields.list.len()).unwrap_or(u64::MAX).saturating_add(self.fields.lost);
         match self.extent {
-            Extent::Vmdesc => count(fields, "field"),
+            Extent::Vmdesc => format!("{} by vmdesc", count(fields, "field")),
             Extent::FooterSearch => "end found by searching for the footer".to_owned(),
             _ => String::new(),
         }
