@@ -4,6 +4,7 @@
 mod facts;
 mod fields;
 mod multifd;
+mod packets;
 mod parts;
 mod ram;
 mod return_path;

@@ -72,8 +72,7 @@ impl Device {
                 }
             };
             let (length, file) = (wide(bytes.len()), packet.file);
-            let bytes = bytes.to_vec();
-            self.feed(&bytes, file, at, Some(true));
+            self.feed(bytes, file, at, Some(true));
             done = done.saturating_add(length);
         }
         Ok(())

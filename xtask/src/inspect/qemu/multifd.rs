@@ -7,6 +7,7 @@ use stream_codec::qemu::{
     MultifdOptions, RamPacket, VfioPacketHeader,
 };
 
+use super::packets::Packets;
 use super::vfio::{describe, note_config};
 use crate::inspect::case::Case;
 use crate::inspect::device::Packet;
@@ -43,7 +44,8 @@ pub(in crate::inspect) fn first_packet(head: &[u8]) -> Option<u8> {
 pub(in crate::inspect) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Result<(), String> {
     let label = input.label.clone();
     let facts = ChannelFacts { file: label.clone(), ..ChannelFacts::default() };
-    let mut reader = Reader { file, facts, is_all: case.options.all, row: None, packet: None, end: 0 };
+    let mut reader =
+        Reader { file, facts, is_all: case.options.all, row: None, packet: None, packets: Packets::default(), end: 0 };
     // The page size stands in the main stream, which was read before.
     let bits = case.main.as_ref().and_then(|main| main.configuration.get("target-page-bits")?.as_u64());
     let page_bits = bits.and_then(|bits| u32::try_from(bits).ok()).unwrap_or(12);
@@ -54,6 +56,7 @@ pub(in crate::inspect) fn explain(file: usize, input: &mut Input, case: &mut Cas
     })?;
     let within = reader.packet.as_ref().map(Open::name).unwrap_or_default();
     reader.close_packet(case);
+    reader.close_packets(case);
     reader.close_row(case);
     if let End::Refused(fault) = end {
         case.is_whole = false;
@@ -91,6 +94,7 @@ struct Reader {
     is_all: bool,
     row: Option<Row>,
     packet: Option<Open>,
+    packets: Packets,
     end: u64,
 }
 
@@ -143,6 +147,7 @@ impl Reader {
 
     fn ram(&mut self, packet: &RamPacket<'_>, offset: u64, bytes: u64, case: &mut Case<'_>) {
         self.close_packet(case);
+        self.close_packets(case);
         let counts = [
             (&mut self.facts.sync_packets, u64::from(packet.is_sync)),
             (&mut self.facts.ram_packets, u64::from(!packet.is_sync)),
@@ -226,6 +231,18 @@ impl Reader {
                 device.push_packet(packet);
             }
         }
-        case.show(&entry);
+        let is_data = packet.is_some_and(|packet| !packet.is_config);
+        if !is_data || self.is_all || !self.packets.takes(&entry) {
+            self.close_packets(case);
+        }
+        match packet.filter(|_| is_data && !self.is_all) {
+            Some(packet) => self.packets.add(entry, &packet),
+            None => case.show(&entry),
+        }
+    }
+
+    /// Shows the packets with state before this.
+    fn close_packets(&mut self, case: &mut Case<'_>) {
+        self.packets.finish().iter().for_each(|entry| case.show(entry));
     }
 }

@@ -99,6 +99,19 @@ fn packets_are_put_in_order_over_all_channels() {
 }
 
 #[test]
+fn many_packets_take_one_line() {
+    let bytes = [1; 10];
+    let mut packets: Vec<(u32, &[u8])> = (0..20).rev().map(|index| (index, &bytes[..])).collect();
+    packets.push((20, b""));
+    let mut run = Run::on(&[&channel(0, &packets)]);
+    has(&run.tree(), &["×20, packets between 0 and 19, 200 bytes of state", "packet 20, 276 bytes config state"]);
+    assert_eq!(run.tree().matches("DEVICE").count(), 2);
+    run.options.all = true;
+    assert_eq!(run.tree().matches("DEVICE").count(), 21);
+    assert_eq!(run.json()["migrations"][0]["devices"][0]["state_bytes"], 200);
+}
+
+#[test]
 fn packets_that_are_missing_or_there_twice_are_faults() {
     let state = mtty();
     let stream = main(&state[..24], None, (0, 0));
