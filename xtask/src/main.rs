@@ -3,6 +3,7 @@
 
 mod bench;
 mod cache;
+mod check_stream;
 mod cli;
 mod compat;
 mod device;

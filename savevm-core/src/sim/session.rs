@@ -139,6 +139,9 @@ impl SimSession {
         }
         let read = core.model.read(state, now, buffer);
         let read = core.survive(read)?;
+        if let Some(byte) = faulted.flip.and_then(|byte| buffer.get_mut(..read)?.get_mut(byte)) {
+            *byte ^= 0x80;
+        }
         core.count(buffer.get(..read).unwrap_or_default());
         drop(core);
         self.pay(&mut debt, shared.timing.read(read));
