@@ -8,7 +8,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::driver::{Core, Shared, SleepIf as _};
 use super::fault::Call;
-use super::{Errno, Failure, PrecopySizes};
+use super::{Errno, Failure, PrecopySizes, SimEvent};
 
 /// Which way the bytes of a session go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -180,6 +180,10 @@ impl SimSession {
         let mut core = shared.core();
         core.alive_state(*id)?;
         let written = core.model.write(data, now);
+        if let Err(failure) = &written {
+            let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            core.tell(&SimEvent::WriteRefused { id: *id, bytes, errno: failure.errno });
+        }
         let written = core.survive(written)?;
         core.count(data.get(..written).unwrap_or(data));
         Ok(written)

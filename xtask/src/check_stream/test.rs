@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The checks on streams made by the vendors' own crates.
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use device_hisi::{Match, State, Version};
 use device_mlx5::Encoder;

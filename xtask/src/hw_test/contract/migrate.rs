@@ -5,6 +5,8 @@
 //! Whatever happens, the device runs on exactly one side or, after the point of no return, on none until a person
 //! decides: never on both. A side that survives says what became of it, and the next migration succeeds.
 
+use std::ffi::OsString;
+
 use nix::sys::signal::Signal;
 
 use super::check::{Checked, ensure, expect, failed, must};
@@ -22,10 +24,10 @@ const COMMIT: usize = 6;
 
 /// Migrations in which nothing goes wrong but the target's absence.
 pub(super) const TESTS: &[Test] = &[
-    test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[])),
-    test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[])),
+    test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[], &[])),
+    test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[], &[])),
     test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| {
-        clean(ctx, Transport::Unix, &["--no-precopy"])
+        clean(ctx, Transport::Unix, &["--no-precopy"], &[])
     }),
     test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
@@ -92,13 +94,13 @@ pub(super) fn fault_tests() -> Vec<Test> {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Transport {
+pub(super) enum Transport {
     Unix,
     Tcp,
 }
 
 /// Both sides, connected or about to be.
-struct Pair {
+pub(super) struct Pair {
     source: Side,
     target: Side,
     _folder: tempfile::TempDir,
@@ -107,8 +109,17 @@ struct Pair {
 /// How long a side waits for a silent peer; longer than it takes to notice a dead one.
 const SILENCE_S: &str = "10";
 
+/// Arguments of one side, and variables of its environment.
+type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
+
 impl Pair {
     fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
+        Self::start_with(ctx, transport, (source_args, &[]), (target_args, &[]))
+    }
+
+    /// As `start`, in environments of their own.
+    pub(super) fn start_with(ctx: &Ctx, transport: Transport, source: Given<'_>, target: Given<'_>) -> Checked<Self> {
+        let ((source_args, at_source), (target_args, at_target)) = (source, target);
         let folder = must("make a folder", tempfile::tempdir())?;
         let from = match transport {
             Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
@@ -116,12 +127,17 @@ impl Pair {
         };
         let mut arguments = common("target", ctx.target(), target_args, SILENCE_S);
         arguments.extend(["--from".into(), from]);
-        let mut target = Side::start("target", &arguments)?;
+        let mut target = Side::start_with("target", &arguments, at_target)?;
         let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
         let mut arguments = common("source", &ctx.first, source_args, SILENCE_S);
         arguments.extend(["--to".into(), address]);
-        let source = Side::start("source", &arguments)?;
+        let source = Side::start_with("source", &arguments, at_source)?;
         Ok(Self { source, target, _folder: folder })
+    }
+
+    /// What source and target report at their ends.
+    pub(super) fn end(self) -> Checked<(Report, Report)> {
+        Ok((self.source.ends()?, self.target.ends()?))
     }
 }
 
@@ -132,7 +148,7 @@ fn common(side: &str, device: &Dut, more: &[&str], silence_s: &str) -> Vec<Strin
 }
 
 /// Prepares both devices and leaves them to others.
-fn prepare(ctx: &mut Ctx) -> Checked<Observed> {
+pub(super) fn prepare(ctx: &mut Ctx) -> Checked<Observed> {
     open_both(ctx)?;
     ctx.first.reset()?;
     ctx.target().reset()?;
@@ -148,7 +164,7 @@ fn leave_both(ctx: &mut Ctx) {
     }
 }
 
-fn open_both(ctx: &mut Ctx) -> Checked {
+pub(super) fn open_both(ctx: &mut Ctx) -> Checked {
     for device in [Some(&mut ctx.first), ctx.second.as_mut()].into_iter().flatten() {
         if device.device().is_err() {
             device.open()?;
@@ -157,9 +173,9 @@ fn open_both(ctx: &mut Ctx) -> Checked {
     Ok(())
 }
 
-fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {
+pub(super) fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked {
     let before = prepare(ctx)?;
-    let moved = migrate(ctx, transport, source_args);
+    let moved = migrate(ctx, transport, source_args, target_args);
     open_both(ctx)?;
     let (source, target) = moved?;
     draw(ctx, &source, &target);
@@ -167,10 +183,8 @@ fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {
 }
 
 /// One migration in which nothing goes wrong.
-fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str]) -> Checked<(Report, Report)> {
-    let Pair { source, target, _folder } = Pair::start(ctx, transport, source_args, &[])?;
-    let source = source.ends()?;
-    let target = target.ends()?;
+fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<(Report, Report)> {
+    let (source, target) = Pair::start(ctx, transport, source_args, target_args)?.end()?;
     expect("the source's error", &source.error, &None)?;
     expect("the target's error", &target.error, &None)?;
     ensure(source.moved && source.committed, || "the source does not report the move".into())?;
@@ -213,7 +227,7 @@ fn small_pieces(ctx: &mut Ctx) -> Checked {
     let bytes = must("MIG_DATA_SIZE", ctx.first.device()?.stop_copy_bytes())?;
     let piece = (bytes / 1000).max(17) | 1;
     ctx.note(format!("pieces of {piece} bytes"));
-    clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()])
+    clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()], &[])
 }
 
 fn no_target(ctx: &mut Ctx) -> Checked {
@@ -236,7 +250,7 @@ fn faulty(ctx: &mut Ctx, fault: Fault, phase: usize) -> Checked {
 
 /// The next migration succeeds; only a driver that keeps its state when the killed process is gone may want a reset first.
 fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
-    let stuck = match migrate(ctx, Transport::Unix, &[]) {
+    let stuck = match migrate(ctx, Transport::Unix, &[], &[]) {
         Ok(_) => return Ok(()),
         Err(failure) => failure,
     };
@@ -250,7 +264,7 @@ fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
     let device = if fault.is_at_source() { &ctx.first } else { ctx.target() };
     device.reset()?;
     leave_both(ctx);
-    let moved = migrate(ctx, Transport::Unix, &[]);
+    let moved = migrate(ctx, Transport::Unix, &[], &[]);
     moved.map(|_| ()).map_err(|failure| failed(format!("the migration after the reset: {}", failure.text())))
 }
 
@@ -332,14 +346,14 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     }
 }
 
-fn expect_source_kept(source: &Report) -> Checked {
+pub(super) fn expect_source_kept(source: &Report) -> Checked {
     ensure(!source.moved && source.error.is_some(), || "the source reports success".into())?;
     ensure(!source.committed, || format!("the source gave its device up: {:?}", source.error))?;
     expect("the source's device", state(source), "RUNNING")
 }
 
 /// After a reset a device is in RUNNING; its contents are nobody's.
-fn expect_target_reset(target: &Report) -> Checked {
+pub(super) fn expect_target_reset(target: &Report) -> Checked {
     ensure(!target.moved && target.error.is_some(), || "the target reports success".into())?;
     expect("the target's device", state(target), "RUNNING")
 }
