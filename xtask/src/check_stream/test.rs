@@ -135,9 +135,11 @@ fn a_stream_of_records_is_whole_only_with_its_final_image() {
         assert_eq!(error.refusal, Refusal::Incomplete, "{length} bytes: {error}");
         assert_eq!(error.offset, length as u64, "{error}");
     }
-    // An image that was begun before the stop and ended after it is not the final one.
-    let (begun, ended) = early.split_at(early.len() - 2);
-    assert_eq!(verdict(tap, begun, ended).unwrap_err().refusal, Refusal::Incomplete);
+    // An image that was begun before the stop and ended after it is not the final one; even if only its header was begun.
+    for left in [2, 15] {
+        let (begun, ended) = early.split_at(early.len() - left);
+        assert_eq!(verdict(tap, begun, ended).unwrap_err().refusal, Refusal::Incomplete);
+    }
 }
 
 #[test]
@@ -165,8 +167,10 @@ fn virtio_has_other_tags_and_the_same_end() {
     assert_eq!(verdict(tap, &[], &late), Ok(()));
     assert_eq!(verdict(tap, &early, &[]).unwrap_err().refusal, Refusal::Incomplete);
     assert_eq!(verdict(tap, &early, &late[..20]).unwrap_err().refusal, Refusal::Incomplete);
-    let (begun, ended) = early.split_at(20);
-    assert_eq!(verdict(tap, begun, ended).unwrap_err().refusal, Refusal::Incomplete);
+    for begun in [20, 3] {
+        let (begun, ended) = early.split_at(begun);
+        assert_eq!(verdict(tap, begun, ended).unwrap_err().refusal, Refusal::Incomplete);
+    }
     // A STOP_COPY_SIZE that must be understood is none of virtio's.
     assert_eq!(verdict(tap, &record(false, 1, &[0; 8]), &late).unwrap_err().refusal, Refusal::Incompatible);
 }
