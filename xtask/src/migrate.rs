@@ -70,9 +70,10 @@ struct Common {
     #[arg(long)]
     reset_first: bool,
 
-    /// Look at each device's stream as it passes, and give up before the target's device is written to if it is damaged,
-    /// incomplete or does not fit: for devices of hisi_acc_vfio_pci, mlx5_vfio_pci and virtio_vfio_pci. Most drivers do not
-    /// notice themselves. Useful on either side; that of the target also compares the stream with the device
+    /// Look at each device's stream as it passes, and give up if it is damaged, incomplete or does not fit: for devices of
+    /// hisi_acc_vfio_pci, mlx5_vfio_pci and virtio_vfio_pci, whose drivers let much of that pass. Nothing that was refused
+    /// is written to the target's device, and the target does not run. Useful on either side; the target's also compares a
+    /// hisi stream with the device itself, which it asks in PRE_COPY what it is
     #[arg(long)]
     check_stream: bool,
 
