@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Leave out the whole migrations that something ends early.
     #[arg(long)]
     no_faults: bool,
+    /// Of those, run only the ones that end in this phase.
+    #[arg(long, value_name = "PHASE", value_parser = contract::PHASES, conflicts_with = "no_faults")]
+    faults_at: Vec<String>,
     /// End the process when a test takes longer.
     #[arg(long, value_name = "SECONDS")]
     test_timeout: Option<u64>,
@@ -106,6 +109,8 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     };
     let tests = contract::tests(first.caps, !args.no_faults).into_iter();
     let tests = tests.filter(|test| !args.migrations_only || test.group == Group::Migrate);
+    let is_asked_for = |phase: &str| args.faults_at.is_empty() || args.faults_at.iter().any(|asked| asked == phase);
+    let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
     let tests: Vec<Test> = tests.filter(|test| contract::selects(args.filter.as_deref(), &test.id())).collect();
     let kernel = KernelVersion::parse(&facts.kernel);
     let planned = tests.iter().map(Test::id).collect();

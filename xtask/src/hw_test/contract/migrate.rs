@@ -16,7 +16,7 @@ use super::{Body, Need, Test, test};
 use crate::hw_test::event::Group;
 
 /// The phases both sides walk; a fault is put at the beginning of each.
-const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
+pub(crate) const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
 /// At its beginning everything is acknowledged and nothing given up yet.
 const COMMIT: usize = 6;
 

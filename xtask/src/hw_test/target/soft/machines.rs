@@ -178,6 +178,10 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
         devices: PCI,
         args: &[
             "--migrations-only",
+            "--faults-at",
+            "stop-copy",
+            "--faults-at",
+            "commit",
             "--profile",
             "hisi-soft",
             "--pair",
