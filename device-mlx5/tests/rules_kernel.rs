@@ -43,9 +43,19 @@ fn sizes_and_tags_are_refused_at_the_header() {
     assert_eq!(write(&[&header(0, 0, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
     assert_eq!(write(&[&header(0, 2, 9)]).1, Err(Refusal::UnknownTag { tag: 9 }));
     assert_eq!(write(&[&header(0, 3, 9)]).1, Ok(16));
-    // However much memory there is.
-    let mut session = Resuming::new(u64::MAX);
-    assert_eq!(session.write(&header(limit, 0, 0)), Err(Refusal::NoMemory { record_bytes: limit }));
+    // However much memory there is, and the size comes before the tag.
+    for tag in [0, 1, 9] {
+        let mut session = Resuming::new(u64::MAX);
+        assert_eq!(session.write(&header(limit, 0, tag)), Err(Refusal::NoMemory { record_bytes: limit }));
+    }
+    for tag in [0, 1] {
+        assert_eq!(Resuming::new(u64::MAX).write(&header(limit - 1, 0, tag)), Ok(16));
+    }
+    // The flags of known tags say nothing.
+    for flags in [0, 1, 2, u32::MAX] {
+        assert_eq!(write(&[&header(8, flags, 1)]).1, Ok(16), "{flags:#x}");
+        assert_eq!(write(&[&header(8, flags, 0)]).1, Ok(16), "{flags:#x}");
+    }
     // Nothing is said before the 16th byte.
     assert_eq!(write(&[&header(limit, 0, 9)[..15]]).1, Ok(15));
 }
@@ -73,6 +83,8 @@ fn stop_copy_size_of_another_length_is_taken() {
     assert_eq!(write(&[&after_another, &fw_data(b"x")]).0.pinned_bytes(), 0x1234 + 8);
     let long = record(Header { record_bytes: 12, flags: 1, tag: 1 }, &[0, 0x10, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9]);
     assert_eq!(write(&[&long, &fw_data(b"x")]).0.pinned_bytes(), 0x1000 + 12);
+    let (first, second) = long.split_at(24);
+    assert_eq!(write(&[first, second, &fw_data(b"x")]).0.pinned_bytes(), 0x1000 + 12, "only 8 bytes count");
 }
 
 #[test]

@@ -219,6 +219,65 @@ fn a_failed_pre_copy_falls_back_to_a_full_image() {
 }
 
 #[test]
+fn without_the_opt_in_there_is_no_new_initial_phase() {
+    let (source, _) = device("7.3", &format!("{SMALL} reinit-after=1"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    drain(&session);
+    for dirty_bytes in [316, 316] {
+        let info = session.precopy_info().unwrap();
+        assert_eq!((info.initial_bytes, info.dirty_bytes, info.flags), (0, dirty_bytes, None));
+    }
+}
+
+#[test]
+fn a_failed_pre_copy_is_forgotten_by_going_back() {
+    let (source, _) = device("7.3", &format!("{SMALL} precopy-error=1"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    assert_eq!(sizes(&session), (24, 0), "the size alone is initial");
+    drain(&session);
+    assert_eq!(sizes(&session), (0, 0));
+    source.set_state(RUNNING).unwrap();
+    assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
+    assert_eq!(session.precopy_info().err(), Some(Errno::EINVAL), "the state comes first");
+}
+
+#[test]
+fn in_pre_copy_p2p_nothing_new_is_saved() {
+    let (source, clock) = device("7.3", "initial=1000 dirty=3000 dirty-rate=1000/s stop=500");
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    let mut stream = drain(&session);
+    clock.advance(Duration::from_secs(1));
+    source.set_state(PRE_COPY_P2P).unwrap();
+    assert_eq!(sizes(&session), (0, 0), "1000 bytes are dirty, but the firmware is not asked");
+    stream.extend(drain(&session));
+    source.set_state(STOP_COPY).unwrap();
+    assert_eq!(session.precopy_info().err(), Some(Errno::EINVAL));
+    stream.extend(drain(&session));
+    assert_eq!(records(&stream), [(1, 8), (0, 1000), (0, 1500)]);
+}
+
+#[test]
+fn a_failed_query_kills_the_fd_and_moves_nothing() {
+    let (source, _) = device("7.3", &format!("{SMALL} fault=precopy_info:dead=EIO@2"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    assert_eq!(sizes(&session), (1040, 0));
+    assert_eq!(session.precopy_info().err(), Some(Errno::EIO));
+    assert_eq!(session.precopy_info().err(), Some(Errno::ENODEV));
+    assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
+    assert_eq!((source.get_state(), source.set_state(RUNNING).err()), (Ok(PRE_COPY), Some(Errno::ENODEV)));
+}
+
+#[test]
+fn memory_that_cannot_be_read_ends_a_resuming_session() {
+    let (target, _) = device("6.12", "");
+    let session = target.set_state(RESUMING).unwrap().unwrap();
+    assert_eq!(session.write(&[8, 0]), Ok(2));
+    assert_eq!((session.write_unreadable(), session.write_unreadable()), (Errno::EFAULT, Errno::ENODEV));
+    assert_eq!(session.write(&[0]), Err(Errno::ENODEV));
+    target.set_state(RUNNING).unwrap();
+}
+
+#[test]
 fn a_session_that_failed_in_pre_copy_ends_by_a_reset_only() {
     let (source, _) = device("7.3", &format!("{SMALL} fault=read:dead=EIO@2"));
     let session = source.set_state(PRE_COPY).unwrap().unwrap();
