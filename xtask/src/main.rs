@@ -7,6 +7,7 @@ mod compat;
 mod device;
 mod hw_test;
 mod identity;
+mod kernel_source;
 mod migrate;
 mod out;
 mod probe;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
     }
 }

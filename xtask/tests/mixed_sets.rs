@@ -8,27 +8,13 @@
     clippy::unwrap_used
 )]
 
+mod soft;
+
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use serde_json::Value;
-
-/// The preload library, built once for all tests of this file.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("commands");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "--package", "softvfio", "--target-dir"])
-            .arg(&target)
-            .status()
-            .unwrap();
-        assert!(built.success());
-        target.join("release/libsoftvfio.so")
-    })
-}
 
 /// A model with its options, and which part of its kept contents must have arrived.
 #[derive(Clone, Copy)]
@@ -41,9 +27,12 @@ struct Kind {
 /// Two state words and the scratch bytes; what lies between tells what was saved and loaded.
 const REGISTERS: &[core::ops::Range<usize>] = &[0..16, 64..128];
 
+/// Both ports; behind them is nothing else.
+const SERIAL: &[core::ops::Range<usize>] = &[0..36, 36..72];
+
 const PLAIN: Kind = Kind { options: "model=plain caps=7 initial=100KiB dirty=50KiB stop=200KiB", state: REGISTERS };
 const SIMPLE: Kind = Kind { options: "model=plain caps=1 stop=77KiB dirty-log=absent", state: REGISTERS };
-const MTTY: Kind = Kind { options: "model=mtty ports=2", state: &[0..72] };
+const MTTY: Kind = Kind { options: "model=mtty ports=2", state: SERIAL };
 const HISI: Kind = Kind { options: "model=hisi accelerator=sec", state: REGISTERS };
 const MLX5: Kind = Kind { options: "model=mlx5 initial=150KiB dirty=60KiB stop=90KiB save-ms=2", state: REGISTERS };
 const CHUNKS: Kind = Kind { options: "model=mlx5 initial=64KiB stop=256KiB chunk=32KiB", state: REGISTERS };
@@ -69,24 +58,26 @@ impl Side {
                 format!("0000:{:02x}:00.0", 0xa0 + index)
             });
         }
-        Self { config, addresses, contents: tempfile::tempdir().unwrap() }
+        // Each process lays out many small files that stand for its devices: in memory where there is such a place.
+        let memory = tempfile::tempdir_in(Path::new("/dev/shm"));
+        Self { config, addresses, contents: memory.or_else(|_| tempfile::tempdir()).unwrap() }
     }
 
     /// `migrate`, with the devices in this order.
     fn migrate(&self, side: &str, order: &[usize], more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(["migrate", side, "--json", "--timeout", "20"]).args(more);
+        let mut command = soft::xtask(&self.config, &["migrate", side, "--json", "--timeout", "20"]);
+        command.args(more);
         for index in order {
             command.args(["--device", &format!("d{index}={}", self.addresses[*index])]);
         }
-        command.env("LD_PRELOAD", library()).env("SOFTVFIO", &self.config).env("SOFTVFIO_STATE", self.contents.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("TMPDIR", self.contents.path()).env("SOFTVFIO_STATE", self.contents.path().join("contents"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
     /// What the device holds after its process has ended.
     fn contents(&self, index: usize) -> Vec<u8> {
-        let text = std::fs::read_to_string(self.contents.path().join(format!("d{index}"))).unwrap();
+        let text = std::fs::read_to_string(self.contents.path().join("contents").join(format!("d{index}"))).unwrap();
         let digits = text.lines().nth(1).unwrap().as_bytes();
         digits.chunks(2).map(|pair| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }

@@ -151,8 +151,8 @@ fn leave_all(ctx: &mut Ctx) {
 }
 
 fn open_all(ctx: &mut Ctx) -> Checked {
-    let closed = ctx.all_mut().filter(|device| device.device().is_err());
-    closed.map(Dut::open).collect()
+    let mut closed = ctx.all_mut().filter(|device| device.device().is_err());
+    closed.try_for_each(Dut::open)
 }
 
 fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {

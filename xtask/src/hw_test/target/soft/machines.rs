@@ -128,7 +128,8 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
         devices: PCI,
         args: &[
             "--migrations-only",
-            "--no-faults",
+            "--faults-at",
+            "stop-copy",
             "--profile",
             "hisi-soft",
             "--pair",
@@ -178,6 +179,8 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
         devices: PCI,
         args: &[
             "--migrations-only",
+            "--faults-at",
+            "switchover",
             "--faults-at",
             "stop-copy",
             "--faults-at",
