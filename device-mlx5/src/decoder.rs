@@ -44,8 +44,7 @@ pub enum Event<'a> {
 /// without an end mark: a stream cut between two images passes. The transport must say that nothing is missing.
 ///
 /// ```
-/// use device_mlx5::{Encoder, Event, Limits, Part, Phase, StreamDecoder};
-/// use stream_codec::decode::Decoder;
+/// use device_mlx5::{Decoder, Encoder, Event, Limits, Part, Phase, StreamDecoder};
 ///
 /// let mut encoder = Encoder::new();
 /// let mut stream = encoder.stop_copy_size(8192)?.to_vec();
