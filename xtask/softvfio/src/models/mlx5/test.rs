@@ -194,6 +194,7 @@ fn a_new_initial_phase_is_told_to_those_who_asked() {
     assert_eq!(sizes(&session), (0, 316));
     let again = session.precopy_info().unwrap();
     assert_eq!((again.initial_bytes, again.dirty_bytes, again.flags), (316 + 1000 + 16, 0, Some(1)));
+    assert_eq!(sizes(&session), (316 + 1000 + 16, 0), "what was queued counts as initial, too");
     stream.extend(drain(&session));
     assert_eq!(session.precopy_info().unwrap().flags, Some(0));
     source.set_state(STOP_COPY).unwrap();
@@ -239,6 +240,33 @@ fn a_failed_pre_copy_is_forgotten_by_going_back() {
     source.set_state(RUNNING).unwrap();
     assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
     assert_eq!(session.precopy_info().err(), Some(Errno::EINVAL), "the state comes first");
+}
+
+#[test]
+fn an_increment_is_saved_only_when_everything_has_been_read() {
+    let (source, clock) = device("7.3", "initial=1000 dirty=3000 dirty-rate=1000/s stop=500");
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    drain(&session);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(sizes(&session), (0, 1000 + 16));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(sizes(&session), (0, 1000 + 16 + 1000), "without the header of an image that is not begun");
+    assert_eq!(drain(&session).len(), 1000 + 16);
+}
+
+#[test]
+fn chunks_are_saved_no_further_than_two_ahead() {
+    let (source, clock) = device("7.3", "full=20480 chunk=4096 save-ms=50");
+    let session = source.set_state(STOP_COPY).unwrap().unwrap();
+    clock.advance(Duration::from_secs(1));
+    let now = || savevm_core::sim::Clock::now(&*clock).as_millis();
+    let read = |len: usize| assert_eq!(session.read(&mut vec![0; len]), Ok(len));
+    read(24);
+    for expected in [1000, 1000, 1050, 1100, 1150] {
+        read(16 + 4096);
+        assert_eq!(now(), expected);
+    }
+    assert_eq!(session.read(&mut [0]), Ok(0));
 }
 
 #[test]
