@@ -189,6 +189,19 @@ impl SimSession {
         Ok(written)
     }
 
+    /// A write that passed [`check_write`](Self::check_write), from memory that cannot be read: what it answers, which is
+    /// `EFAULT` unless the session is over.
+    #[must_use]
+    pub fn write_unreadable(&self) -> Errno {
+        let Inner { shared, id, .. } = &*self.inner;
+        let mut core = shared.core();
+        if !core.alive(*id) {
+            return Errno::ENODEV;
+        }
+        let failure = core.model.write_unreadable();
+        core.survive::<()>(Err(failure)).err().unwrap_or(failure.errno)
+    }
+
     /// GET_PRECOPY_INFO, after the checks of the argument.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::check::{Checked, ensure, expect, failed, must};
 use super::context::Ctx;
 use super::dut::Dut;
-use super::migrate::{Pair, Transport, clean, expect_source_kept, expect_target_reset, open_both, prepare};
+use super::migrate::{Pair, Transport, clean, expect_source_kept, expect_target_reset, open_all, prepare};
 use super::process::{Report, Side};
 use super::profile::Incomplete;
 use super::state_file::{self, Change};
@@ -61,7 +61,7 @@ fn sound(ctx: &mut Ctx) -> Checked {
 fn from_file(ctx: &mut Ctx, change: &dyn Fn(u64) -> Change) -> Checked {
     prepare(ctx)?;
     let result = load_changed(ctx, change);
-    open_both(ctx)?;
+    open_all(ctx)?;
     result?;
     ctx.target().expect_state("after the refusal", vfio_mig_fsm::State::Running)
 }
@@ -97,7 +97,7 @@ fn arguments(side: &str, device: &Dut, way: &str, at: &str, more: &[&str]) -> Ve
 fn live(ctx: &mut Ctx, fault: &str, source_args: &[&str], target_args: &[&str]) -> Checked {
     prepare(ctx)?;
     let outcome = migrate(ctx, Some((true, fault)), source_args, target_args, None);
-    open_both(ctx)?;
+    open_all(ctx)?;
     let (source, target) = outcome?;
     expect_source_kept(&source)?;
     expect_target_reset(&target)?;
@@ -116,7 +116,7 @@ fn unnoticed(ctx: &mut Ctx) -> Checked {
     }
     prepare(ctx)?;
     let outcome = migrate(ctx, Some((true, SHORT)), NO_CHECK, NO_CHECK, None);
-    open_both(ctx)?;
+    open_all(ctx)?;
     let (source, target) = outcome?;
     let bytes = source.devices.first().and_then(|device| device.bytes).unwrap_or(u64::MAX);
     ensure(bytes <= 30, || format!("the state was to be cut after 30 bytes, and {bytes} moved"))?;
@@ -130,7 +130,7 @@ fn misfit(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let checked = migrate(ctx, Some((false, "queues=17")), NO_CHECK, CHECK, Some(&with));
     let unchecked = migrate(ctx, Some((false, "queues=17")), NO_CHECK, NO_CHECK, Some(&without));
-    open_both(ctx)?;
+    open_all(ctx)?;
     let (source, target) = checked?;
     expect_refused(&target)?;
     expect_target_reset(&target)?;

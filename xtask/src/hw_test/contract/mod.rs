@@ -41,6 +41,7 @@ use vfio_mig_fsm::{Capabilities, State};
 use check::{Checked, skipped};
 use context::Ctx;
 use migrate::Fault;
+pub(crate) use migrate::PHASES;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -110,6 +111,14 @@ impl Test {
     /// For events.
     pub(crate) fn id(&self) -> TestId {
         TestId { group: self.group, name: self.name.clone() }
+    }
+
+    /// The phase in which it ends a migration, if it does.
+    pub(crate) fn fault_phase(&self) -> Option<&'static str> {
+        match self.body {
+            Body::Fault(_, _, phase) => PHASES.get(phase).copied(),
+            _ => None,
+        }
     }
 
     /// Runs it on a reset device.
