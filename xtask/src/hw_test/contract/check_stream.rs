@@ -181,9 +181,12 @@ fn changed_machine(device: &Dut, words: &str) -> Checked<String> {
 
 fn expect_refused(report: &Report) -> Checked {
     let error = report.error.as_deref().unwrap_or("nothing");
-    ensure(error.contains("the check of device's stream refuses it") && error.contains("at stream offset"), || {
-        format!("the check must refuse the stream; the side says: {error}")
-    })?;
+    ensure(
+        error.contains("the check of device")
+            && error.contains("'s stream refuses it")
+            && error.contains("at stream offset"),
+        || format!("the check must refuse the stream; the side says: {error}"),
+    )?;
     let checked_as = report.devices.first().and_then(|device| device.checked_as.as_deref());
     ensure(checked_as.is_some(), || "the report does not say that the stream was checked".into())
 }
