@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// Move device state between two processes as fast as the machine can, for `bench`
+    #[command(hide = true)]
+    Pump(bench::pump::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
     }
 }

@@ -11,6 +11,9 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
     BytesPerSecond,
+    /// Of processor time, by 10⁹ bytes.
+    SecondsPerGigabyte,
+    Bytes,
 }
 
 /// What the ratio of a contender to the baseline must be.
@@ -18,12 +21,14 @@ pub(crate) enum Unit {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Goal {
     AtLeast(f64),
+    AtMost(f64),
 }
 
 impl Goal {
     fn is_reached(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
         }
     }
 }
@@ -32,6 +37,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtLeast(least) => write!(f, "≥ {least:.2}"),
+            Self::AtMost(most) => write!(f, "≤ {most:.2}"),
         }
     }
 }
@@ -78,6 +84,7 @@ pub(crate) struct Measured {
     /// To the baseline, round by round.
     pub(crate) ratio: Spread,
     pub(crate) goal: Option<Goal>,
+    /// Nothing where there is no goal, or where the baseline itself varied too much to judge by.
     pub(crate) reached: Option<bool>,
 }
 
@@ -106,11 +113,47 @@ pub(crate) fn per_second(bytes: u64, work: impl FnOnce() -> Result<(), String>) 
     Ok(f64::from(mebibytes) * f64::from(1u32 << 20) / seconds.max(f64::MIN_POSITIVE))
 }
 
+/// One way to do work that costs several things at once.
+pub(crate) struct Costly<'a, const N: usize> {
+    name: &'static str,
+    goals: [Option<Goal>; N],
+    run: Box<dyn FnMut() -> Result<[f64; N], String> + 'a>,
+}
+
+impl<'a, const N: usize> Costly<'a, N> {
+    pub(crate) fn new(
+        name: &'static str,
+        goals: [Option<Goal>; N],
+        run: impl FnMut() -> Result<[f64; N], String> + 'a,
+    ) -> Self {
+        Self { name, goals, run: Box::new(run) }
+    }
+}
+
+/// A [`Comparison`] whose every run gives one value of each metric.
+pub(crate) struct Costs<'a, const N: usize> {
+    /// `benchmark/what`, to which a metric's name is added.
+    pub(crate) name: String,
+    pub(crate) metrics: [(&'static str, Unit); N],
+    pub(crate) baseline: Costly<'a, N>,
+    pub(crate) contenders: Vec<Costly<'a, N>>,
+}
+
 /// Runs all contenders in each of `rounds`, after one run each that does not count.
 pub(crate) fn compare(comparison: Comparison<'_>, rounds: usize) -> Result<Outcome, String> {
     let Comparison { name, unit, baseline, contenders } = comparison;
-    let mut all: Vec<Contender<'_>> = core::iter::once(baseline).chain(contenders).collect();
-    let mut values: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
+    let costly = |Contender { name, goal, mut run }| Costly::new(name, [goal], move || run().map(|value| [value]));
+    let contenders = contenders.into_iter().map(costly).collect();
+    let costs = Costs { name: name.clone(), metrics: [("", unit)], baseline: costly(baseline), contenders };
+    let outcome = compare_costs(costs, rounds)?.pop();
+    outcome.ok_or_else(|| format!("{name}: nothing was measured"))
+}
+
+/// Runs all contenders in each of `rounds`, after one run each that does not count. One outcome per metric.
+pub(crate) fn compare_costs<const N: usize>(costs: Costs<'_, N>, rounds: usize) -> Result<Vec<Outcome>, String> {
+    let Costs { name, metrics, baseline, contenders } = costs;
+    let mut all: Vec<Costly<'_, N>> = core::iter::once(baseline).chain(contenders).collect();
+    let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
     for round in 0..=rounds {
         for turn in 0..all.len() {
             // Whoever runs first finds the machine in another state than whoever runs last.
@@ -122,17 +165,30 @@ pub(crate) fn compare(comparison: Comparison<'_>, rounds: usize) -> Result<Outco
             }
         }
     }
-    let baseline = values.first().cloned().unwrap_or_default();
-    let measured = all.iter().zip(&values).map(|(contender, values)| measured(contender, values, &baseline));
-    let contenders = measured.collect::<Option<Vec<_>>>().ok_or_else(|| format!("{name}: nothing was measured"))?;
-    Ok(Outcome { name, unit, rounds, contenders })
+    let outcome = |(metric, (what, unit)): (usize, (&'static str, Unit))| {
+        let of = |values: &Vec<[f64; N]>| values.iter().filter_map(|run| run.get(metric).copied()).collect::<Vec<_>>();
+        let baseline = values.first().map(of).unwrap_or_default();
+        let measured = all.iter().zip(&values).map(|(contender, values)| {
+            let goal = contender.goals.get(metric).copied().flatten();
+            measured(contender.name, goal, of(values), &baseline)
+        });
+        let contenders = measured.collect::<Option<Vec<_>>>()?;
+        let name = if what.is_empty() { name.clone() } else { format!("{name}: {what}") };
+        Some(Outcome { name, unit, rounds, contenders })
+    };
+    let outcomes: Option<Vec<_>> = metrics.into_iter().enumerate().map(outcome).collect();
+    outcomes.ok_or_else(|| format!("{name}: nothing was measured"))
 }
 
-fn measured(contender: &Contender<'_>, values: &[f64], baseline: &[f64]) -> Option<Measured> {
-    let ratios = values.iter().zip(baseline).map(|(value, baseline)| value / baseline).collect();
-    let ratio = spread(ratios)?;
-    let reached = contender.goal.map(|goal| goal.is_reached(ratio.median));
-    Some(Measured { name: contender.name, value: spread(values.to_vec())?, ratio, goal: contender.goal, reached })
+/// A baseline that varies by more than this between its quartiles, as a part of its median, cannot be judged by.
+const NOISE_MAX: f64 = 0.25;
+
+fn measured(name: &'static str, goal: Option<Goal>, values: Vec<f64>, baseline: &[f64]) -> Option<Measured> {
+    let ratio = spread(values.iter().zip(baseline).map(|(value, baseline)| value / baseline).collect())?;
+    let reference = spread(baseline.to_vec())?;
+    let is_noisy = reference.quartile_high - reference.quartile_low > NOISE_MAX * reference.median;
+    let reached = goal.filter(|_| !is_noisy).map(|goal| goal.is_reached(ratio.median));
+    Some(Measured { name, value: spread(values)?, ratio, goal, reached })
 }
 
 /// The quartiles are values that occurred; the median is, too, of an odd number of them.
@@ -169,25 +225,60 @@ mod test {
         assert_eq!(spread(Vec::new()), None);
     }
 
-    /// One round in three is disturbed, for both alike: the ratio does not notice.
+    /// One round in five is disturbed, for both alike: the ratio does not notice.
     #[test]
     fn ratios_are_made_within_a_round() {
         let comparison = Comparison {
             name: "test".into(),
             unit: Unit::BytesPerSecond,
-            baseline: fixed("whole", None, &[99.0, 8.0, 2.0, 8.0]),
+            baseline: fixed("whole", None, &[99.0, 8.0, 8.0, 2.0, 8.0, 8.0]),
             contenders: vec![
-                fixed("half", Some(Goal::AtLeast(0.5)), &[99.0, 4.0, 1.0, 4.0]),
-                fixed("less", Some(Goal::AtLeast(0.5)), &[1.0, 2.0, 2.0, 2.0]),
+                fixed("half", Some(Goal::AtLeast(0.5)), &[99.0, 4.0, 4.0, 1.0, 4.0, 4.0]),
+                fixed("less", Some(Goal::AtLeast(0.5)), &[1.0, 2.0, 2.0, 0.5, 2.0, 2.0]),
             ],
         };
-        let outcome = compare(comparison, 3).unwrap();
+        let outcome = compare(comparison, 5).unwrap();
         let half = &outcome.contenders[1];
         assert_eq!((half.ratio.min, half.ratio.median, half.ratio.max), (0.5, 0.5, 0.5));
         assert_eq!((half.value.max, half.reached), (4.0, Some(true)), "the first run does not count");
         assert_eq!((outcome.contenders[2].ratio.median, outcome.contenders[2].reached), (0.25, Some(false)));
         assert_eq!(outcome.contenders[0].reached, None);
         assert!(!outcome.is_reached());
+    }
+
+    #[test]
+    fn every_metric_has_its_ratio_and_its_goal() {
+        let steady = Costly::new("steady", [None; 2], || Ok([10.0, 4.0]));
+        let goals = [Some(Goal::AtLeast(1.0)), Some(Goal::AtMost(1.1))];
+        let other = Costly::new("other", goals, || Ok([20.0, 5.0]));
+        let costs = Costs {
+            name: "test".into(),
+            metrics: [("speed", Unit::BytesPerSecond), ("memory", Unit::Bytes)],
+            baseline: steady,
+            contenders: vec![other],
+        };
+        let outcomes = compare_costs(costs, 3).unwrap();
+        let judged: Vec<_> = outcomes
+            .iter()
+            .map(|it| (it.name.as_str(), it.contenders[1].ratio.median, it.contenders[1].reached))
+            .collect();
+        assert_eq!(judged, [("test: speed", 2.0, Some(true)), ("test: memory", 1.25, Some(false))]);
+    }
+
+    /// A baseline that swings between 6 and 12 says nothing about who is as fast as it.
+    #[test]
+    fn by_a_noisy_baseline_nothing_is_judged() {
+        let of = |baseline: &'static [f64]| {
+            let comparison = Comparison {
+                name: "test".into(),
+                unit: Unit::BytesPerSecond,
+                baseline: fixed("swings", None, baseline),
+                contenders: vec![fixed("same", Some(Goal::AtLeast(0.1)), &[9.0; 6])],
+            };
+            compare(comparison, 5).unwrap().contenders[1].reached
+        };
+        assert_eq!(of(&[9.0, 6.0, 12.0, 6.0, 12.0, 9.0]), None);
+        assert_eq!(of(&[9.0, 8.0, 10.0, 9.0, 9.0, 9.0]), Some(true));
     }
 
     #[test]

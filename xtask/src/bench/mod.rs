@@ -9,6 +9,7 @@
 
 mod codec;
 mod measure;
+mod peers;
 mod report;
 
 use std::os::unix::process::CommandExt;
@@ -55,6 +56,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
 
+    /// Where the emulators are kept [default: savevm in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
     /// Print one JSON document on standard output, or write it to FILE and print the table
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     json: Option<Option<PathBuf>>,
@@ -66,6 +71,8 @@ pub(crate) struct Setting {
     pub(crate) quick: bool,
     /// For files.
     pub(crate) folder: PathBuf,
+    /// For emulators.
+    pub(crate) cache: Option<PathBuf>,
 }
 
 impl Setting {
@@ -79,6 +86,16 @@ impl Setting {
         eprintln!("{}: {} rounds", comparison.name, self.rounds());
         measure::compare(comparison, self.rounds())
     }
+
+    /// The same, where a run costs several things.
+    pub(crate) fn compare_costs<const N: usize>(
+        &self,
+        costs: measure::Costs<'_, N>,
+        rounds: usize,
+    ) -> Result<Vec<Outcome>, String> {
+        eprintln!("{}: {rounds} rounds", costs.name);
+        measure::compare_costs(costs, rounds)
+    }
 }
 
 /// A benchmark by its name.
@@ -88,11 +105,20 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 1] = [Benchmark {
-    name: "codec",
-    about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
-    run: codec::run,
-}];
+const BENCHMARKS: [Benchmark; 2] = [
+    Benchmark {
+        name: "codec",
+        about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
+        run: codec::run,
+    },
+    Benchmark {
+        name: "peers",
+        about: "migrate 1 GiB of simulated devices' state between two processes: ours, and stock QEMUs, against a bare pump",
+        run: peers::run,
+    },
+];
+
+pub(crate) use peers::pump;
 
 /// Runs benchmarks. The exit status says whether all goals were reached.
 pub(crate) fn run(args: &Args) -> ExitCode {
@@ -119,7 +145,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 
 fn measure_all(args: &Args, chosen: &[&Benchmark]) -> Result<Vec<Outcome>, String> {
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let setting = Setting { quick: args.quick, folder };
+    let setting = Setting { quick: args.quick, folder, cache: args.cache.clone() };
     let mut outcomes = Vec::new();
     for benchmark in chosen {
         outcomes.extend((benchmark.run)(&setting).map_err(|error| format!("{}: {error}", benchmark.name))?);

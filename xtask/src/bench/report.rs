@@ -60,6 +60,7 @@ fn judged(measured: &Measured) -> String {
     let quartiles = format!("{:.2} to {:.2}", ratio.quartile_low, ratio.quartile_high);
     let goal = measured.goal.map_or(String::new(), |goal| goal.to_string());
     let verdict = match measured.reached {
+        None if measured.goal.is_some() => "not judged: the baseline is noisy",
         None => "",
         Some(true) => "reached",
         Some(false) => "MISSED",
@@ -70,6 +71,8 @@ fn judged(measured: &Measured) -> String {
 fn value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1u32 << 20)),
+        Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
+        Unit::Bytes => format!("{:.0} MiB", value / f64::from(1u32 << 20)),
     }
 }
 
