@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod compat;
 mod device;
+mod fuzz;
 mod hw_test;
 mod identity;
 mod migrate;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::Bench(args) => bench::run(&args),
+        cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
