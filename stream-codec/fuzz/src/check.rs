@@ -29,6 +29,20 @@ pub struct Record {
 }
 
 impl Record {
+    /// The most bytes that such an item may have and still come whole.
+    fn whole_bytes_max(&self) -> usize {
+        let is = |name: &str| self.what.strip_prefix("Vfio(").unwrap_or(&self.what).starts_with(name);
+        if is("ConfigState") {
+            LIMITS.config_bytes
+        } else if is("Payload") {
+            LIMITS.section_bytes
+        } else if is("Command") {
+            LIMITS.command_bytes + 5
+        } else {
+            usize::MAX
+        }
+    }
+
     /// Appends an event to the records, or adds a piece to the record of its payload.
     fn push<I>(
         event: &Event<'_, I>,
@@ -93,6 +107,7 @@ fn covers(outcome: Outcome<Record, Error>, stream: &[u8]) -> Outcome<Record, Err
     for record in &outcome.records {
         assert_eq!(record.offset, offset, "events leave no gap");
         rest = rest.strip_prefix(&record.raw[..]).expect("events have the bytes of the stream");
+        assert!(record.raw.len() <= record.whole_bytes_max(), "beyond a limit: {record:?}");
         offset += record.raw.len() as u64;
     }
     match &outcome.result {

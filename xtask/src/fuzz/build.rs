@@ -41,12 +41,16 @@ impl fmt::Display for Mode {
 }
 
 impl Mode {
-    /// The nightly toolchain if it has AddressSanitizer, else the one that is used anyway.
-    pub(super) fn detect() -> Self {
-        let nightly = asked(rustup_nightly("rustc"), &["-vV"]).and_then(|text| Self::of(&text, true));
-        nightly.filter(Self::has_runtime).or_else(|| Self::of(&asked(plain("rustc"), &["-vV"])?, false)).unwrap_or_else(
-            || Self { has_sanitizer: false, version: "an unknown compiler".into(), host: String::new() },
-        )
+    /// The nightly toolchain if it has AddressSanitizer and that is wanted, else the one that is used anyway.
+    pub(super) fn detect(is_plain: bool) -> Self {
+        let nightly = || asked(rustup_nightly("rustc"), &["-vV"]).and_then(|text| Self::of(&text, true));
+        let default = || asked(plain("rustc"), &["-vV"]).and_then(|text| Self::of(&text, false));
+        let sanitizing = if is_plain { None } else { nightly().filter(Self::has_runtime) };
+        sanitizing.or_else(default).unwrap_or_else(|| Self {
+            has_sanitizer: false,
+            version: "an unknown compiler".into(),
+            host: String::new(),
+        })
     }
 
     /// From what `rustc -vV` says.

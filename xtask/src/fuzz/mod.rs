@@ -68,6 +68,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["time", "replay"])]
     minimise: bool,
 
+    /// Use the default toolchain and no AddressSanitizer: faster, and the decoders have no unsafe code of their own
+    #[arg(long)]
+    plain: bool,
+
     /// Name the targets and stop
     #[arg(long)]
     list: bool,
@@ -124,7 +128,7 @@ fn try_run(args: &Args) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     let folders = Folders::open()?;
-    let mode = build::Mode::detect();
+    let mode = build::Mode::detect(args.plain);
     eprintln!("building with {mode}");
     let built = build::build(&mode, &chosen, &folders.root.join("build"))?;
     if !args.replay.is_empty() {

@@ -100,7 +100,7 @@ pub(super) fn fuzz(program: &Path, target: &Target, folders: &Folders, limits: L
     let finding = (code != Some(0) && !was_interrupted).then(|| {
         let inputs: Vec<PathBuf> = files(&findings).difference(&before).cloned().collect();
         let replay = inputs.first().map(|input| format!("cargo xtask fuzz {target} --replay {}", shown(input)));
-        Finding { what: said.failure().to_owned(), inputs, replay, log }
+        Finding { what: said.failure(), inputs, replay, log }
     });
     let fuzzed = Fuzzed {
         name: target.to_string(),
@@ -113,7 +113,7 @@ pub(super) fn fuzz(program: &Path, target: &Target, folders: &Folders, limits: L
         was_interrupted,
         finding,
     };
-    eprintln!("{}: {}", fuzzed.name, fuzzed.finding.as_ref().map_or("done", |finding| &finding.what));
+    eprintln!("{}: {}", fuzzed.name, fuzzed.finding.as_ref().map_or("done", |finding| finding.what.as_str()));
     Ok(fuzzed)
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What libFuzzer says about a run, line by line.
 
+/// How much of a panic's words is repeated: a value that is not what it should be may be very long.
+const FAILURE_CHARACTERS_MAX: usize = 160;
+
 /// What has been said so far.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Said {
@@ -53,9 +56,13 @@ impl Said {
         }
     }
 
-    /// What went wrong, if something did.
-    pub(super) fn failure(&self) -> &str {
-        self.panic.as_deref().or(self.error.as_deref()).unwrap_or("it ended without saying why")
+    /// What went wrong, if something did, in so many characters as one can read; the log has all of it.
+    pub(super) fn failure(&self) -> String {
+        let text = self.panic.as_deref().or(self.error.as_deref()).unwrap_or("it ended without saying why");
+        match text.char_indices().nth(FAILURE_CHARACTERS_MAX) {
+            Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+            None => text.to_owned(),
+        }
     }
 }
 
@@ -86,12 +93,14 @@ stat::peak_rss_mb:              83",
 
     #[test]
     fn the_words_of_a_panic_matter_most() {
-        let said = said(
+        let panic = said(
             "thread '<unnamed>' (9041) panicked at src/testkit/check.rs:117:5:
 split invariance, cut at [4]
 ==1== ERROR: libFuzzer: deadly signal",
         );
-        assert_eq!(said.failure(), "split invariance, cut at [4]");
+        assert_eq!(panic.failure(), "split invariance, cut at [4]");
+        let long = said(&format!("thread 'a' panicked at b:1:1:\n{}", "é".repeat(1000)));
+        assert_eq!(long.failure().chars().count(), FAILURE_CHARACTERS_MAX + 1);
     }
 
     #[test]
