@@ -27,15 +27,15 @@ const FAILED: u8 = 2;
 /// Feed arbitrary input to every decoder, in search of a panic, a hang, or a broken promise
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-TARGET is a crate (stream-codec), a target (qemu_main) or both (stream-codec/qemu_main); --list names them all.
+TARGET is a crate (stream-codec), a target (qemu_main) or both (stream-codec/qemu_main).
 
-Targets are built with the instrumentation that libFuzzer steers by. With a nightly toolchain that has it they get
-AddressSanitizer as well; else the default toolchain is used, without. Nothing need be installed for it but a C++
-compiler. The first line says which way it went.
+Targets are built with the instrumentation that libFuzzer steers by. With a nightly toolchain
+that has it they get AddressSanitizer as well; else the default toolchain is used, without.
+Nothing need be installed for it but a C++ compiler. The first line says which way it went.
 
 Below target/fuzz:
   findings/CRATE/TARGET   an input that broke something; its replay is printed
-  corpus/CRATE/TARGET     what was learnt; the next run starts with it and with the crate's own corpus
+  corpus/CRATE/TARGET     what was learnt: the next run starts with it and the crate's corpus
   logs/CRATE-TARGET.log   all that libFuzzer said
 
 Exit status: 0 nothing was found; 1 something was; 2 something could not be built or run.")]

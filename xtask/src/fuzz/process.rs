@@ -15,7 +15,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::targets::Target;
-use super::{FAILED, FOUND, Folders, shown};
+use super::{FOUND, Folders, shown};
 use crate::out::outln;
 use said::Said;
 
@@ -176,7 +176,7 @@ pub(super) fn replay(program: &Path, inputs: &[PathBuf], limits: Limits) -> Resu
 }
 
 /// Replaces a crate's corpus by the fewest files that reach as much as it and what was learnt.
-pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Result<ExitCode, String> {
+pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Result<(), String> {
     let corpus = target.corpus();
     let failed = |error: std::io::Error| format!("cannot replace {}: {error}", corpus.display());
     std::fs::create_dir_all(&corpus).map_err(failed)?;
@@ -188,8 +188,7 @@ pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Re
     let log = folders.log(target)?;
     let (said, _, code) = watch(command, target, &log, Instant::now())?;
     if code != Some(0) {
-        eprintln!("{target}: {}; see {}", said.failure(), shown(&log));
-        return Ok(ExitCode::from(FAILED));
+        return Err(format!("{target}: {}; see {}", said.failure(), shown(&log)));
     }
     let before = files(&corpus);
     before.iter().try_for_each(std::fs::remove_file).map_err(failed)?;
@@ -198,5 +197,5 @@ pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Re
         std::fs::copy(file, corpus.join(file.file_name().unwrap_or_default())).map_err(failed)?;
     }
     outln!("{target}: {} files, {} before", kept.len(), before.len());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
