@@ -143,9 +143,11 @@ fn try_run(args: &Args) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let fuzzed = run_all(args, &chosen, &built, &folders)?;
-    let found = fuzzed.iter().any(|fuzzed| fuzzed.is_found());
-    let document = report::Document { mode: mode.to_string(), seconds: args.time, found, targets: fuzzed };
+    let targets = run_all(args, &chosen, &built, &folders)?;
+    let found = targets.iter().any(Fuzzed::is_found);
+    let is_missing = |name: &String| !targets.iter().any(|fuzzed| fuzzed.name == *name);
+    let not_run = chosen.iter().map(Target::to_string).filter(is_missing).collect();
+    let document = report::Document { mode: mode.to_string(), seconds: args.time, found, targets, not_run };
     if args.json {
         cli::print_json(&document);
     } else {

@@ -16,10 +16,12 @@ pub(super) struct Document {
     pub(super) seconds: u32,
     pub(super) found: bool,
     pub(super) targets: Vec<Fuzzed>,
+    /// Those whose turn had not come when the run was interrupted.
+    pub(super) not_run: Vec<String>,
 }
 
 impl Document {
-    /// One line per target; what was found, below.
+    /// One line per target; what was found, and who did not run, below.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
             "{:32} {:>12} {:>7} {:>7} {:>10} {:>8}  found\n",
@@ -42,6 +44,9 @@ impl Document {
             if let Some(finding) = &fuzzed.finding {
                 let _ = write!(text, "\n{}: {}", fuzzed.name, described(finding));
             }
+        }
+        if !self.not_run.is_empty() {
+            let _ = write!(text, "\nnot run: {}", self.not_run.join(", "));
         }
         text.truncate(text.trim_end().len());
         text
@@ -81,7 +86,8 @@ mod test {
             log: "target/fuzz/logs/a-y.log".into(),
         };
         let targets = vec![fuzzed("a/x", None), fuzzed("a/y", Some(finding))];
-        let document = Document { mode: String::new(), seconds: 60, found: true, targets };
+        let not_run = vec!["a/z".to_owned()];
+        let document = Document { mode: String::new(), seconds: 60, found: true, targets, not_run };
         let table = document.table();
         let lines: Vec<String> =
             table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -89,6 +95,7 @@ mod test {
         assert_eq!(lines[2], "a/y 1234 56 7 89 MiB 30 s YES");
         assert_eq!(lines[4], "a/y: split invariance, cut at [4]");
         assert_eq!(lines[5], "again with cargo xtask fuzz a/y --replay target/fuzz/findings/a/y/crash-1");
+        assert_eq!(lines.last().unwrap(), "not run: a/z");
         let json = serde_json::to_value(&document).unwrap();
         assert_eq!(json["targets"][1]["finding"]["inputs"][0], "target/fuzz/findings/a/y/crash-1");
     }
