@@ -5,6 +5,7 @@
 //! all. What was found stays below `target/fuzz`, and so does what libFuzzer learnt, for the next run to start with.
 
 mod build;
+mod minimise;
 mod process;
 mod report;
 mod targets;
@@ -64,7 +65,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "time")]
     replay: Vec<PathBuf>,
 
-    /// Replace the crates' corpora by the fewest files, of theirs and of what was learnt, that reach as much code
+    /// Replace the crates' corpora by files, of theirs and of what was learnt, that reach as much code between them, and
+    /// each of them code that no other does
     #[arg(long, conflicts_with_all = ["time", "replay"])]
     minimise: bool,
 
@@ -139,7 +141,7 @@ fn try_run(args: &Args) -> Result<ExitCode, String> {
     }
     if args.minimise {
         for target in &chosen {
-            process::minimise(&built.program(target)?, target, &folders)?;
+            minimise::minimise(&built.program(target)?, target, &folders)?;
         }
         return Ok(ExitCode::SUCCESS);
     }

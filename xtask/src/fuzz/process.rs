@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::targets::Target;
 use super::{FOUND, Folders, shown};
 use crate::out::outln;
-use said::Said;
+pub(super) use said::Said;
 
 /// What libFuzzer exits with when it was interrupted, which is no finding.
 const INTERRUPTED: i32 = 72;
@@ -118,7 +118,7 @@ pub(super) fn fuzz(program: &Path, target: &Target, folders: &Folders, limits: L
 }
 
 /// Runs a command to its end, and gives what it said, its processor time and its exit code.
-fn watch(
+pub(super) fn watch(
     mut command: Command,
     target: &Target,
     log: &Path,
@@ -156,7 +156,7 @@ fn cpu_seconds(child: &Child) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-fn files(folder: &Path) -> BTreeSet<PathBuf> {
+pub(super) fn files(folder: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
@@ -173,29 +173,4 @@ pub(super) fn replay(program: &Path, inputs: &[PathBuf], limits: Limits) -> Resu
         outln!("{}: {}", input.display(), if status.success() { "nothing found" } else { "found again" });
     }
     Ok(if failed > 0 { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
-}
-
-/// Replaces a crate's corpus by the fewest files that reach as much as it and what was learnt.
-pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Result<(), String> {
-    let corpus = target.corpus();
-    let failed = |error: std::io::Error| format!("cannot replace {}: {error}", corpus.display());
-    std::fs::create_dir_all(&corpus).map_err(failed)?;
-    let (learnt, fewest) = (folders.of("corpus", target)?, folders.of("minimised", target)?);
-    std::fs::remove_dir_all(&fewest).and_then(|()| std::fs::create_dir(&fewest)).map_err(failed)?;
-    // How often an edge is passed does not count: that alone would keep several times the files.
-    let mut command = Command::new(program);
-    command.args(["-set_cover_merge=1", "-use_counters=0"]).args([&fewest, &corpus, &learnt]);
-    let log = folders.log(target)?;
-    let (said, _, code) = watch(command, target, &log, Instant::now())?;
-    if code != Some(0) {
-        return Err(format!("{target}: {}; see {}", said.failure(), shown(&log)));
-    }
-    let before = files(&corpus);
-    before.iter().try_for_each(std::fs::remove_file).map_err(failed)?;
-    let kept = files(&fewest);
-    for file in &kept {
-        std::fs::copy(file, corpus.join(file.file_name().unwrap_or_default())).map_err(failed)?;
-    }
-    outln!("{target}: {} files, {} before", kept.len(), before.len());
-    Ok(())
 }

@@ -6,11 +6,13 @@ const FAILURE_CHARACTERS_MAX: usize = 160;
 
 /// What has been said so far.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Said {
+pub(in crate::fuzz) struct Said {
     pub(super) runs: u64,
     pub(super) edges: u64,
     pub(super) corpus: u64,
     pub(super) peak_memory_mib: u64,
+    /// How many edges there are to reach.
+    pub(in crate::fuzz) counters: u64,
     /// What a panic said.
     panic: Option<String>,
     /// The panic's words follow.
@@ -32,6 +34,8 @@ impl Said {
                 ("peak_rss_mb", Ok(peak)) => self.peak_memory_mib = peak,
                 _ => {}
             }
+        } else if let Some(counters) = line.strip_prefix("INFO: Loaded ").and_then(counters) {
+            self.counters = counters;
         } else if line.contains(" panicked at ") {
             self.is_panicking = true;
         } else if let Some((_, error)) = line.split_once("ERROR: ") {
@@ -57,13 +61,18 @@ impl Said {
     }
 
     /// What went wrong, if something did, in so many characters as one can read; the log has all of it.
-    pub(super) fn failure(&self) -> String {
+    pub(in crate::fuzz) fn failure(&self) -> String {
         let text = self.panic.as_deref().or(self.error.as_deref()).unwrap_or("it ended without saying why");
         match text.char_indices().nth(FAILURE_CHARACTERS_MAX) {
             Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
             None => text.to_owned(),
         }
     }
+}
+
+/// `1 modules   (21091 inline 8-bit counters): …`
+fn counters(rest: &str) -> Option<u64> {
+    rest.split_once('(')?.1.split_once(" inline 8-bit counters")?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -79,14 +88,17 @@ mod test {
     #[test]
     fn progress_and_statistics_are_read() {
         let said = said(
-            "INFO: seed corpus: files: 15 min: 22b max: 8366b total: 36764b rss: 44Mb
+            "INFO: Loaded 1 modules   (21091 inline 8-bit counters): 21091 [0x55d9dc8d8a00, 0x55d9dc8ddc63),
+INFO: Loaded 1 PC tables (21091 PCs): 21091 [0x1,0x2),
+INFO: seed corpus: files: 15 min: 22b max: 8366b total: 36764b rss: 44Mb
 #35\tINITED cov: 2300 ft: 3705 corp: 15/36Kb exec/s: 0 rss: 54Mb
 #1132\tREDUCE cov: 3283 ft: 8553 corp: 863/83Kb lim: 8366 exec/s: 0 rss: 80Mb L: 1/2 MS: 1 EraseBytes-
 #1200\tDONE   cov: 3284 ft: 8554 corp: 864/83Kb lim: 8366 exec/s: 0 rss: 80Mb
 stat::number_of_executed_units: 1201
 stat::peak_rss_mb:              83",
         );
-        let expected = Said { runs: 1201, edges: 3284, corpus: 864, peak_memory_mib: 83, ..Said::default() };
+        let expected =
+            Said { runs: 1201, edges: 3284, corpus: 864, peak_memory_mib: 83, counters: 21091, ..Said::default() };
         assert_eq!(said, expected);
         assert_eq!(said.failure(), "it ended without saying why");
     }
