@@ -3,12 +3,14 @@
 
 mod bench;
 mod cache;
+mod check_stream;
 mod cli;
 mod compat;
 mod device;
 mod fuzz;
 mod hw_test;
 mod identity;
+mod kernel_source;
 mod migrate;
 mod out;
 mod probe;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
     }

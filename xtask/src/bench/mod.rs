@@ -11,6 +11,7 @@ mod codec;
 mod measure;
 mod peers;
 mod report;
+mod tap;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -106,7 +107,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 2] = [
+const BENCHMARKS: [Benchmark; 3] = [
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
@@ -116,6 +117,11 @@ const BENCHMARKS: [Benchmark; 2] = [
         name: "peers",
         about: "migrate 1 GiB of simulated devices' state between two processes: ours, and stock QEMUs, against a bare pump",
         run: peers::run,
+    },
+    Benchmark {
+        name: "tap",
+        about: "look at a stream while it passes, against the same migration with nobody looking",
+        run: tap::run,
     },
 ];
 
