@@ -99,24 +99,40 @@ fn the_fields_of_the_smallest_stream() {
     );
 }
 
-#[test]
-fn fields_know_where_they_stand() {
-    let vmdesc = Some(Vmdesc::parse(qemu_common::streams::VMDESC.as_bytes(), &VmdescLimits::DEFAULT).unwrap());
-    let options = MainOptions { vmdesc, ..MainOptions::default() };
-    let parts = items(MainDecoder::new(options), &every_item(true), |event| match event.item {
-        Item::VmState(VmState::Field(field)) => {
+/// What a part says about itself.
+fn part(part: &VmState<'_>) -> String {
+    match part {
+        VmState::Field(field) => {
             let value = match field.value() {
                 Some(Value::Unsigned(value)) => value.to_string(),
                 other => format!("{other:?}"),
             };
             format!("{}:{} ×{} {:?} = {value}", field.path, field.name, field.count, field.index)
         }
-        Item::VmState(VmState::Subsection { path, name, version_id }) => format!("{path}:{name} v{version_id}"),
+        VmState::Subsection { path, name, version_id } => format!("{path}:{name} v{version_id}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the fields are read along with the stream, or of a payload that was kept.
+#[test]
+fn fields_know_where_they_stand() {
+    let vmdesc = Vmdesc::parse(qemu_common::streams::VMDESC.as_bytes(), &VmdescLimits::DEFAULT).unwrap();
+    let options = MainOptions { vmdesc: Some(vmdesc.clone()), ..MainOptions::default() };
+    let along = items(MainDecoder::new(options), &every_item(true), |event| match event.item {
+        Item::VmState(state) => part(&state),
         _ => String::new(),
     });
-    let parts = parts.iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let along = along.iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let payload = cpu_payload();
+    let mut reader = VmStateReader::new(&vmdesc, "cpu", 1, &payload).unwrap();
+    let mut kept = Vec::new();
+    while let Some(event) = reader.next_part().unwrap() {
+        kept.push(part(&event.item));
+    }
+    assert_eq!(along, kept.iter().collect::<Vec<_>>());
     assert_eq!(
-        parts,
+        kept,
         [
             ":halted ×1 None = 1",
             "lvt[0]:on ×1 None = Some(Bool(true))",

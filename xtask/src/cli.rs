@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, hw_test, inspect, kernel_source, migrate, probe};
+use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     Migrate(migrate::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     KernelSource(kernel_source::Args),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]

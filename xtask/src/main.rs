@@ -7,6 +7,7 @@ mod check_stream;
 mod cli;
 mod compat;
 mod device;
+mod fuzz;
 mod hw_test;
 mod identity;
 mod inspect;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::Bench(args) => bench::run(&args),
+        cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),

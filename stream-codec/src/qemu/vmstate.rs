@@ -208,9 +208,9 @@ impl<'a> VmStateReader<'a> {
     pub fn next_part(&mut self) -> Result<Option<Event<'_, VmState<'_>>>, Error> {
         let offset = self.cursor.offset();
         let before = self.cursor.peek();
-        // Places of names count from the start of the part that they stand in.
-        let mut part = Cursor::at(before, offset);
-        let token = self.walk.next(self.vmdesc, &mut part).map_err(|stop| {
+        // A token's places count from where its item starts.
+        self.cursor = Cursor::at(before, offset);
+        let token = self.walk.next(self.vmdesc, &mut self.cursor).map_err(|stop| {
             let have = before.len();
             Located::new(
                 offset,
@@ -223,8 +223,8 @@ impl<'a> VmStateReader<'a> {
         let Some(token) = token else {
             return if self.cursor.is_empty() { Ok(None) } else { Err(Located::new(offset, Reason::Trailing)) };
         };
-        let raw = before.get(..part.position()).unwrap_or_default();
-        self.cursor = Cursor::at(part.peek(), part.offset());
+        let length = before.len().saturating_sub(self.cursor.left());
+        let raw = before.get(..length).unwrap_or_default();
         Ok(Some(Event { offset, raw, item: self.walk.item(self.vmdesc, token, raw) }))
     }
 }

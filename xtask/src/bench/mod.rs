@@ -32,12 +32,13 @@ const REBUILT_VARIABLE: &str = "SAVEVM_BENCH_REBUILT";
 /// Compare the speed of what this workspace does with what the machine could do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every benchmark runs contenders for the same work in one process, in turn, in an order that rotates, after one run of
-each that does not count. What counts is the ratio to the baseline within a round: its median over the rounds is held
-against the goal, its quartiles say how far to trust it. Between runs only ratios can be compared.
+Every benchmark runs contenders for the same work in one process, in turn, in an order that
+rotates, after one run of each that does not count. What counts is the ratio to the baseline
+within a round: its median over the rounds is held against the goal, its quartiles say how far
+to trust it. Between runs only ratios can be compared.
 
-An xtask that was built without optimisation builds itself again (`cargo run --release`) and measures that one; the
-alias `cargo xtask` is optimised already.
+An xtask that was built without optimisation builds itself again (`cargo run --release`) and
+measures that one; the alias `cargo xtask` is optimised already.
 
 Exit status: 0 all goals reached; 1 a goal missed; 2 something could not be measured.")]
 pub(crate) struct Args {
