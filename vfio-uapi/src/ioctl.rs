@@ -29,6 +29,8 @@ pub(crate) mod fake;
 pub(crate) mod group;
 pub(crate) mod hwpt;
 pub(crate) mod iommufd;
+#[cfg(feature = "contract")]
+pub(crate) mod mock;
 #[cfg(test)]
 mod test;
 pub(crate) mod type1;
