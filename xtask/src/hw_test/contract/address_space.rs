@@ -50,7 +50,7 @@ fn by_cdev(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByCdev) -> Checked) -> 
 }
 
 fn bitmap(start: u64, pages: u64) -> Checked<DirtyBitmap> {
-    must("a bitmap", DirtyBitmap::new(DmaRange { iova: start, length: pages * PAGE }, PAGE))
+    must("a bitmap", DirtyBitmap::new(DmaRange { iova: start, length: pages.saturating_mul(PAGE) }, PAGE))
 }
 
 fn announced(ctx: &mut Ctx) -> Checked {
