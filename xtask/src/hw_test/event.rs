@@ -38,6 +38,8 @@ pub(crate) enum Group {
     Transfer,
     /// DMA logging features.
     DmaLogging,
+    /// Dirty pages that an IOMMU keeps.
+    DirtyTracking,
     /// What the libraries make of the device.
     Library,
     /// Whole migrations by two processes, with kills and cuts.
@@ -54,7 +56,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -66,6 +68,7 @@ impl Group {
         Self::Exhaustion,
         Self::Transfer,
         Self::DmaLogging,
+        Self::DirtyTracking,
         Self::Library,
         Self::Migrate,
         Self::CheckStream,
@@ -88,6 +91,7 @@ impl Group {
             Self::Exhaustion => "exhaustion",
             Self::Transfer => "transfer",
             Self::DmaLogging => "dma-logging",
+            Self::DirtyTracking => "dirty-tracking",
             Self::Library => "library",
             Self::Migrate => "migrate",
             Self::CheckStream => "check-stream",

@@ -14,11 +14,13 @@ pub(crate) mod kernel;
 pub(crate) mod opening;
 pub(crate) mod profile;
 
+mod address_space;
 mod arcs;
 mod check_stream;
 mod damage;
 mod data_fd;
 mod digest;
+mod dirty_tracking;
 mod dma_logging;
 mod exhaustion;
 mod fd;
@@ -42,6 +44,7 @@ use check::{Checked, skipped};
 use context::Ctx;
 use migrate::Fault;
 pub(crate) use migrate::PHASES;
+use opening::Access;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -75,6 +78,8 @@ enum Need {
     P2p,
     SecondDevice,
     SecondOpen,
+    ByGroup,
+    ByCdev,
     DmaLogging,
     Header,
     ComparedOnce,
@@ -151,6 +156,8 @@ impl Need {
             Self::SecondOpen => {
                 (device.opens_twice(), "a device opened by its character device cannot be opened twice")
             }
+            Self::ByGroup => (device.access() == Access::Group, "the device was opened by its character device"),
+            Self::ByCdev => (device.access() == Access::Cdev, "the device was opened by its group"),
             Self::DmaLogging => (dma_logging::is_offered(ctx)?, "the device does not offer DMA logging"),
             Self::Header => (profile.header.is_some(), "no stream header is known that this driver checks"),
             Self::ComparedOnce => (
@@ -189,6 +196,8 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(exhaustion::TESTS);
     tests.extend_from_slice(transfer::TESTS);
     tests.extend_from_slice(dma_logging::TESTS);
+    tests.extend_from_slice(address_space::TESTS);
+    tests.extend_from_slice(dirty_tracking::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(check_stream::TESTS);

@@ -29,18 +29,40 @@ struct Machine<'a> {
     /// The devices, as configured.
     devices: [&'static str; 2],
     /// More arguments for the suite.
-    args: &'static [&'static str],
+    args: &'a [&'static str],
 }
 
-/// What a stock Debian kernel with two mtty devices looks like, simulated.
-pub(crate) fn twin(label: &str, ports: u32, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
+/// A kernel whose behaviour the simulator has been given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Flavour {
+    /// The release whose rules hold.
+    kernel: &'static str,
+    /// As the library's configuration names it.
+    name: &'static str,
+}
+
+/// Debian's stock kernel: no iommufd.
+pub(crate) const DEBIAN_6_12: Flavour = Flavour { kernel: "6.12.117", name: "6.12" };
+/// A kernel built with iommufd, character devices and the simulated IOMMU.
+pub(crate) const BUILT_7_3: Flavour = Flavour { kernel: "7.3.4", name: "7.3" };
+
+/// What a kernel with two mtty devices looks like, simulated.
+pub(crate) fn twin(
+    label: &str,
+    flavour: Flavour,
+    ports: u32,
+    access: Option<&'static str>,
+    plan: &Plan<'_>,
+    progress: &mut Progress,
+) -> Result<Run, Missing> {
     let config = format!(
-        "kernel=6.12\n\
+        "kernel={}\n\
          device a model=mtty ports={ports} address={}\n\
          device b model=mtty ports={ports} address={}",
-        MTTY[0], MTTY[1]
+        flavour.name, MTTY[0], MTTY[1]
     );
-    let machine = Machine { label, kernel: "6.12.117", config: &config, devices: MTTY, args: &[] };
+    let access: Vec<&'static str> = access.into_iter().flat_map(|access| ["--access", access]).collect();
+    let machine = Machine { label, kernel: flavour.kernel, config: &config, devices: MTTY, args: &access };
     on(&machine, &library(progress)?, plan, progress)
 }
 
