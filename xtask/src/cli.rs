@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{compat, hw_test, migrate, probe};
+use crate::{compat, hw_test, migrate, probe, qemu};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -26,6 +26,9 @@ pub(crate) enum Command {
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// One side of a migration with a QEMU, for the tests
+    #[command(hide = true)]
+    QemuPeer(qemu::peer::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

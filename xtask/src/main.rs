@@ -26,5 +26,6 @@ fn main() -> ExitCode {
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
+        cli::Command::QemuPeer(args) => qemu::peer::main(&args),
     }
 }

@@ -124,9 +124,14 @@ impl Migration {
     }
 }
 
+/// Where the guest sees a device.
+pub(crate) fn place(index: usize) -> String {
+    format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index))
+}
+
 /// The name of a device's section in the stream.
 pub(crate) fn idstr(index: usize) -> String {
-    format!("0000:00:{:02x}.0/vfio", FIRST_SLOT.saturating_add(index))
+    savevm_core::qemu::idstr(&place(index))
 }
 
 impl Machine {
@@ -243,7 +248,7 @@ impl Machine {
 }
 
 /// Kernel 7.3 is the one that has all that QEMU knows of.
-fn configuration(devices: &[SoftDevice]) -> String {
+pub(crate) fn configuration(devices: &[SoftDevice]) -> String {
     let mut text = "kernel=7.3\n".to_owned();
     for (index, device) in devices.iter().enumerate() {
         text.push_str(&format!("device {} address={} {}\n", device.name, address(index, device), device.options));
@@ -251,7 +256,8 @@ fn configuration(devices: &[SoftDevice]) -> String {
     text
 }
 
-fn address(index: usize, device: &SoftDevice) -> String {
+/// What a device is called on the host.
+pub(crate) fn address(index: usize, device: &SoftDevice) -> String {
     if device.is_mediated {
         format!("50f7f10c-0000-4000-8000-00000000000{index}")
     } else {

@@ -304,6 +304,11 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
     /// The main connection has met the point: it waits for all channels.
     pub(super) fn release(&self) -> Result<(), Cause> {
         let mut state = lock(&self.state);
+        if state.syncs.is_empty() {
+            let reason = "the source sends pages over multifd channels, and this target has none: switch the capability \
+                          multifd off at the source, or give this target its channels";
+            return Err(Cause::refused(reason));
+        }
         let point = state.syncs_released.saturating_add(1);
         while state.syncs.iter().any(|count| *count < point) {
             self.pulse.check_silence(|| "a synchronisation point on a multifd channel".into())?;
