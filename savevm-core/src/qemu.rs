@@ -43,11 +43,13 @@ mod agreement;
 mod config_space;
 mod error;
 mod input;
+pub mod source;
 pub mod target;
 
 pub use agreement::{Acks, Agreement, DeviceState};
 pub use config_space::check_config_space;
 pub use error::{Connection, StreamError};
+pub use source::{SaveOptions, SourceMachine, save};
 pub use target::{LoadOptions, TargetMachine, load};
 
 use std::format;

@@ -150,8 +150,10 @@ where
         for (index, channel) in channels.into_iter().enumerate() {
             let shared = &shared;
             scope.spawn(move || {
-                if let Err(cause) = channel::run(shared, index, channel, options) {
-                    shared.fail(cause);
+                match channel::run(shared, index, channel, options) {
+                    // Once all is over, well or not, what a channel says is no reason any more.
+                    Err(cause) if !shared.pulse.is_over() => shared.fail(cause),
+                    _ => {}
                 }
                 shared.channel_ended();
             });

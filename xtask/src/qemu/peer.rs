@@ -6,6 +6,8 @@ mod connect;
 mod machine;
 mod memory;
 pub(crate) mod outcome;
+mod recording;
+mod source;
 mod target;
 
 use core::time::Duration;
@@ -29,6 +31,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Side {
+    /// Send the devices' state to a QEMU, or to a file that one will read.
+    Source(source::Args),
     /// Take the devices' state from a QEMU, or from a file that one wrote.
     Target(target::Args),
 }
@@ -98,6 +102,7 @@ struct Place {
 /// Runs one side. The exit status is 0 if a report could be printed, whatever it says.
 pub(crate) fn main(args: &Args) -> ExitCode {
     let outcome = match &args.side {
+        Side::Source(args) => source::run(args),
         Side::Target(args) => target::run(args),
     };
     match outcome {

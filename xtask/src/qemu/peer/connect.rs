@@ -54,6 +54,18 @@ pub(super) fn accept(path: &Path, channels: u8, cancel: &Cancel, limit: Duration
     sort(streams, limit)
 }
 
+/// Connects to a target: the main connection first, as a QEMU does.
+pub(super) fn connect(path: &Path, channels: u8) -> Result<Connections, String> {
+    let connect = || {
+        UnixStream::connect(path)
+            .map_err(|error| format!("cannot connect to {}: {error}", path.display()))
+            .and_then(bounded)
+    };
+    let main = connect()?;
+    let channels = (0..channels).map(|_| connect()).collect::<Result<_, _>>()?;
+    Ok(Connections { main, channels })
+}
+
 /// Bounds every wait on the connection.
 pub(super) fn bounded(stream: UnixStream) -> Result<UnixStream, String> {
     stream

@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<Outcome, String> {
     })
 }
 
-type Devices = Vec<KernelDevice<OwnedFd>>;
+pub(super) type Devices = Vec<KernelDevice<OwnedFd>>;
 
 fn options(args: &Args, cancel: Cancel) -> LoadOptions {
     let mut options = LoadOptions::new(args.common.agreement());

@@ -2,6 +2,8 @@
 
 //! Migrations between a stock QEMU and `savevm_core::qemu`, in a process of its own on simulated devices.
 
+mod bench;
+mod from_us;
 mod to_us;
 
 use core::time::Duration;
@@ -16,6 +18,8 @@ use crate::vm::Series;
 pub(super) enum Way {
     /// Out of QEMU into us.
     ToUs,
+    /// Out of us into QEMU.
+    FromUs,
 }
 
 /// One migration.
@@ -30,8 +34,10 @@ pub(super) struct Row {
 /// Every row, in the order they run.
 pub(super) fn all() -> Vec<Row> {
     let mut all = Vec::new();
-    for scenario in scenario::all().into_iter().filter(|scenario| scenario.blow.is_none()) {
-        all.push(Row { name: format!("QEMU to us: {}", scenario.name), way: Way::ToUs, scenario });
+    for (way, what) in [(Way::ToUs, "QEMU to us"), (Way::FromUs, "us to QEMU")] {
+        for scenario in scenario::all().into_iter().filter(|scenario| scenario.blow.is_none()) {
+            all.push(Row { name: format!("{what}: {}", scenario.name), way, scenario });
+        }
     }
     all
 }
@@ -39,7 +45,8 @@ pub(super) fn all() -> Vec<Row> {
 /// Runs it.
 pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
     match row.way {
-        Way::ToUs => to_us::run(row, peers, limit, notes),
+        Way::ToUs => to_us::run(&row.scenario, peers, limit, notes),
+        Way::FromUs => from_us::run(&row.scenario, peers, limit, notes),
     }
 }
 

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The source of a QEMU, or of a file that one will read.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::PathBuf;
+
+use savevm_core::qemu::source::{Ready, Report};
+use savevm_core::qemu::{SaveOptions, save};
+use savevm_core::{Cancel, MigrationError};
+
+use super::outcome::Outcome;
+use super::recording::Recording;
+use super::target::Devices;
+use super::{Common, Place, connect};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    to: Place,
+    /// What a QEMU of the same version wrote: everything but the devices comes from there.
+    #[arg(long, value_name = "PATH")]
+    recording: PathBuf,
+    /// Change this byte of every config state.
+    #[arg(long, value_name = "OFFSET")]
+    damage_config: Option<usize>,
+    /// Stop the devices at once.
+    #[arg(long)]
+    no_precopy: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<Outcome, String> {
+    super::die_with_parent(&args.common)?;
+    let cancel = super::cancel_on_signal()?;
+    let mut devices = crate::device::open_all(&args.common.devices).map_err(|error| error.to_string())?;
+    let mut machine = Recording::open(&args.recording)?;
+    machine.damage_config = args.damage_config;
+    let result = match (&args.to.socket, &args.to.file) {
+        (Some(_), _) => to_target(args, &mut devices, &mut machine, cancel),
+        (None, _) => to_file(args, &mut devices, &mut machine, cancel),
+    };
+    let outcome = Outcome::of(&mut devices);
+    Ok(match result {
+        Err(error) => Outcome { error: Some(error), ..outcome },
+        Ok(Err(error)) => outcome.failed(&error),
+        Ok(Ok(report)) => Outcome {
+            moved: true,
+            committed: true,
+            acks: report.acks_received,
+            ..outcome.with_sums(&report.devices)
+        },
+    })
+}
+
+fn options(args: &Args, cancel: Cancel) -> SaveOptions {
+    let mut options = SaveOptions::new(args.common.agreement());
+    options.limits = args.common.limits();
+    options.cancel = cancel;
+    if args.no_precopy {
+        options.precopy = None;
+    }
+    options
+}
+
+/// What the migration came to, or why there was none.
+type Tried = Result<Result<Report, MigrationError>, String>;
+
+fn to_target(args: &Args, devices: &mut Devices, machine: &mut Recording, cancel: Cancel) -> Tried {
+    let socket = args.to.socket.as_deref().ok_or("no socket")?;
+    let found = connect::connect(socket, args.common.channels)?;
+    let back = args.common.return_path.then(|| found.main.try_clone()).transpose();
+    let back = back.map_err(|error| format!("no second handle to the connection: {error}"))?;
+    let options = options(args, cancel);
+    Ok(save(devices, machine, found.main, back, found.channels, &options).and_then(Ready::commit))
+}
+
+fn to_file(args: &Args, devices: &mut Devices, machine: &mut Recording, cancel: Cancel) -> Tried {
+    let path = args.to.file.as_deref().ok_or("neither a socket nor a file")?;
+    let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    let (back, channels): (Option<io::Empty>, Vec<io::Sink>) = (None, Vec::new());
+    Ok(save(devices, machine, BufWriter::new(file), back, channels, &options(args, cancel)).and_then(Ready::commit))
+}
