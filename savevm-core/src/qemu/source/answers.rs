@@ -31,8 +31,9 @@ impl<R: Read> Answers<R> {
         Self { reader, decoder: ReturnPathDecoder::new(), pong: None, acks: 0, acks_expected: 0, shut: None }
     }
 
+    /// Whether a PING has been answered. Values rise, and a target answers in order.
     pub(super) fn has_pong(&self, value: u32) -> bool {
-        self.pong == Some(value)
+        self.pong >= Some(value)
     }
 
     pub(super) const fn shut(&self) -> Option<u32> {

@@ -71,6 +71,8 @@ pub(super) enum Moment {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
     Source,
+    /// A source that is ours.
+    OurSource,
     Target,
 }
 
@@ -82,7 +84,7 @@ impl Kind {
     /// The devices of one side. Seeds differ between the sides: what a target ends up with it must have been sent.
     pub(super) fn devices(self, count: usize, role: Role) -> Vec<SoftDevice> {
         let first_seed = match role {
-            Role::Source => 1usize,
+            Role::Source | Role::OurSource => 1usize,
             Role::Target => 101,
         };
         let device = |index: usize| {
@@ -102,11 +104,13 @@ impl Kind {
         match (self, role) {
             (Self::PreCopy, _) => format!("model=plain caps=7 {sizes}"),
             // The first query is made at setup, the second before the initial bytes can have been acknowledged.
+            // Ours asks before and after it reads: twice before the initial bytes are out.
+            (Self::Reinit, Role::OurSource) => format!("model=plain caps=7 {sizes} reinit-after=3"),
             (Self::Reinit, _) => format!("model=plain caps=7 {sizes} reinit-after=2"),
             (Self::StopCopyP2p, _) => format!("model=plain caps=3 initial=0 dirty=0 stop={STOP_BYTES}"),
             (Self::StopCopy, _) => format!("model=plain caps=1 initial=0 dirty=0 stop={STOP_BYTES}"),
             (Self::Mtty, _) => "model=mtty ports=2".to_owned(),
-            (Self::Slow, Role::Source) => {
+            (Self::Slow, Role::Source | Role::OurSource) => {
                 format!("model=plain caps=7 initial=4MiB dirty=64KiB stop={STOP_BYTES} read-ms-per-mib=100")
             }
             // Slower than the source: it still loads when the source has sent everything.

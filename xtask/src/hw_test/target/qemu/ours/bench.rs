@@ -52,7 +52,7 @@ impl<'a> Bench<'a> {
             folder: self.folder(),
             library: &self.peers.library,
             devices: &devices,
-            role: if role == Role::Source { "source" } else { "target" },
+            role: if role == Role::Target { "target" } else { "source" },
             arguments,
         };
         must("start our side", Side::start(&spec))

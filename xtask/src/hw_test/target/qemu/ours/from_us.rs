@@ -64,7 +64,7 @@ pub(super) fn source(bench: &Bench<'_>, recording: &std::path::Path, more: &[&st
     words.extend(["--socket".into(), bench.at("relay").display().to_string()]);
     words.extend(["--recording".into(), recording.display().to_string()]);
     words.extend(more.iter().map(|word| (*word).to_owned()));
-    bench.side("source", Role::Source, &words)
+    bench.side("source", Role::OurSource, &words)
 }
 
 fn whole(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
