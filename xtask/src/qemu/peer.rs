@@ -11,6 +11,7 @@ mod source;
 mod target;
 
 use core::time::Duration;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Subcommand, ValueEnum};
 use savevm_core::Cancel;
+use savevm_core::kernel::KernelDevice;
 use savevm_core::qemu::{Acks, Agreement, DeviceState};
 
 use crate::device::DeviceSpec;
@@ -44,8 +46,17 @@ struct Common {
     #[arg(long = "device", value_name = "PLACE=DEVICE", required = true)]
     devices: Vec<DeviceSpec>,
     /// Multifd channels.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, overrides_with = "channels")]
     channels: u8,
+    /// Use the main connection only, whatever else is said.
+    #[arg(long)]
+    only_main: bool,
+    /// Device state goes over the main connection, whatever else is said.
+    #[arg(long)]
+    state_on_main: bool,
+    /// Do without the last N devices.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    leave_out: usize,
     /// Device state comes over the multifd channels.
     #[arg(long)]
     multifd_state: bool,
@@ -56,7 +67,7 @@ struct Common {
     #[arg(long, value_enum, default_value_t = AckScheme::Off)]
     acks: AckScheme,
     /// Give up when the other side says nothing for so long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, overrides_with = "silence")]
     silence: u64,
     /// End when the parent process does.
     #[arg(long)]
@@ -77,7 +88,18 @@ impl Common {
             AckScheme::Once => Acks::Once,
             AckScheme::PerRequest => Acks::PerRequest,
         };
-        Agreement::new(acks, if self.multifd_state { DeviceState::Multifd } else { DeviceState::Main })
+        let over_multifd = self.multifd_state && !self.only_main && !self.state_on_main;
+        Agreement::new(acks, if over_multifd { DeviceState::Multifd } else { DeviceState::Main })
+    }
+
+    fn channels(&self) -> u8 {
+        if self.only_main { 0 } else { self.channels }
+    }
+
+    fn open(&self) -> Result<Vec<KernelDevice<OwnedFd>>, String> {
+        let count = self.devices.len().saturating_sub(self.leave_out);
+        let specs = self.devices.get(..count).unwrap_or_default();
+        crate::device::open_all(specs).map_err(|error| error.to_string())
     }
 
     fn limits(&self) -> savevm_core::Limits {

@@ -35,7 +35,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Outcome, String> {
     super::die_with_parent(&args.common)?;
     let cancel = super::cancel_on_signal()?;
-    let mut devices = crate::device::open_all(&args.common.devices).map_err(|error| error.to_string())?;
+    let mut devices = args.common.open()?;
     let mut machine = Machine::new(&devices, args.machine_type.clone())?;
     let result = match (&args.from.socket, &args.from.file) {
         (Some(socket), _) => from_source(args, &mut devices, &mut machine, socket, cancel),
@@ -77,7 +77,7 @@ fn from_source(
     cancel: Cancel,
 ) -> Result<Result<Report, MigrationError>, String> {
     let limit = Duration::from_secs(args.common.silence);
-    let found = connect::accept(socket, args.common.channels, &cancel, limit)?;
+    let found = connect::accept(socket, args.common.channels(), &cancel, limit)?;
     let back = args.common.return_path.then(|| found.main.try_clone()).transpose();
     let back = back.map_err(|error| format!("no second handle to the connection: {error}"))?;
     let options = options(args, cancel);

@@ -125,7 +125,7 @@ impl Kind {
         !matches!(self, Self::StopCopyP2p | Self::StopCopy)
     }
 
-    fn name(self, count: usize) -> String {
+    pub(super) fn name(self, count: usize) -> String {
         let what = match self {
             Self::PreCopy => "pre-copy device",
             Self::Reinit => "device that starts anew",
@@ -164,7 +164,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all
 }
 
-fn whole((kind, count): (Kind, usize), channels: u8, way_back: WayBack) -> Scenario {
+pub(super) fn whole((kind, count): (Kind, usize), channels: u8, way_back: WayBack) -> Scenario {
     let name = format!("{}, {}", kind.name(count), connections(channels, way_back));
     Scenario { name, kind, count, channels, way_back, blow: None }
 }
@@ -184,7 +184,7 @@ fn broken(blow: Blow, channels: u8) -> Scenario {
     Scenario { name, kind, count: 2, channels, way_back, blow: Some(blow) }
 }
 
-fn connections(channels: u8, way_back: WayBack) -> String {
+pub(super) fn connections(channels: u8, way_back: WayBack) -> String {
     let forward = match channels {
         0 => "main connection".to_owned(),
         channels => format!("{channels} multifd channels"),

@@ -16,6 +16,7 @@ use super::super::scenario::{Role, Scenario};
 use super::bench::Bench;
 use super::arguments;
 use crate::qemu::capture;
+use crate::qemu::device_log::DeviceLog;
 use crate::qemu::machine::{Machine, Migration, Spec, idstr};
 use crate::qemu::proxy::Proxy;
 use crate::qemu::side::Side;
@@ -29,6 +30,11 @@ pub(super) fn run(scenario: &Scenario, peers: &Peers, limit: Duration, notes: &m
 
 /// Has a QEMU with the same devices write its state to a file: all of it but the devices' is what our side sends.
 pub(super) fn record(bench: &Bench<'_>) -> Checked<PathBuf> {
+    record_with_log(bench).map(|(path, _)| path)
+}
+
+/// The same, and what its devices saw of it.
+pub(super) fn record_with_log(bench: &Bench<'_>) -> Checked<(PathBuf, DeviceLog)> {
     let path = bench.at("recording");
     let mut recorder = machine(bench, "recorder", Role::Source, false)?;
     must("set parameters", recorder.execute("migrate-set-parameters", Switchover::Soon.parameters()))?;
@@ -36,7 +42,10 @@ pub(super) fn record(bench: &Bench<'_>) -> Checked<PathBuf> {
     bench.wait("the recording is whole", || over(recorder.migration()))?;
     let migration = must("record", recorder.migration())?;
     ensure(migration.status == "completed", || format!("the recording ended with {migration:?}"))?;
-    Ok(path)
+    bench.wait("the recorded devices are at rest", || {
+        all_in(&must("recorder", recorder.device_log())?, bench.scenario, State::Stop)
+    })?;
+    Ok((path, must("recorder", recorder.device_log())?))
 }
 
 /// A QEMU with the scenario's devices.
