@@ -173,7 +173,7 @@ impl<C: Write> Packets<'_, C> {
     fn channel(&self) -> usize {
         let (channels, devices) = (self.channels.all.len().max(1), self.devices.max(1));
         let own = channels.div_euclid(devices).max(1);
-        let turn = usize::try_from(self.next).unwrap_or(0).wrapping_rem(own);
-        self.device.saturating_mul(own).saturating_add(turn).wrapping_rem(channels)
+        let turn = usize::try_from(self.next).unwrap_or(0).checked_rem(own).unwrap_or(0);
+        self.device.saturating_mul(own).saturating_add(turn).checked_rem(channels).unwrap_or(0)
     }
 }

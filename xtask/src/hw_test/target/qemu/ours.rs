@@ -13,7 +13,7 @@ use core::time::Duration;
 use super::super::super::contract::check::Checked;
 use super::rig::{Notes, Peers};
 use super::scenario::{self, Kind, Moment, Scenario, WayBack};
-use self::fault::Trouble;
+use self::fault::{DAMAGE, Trouble};
 use crate::vm::Series;
 
 /// Which way a state goes.
@@ -46,6 +46,10 @@ pub(super) fn all() -> Vec<Row> {
         for scenario in scenario::all().into_iter().filter(|scenario| scenario.blow.is_none()) {
             all.push(Row { name: format!("{}: {}", way.name(), scenario.name), way, scenario, trouble: None });
         }
+    }
+    for channels in [0, 4] {
+        let (way, scenario) = (Way::ToUs, scenario::whole((Kind::Large, 2), channels, WayBack::ReturnPath));
+        all.push(Row { name: format!("{}: {}", way.name(), scenario.name), way, scenario, trouble: None });
     }
     for way in [Way::FileToUs, Way::FileFromUs] {
         for kind in [(Kind::PreCopy, 1), (Kind::PreCopy, 4), (Kind::StopCopy, 1), (Kind::Mtty, 1)] {
@@ -86,8 +90,8 @@ fn troubles(way: Way) -> Vec<(&'static str, u8, Trouble)> {
             ("device state over multifd at QEMU only", 2, disagree(&["--state-on-main"], "x-migration-multifd-transfer")),
         ],
         _ => [
-            ("config bytes that differ", 0, disagree(&["--damage-config", "12"], "")),
-            ("config bytes that differ", 2, disagree(&["--damage-config", "12"], "")),
+            ("config bytes that differ", 0, disagree(&[DAMAGE, "12"], "")),
+            ("config bytes that differ", 2, disagree(&[DAMAGE, "12"], "")),
             ("a section version that QEMU has not", 0, disagree(&["--section-version", "2"], "")),
             ("multifd at QEMU only", 2, disagree(&["--only-main", "--silence", "2"], "nothing came for 2 s")),
             ("device state over multifd at QEMU only", 2, disagree(&["--state-on-main"], "")),

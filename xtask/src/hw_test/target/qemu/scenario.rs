@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Mtty,
     /// So slow that a migration can be caught in any phase.
     Slow,
+    /// With much more state than a target may hold, and slow to take it.
+    Large,
 }
 
 /// What comes back from the target.
@@ -79,6 +81,8 @@ pub(super) enum Role {
 /// Bytes of a device's initial phase, and of what it gives in STOP_COPY only.
 pub(super) const INITIAL_BYTES: u64 = 128 << 10;
 pub(super) const STOP_BYTES: u64 = 3 << 20;
+/// Bytes of state of a device that has much.
+pub(super) const LARGE_BYTES: u64 = 96 << 20;
 
 impl Kind {
     /// The devices of one side. Seeds differ between the sides: what a target ends up with it must have been sent.
@@ -109,6 +113,9 @@ impl Kind {
             (Self::Reinit, _) => format!("model=plain caps=7 {sizes} reinit-after=2"),
             (Self::StopCopyP2p, _) => format!("model=plain caps=3 initial=0 dirty=0 stop={STOP_BYTES}"),
             (Self::StopCopy, _) => format!("model=plain caps=1 initial=0 dirty=0 stop={STOP_BYTES}"),
+            (Self::Large, _) => {
+                format!("model=plain caps=3 initial=0 dirty=0 stop={LARGE_BYTES} write-ms-per-mib=8")
+            }
             (Self::Mtty, _) => "model=mtty ports=2".to_owned(),
             (Self::Slow, Role::Source | Role::OurSource) => {
                 format!("model=plain caps=7 initial=4MiB dirty=64KiB stop={STOP_BYTES} read-ms-per-mib=100")
@@ -122,7 +129,7 @@ impl Kind {
 
     /// Whether it has anything to send while the guest runs.
     pub(super) fn has_pre_copy(self) -> bool {
-        !matches!(self, Self::StopCopyP2p | Self::StopCopy)
+        !matches!(self, Self::StopCopyP2p | Self::StopCopy | Self::Large)
     }
 
     pub(super) fn name(self, count: usize) -> String {
@@ -132,6 +139,7 @@ impl Kind {
             Self::StopCopyP2p | Self::StopCopy => "stop-copy device",
             Self::Mtty => "mtty",
             Self::Slow => "slow device",
+            Self::Large => "large device",
         };
         if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
     }

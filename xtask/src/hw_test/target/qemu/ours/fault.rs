@@ -31,8 +31,13 @@ pub(super) enum Trouble {
     Disagree { ours: &'static [&'static str], reason: &'static str },
 }
 
+/// The argument that has our side send config bytes that differ.
+pub(super) const DAMAGE: &str = "--damage-config";
+
 /// So much has gone over the connections when something happens in pre-copy.
 const FORWARD_BYTES: u64 = 256 << 10;
+/// So much shows that the devices are being read.
+const FLOWING_BYTES: u64 = 512 << 10;
 /// More than a side needs that does nothing: the program, its libraries, buffers, what the decoders may hold.
 const MEMORY_BYTES_MAX: u64 = 96 << 20;
 
@@ -72,9 +77,15 @@ fn into_us(bench: &Bench<'_>, trouble: Trouble, notes: &mut Notes) -> Checked {
             let log = must("source", source.device_log())?;
             Ok(proxy.forward_bytes() > FORWARD_BYTES && all_in(&log, bench.scenario, State::PreCopy)?)
         })?,
-        Some(Moment::StopCopy) => bench.wait("a device is in STOP_COPY", || {
-            Ok(must("source", source.device_log())?.has_entered("d0", State::StopCopy))
-        })?,
+        Some(Moment::StopCopy) => {
+            bench.wait("a device is in STOP_COPY", || {
+                Ok(must("source", source.device_log())?.has_entered("d0", State::StopCopy))
+            })?;
+            // Connections that break while QEMU 10.0 starts its devices' threads can leave it waiting for itself, monitor
+            // and all (seen once in three): when state flows they are past that.
+            let before = proxy.forward_bytes();
+            bench.wait("state flows", || Ok(proxy.forward_bytes() > before.saturating_add(FLOWING_BYTES)))?;
+        }
         None => {}
     }
     strike(trouble, &proxy, &mut source, &mut ours)?;
@@ -123,11 +134,30 @@ fn out_of_us(bench: &Bench<'_>, trouble: Trouble, notes: &mut Notes) -> Checked 
     }
     strike(trouble, &proxy, &mut target, &mut ours)?;
     let outcome = must("our side", ours.finish(bench.deadline))?;
+    if outcome.moved && hides_failures(bench, trouble) {
+        return note_false_word(bench, &mut target, notes);
+    }
     check(&outcome, trouble, notes)?;
     check_back(bench, &ours, &outcome)?;
     drop(proxy);
     let state = must("target", target.run_state())?;
     ensure(state != "running", || "the target's guest runs, and so does the source's".to_owned())
+}
+
+/// issues.md, 2: a QEMU target derives its last word from its main stream, and does not hear of what its load threads refuse.
+fn hides_failures(bench: &Bench<'_>, trouble: Trouble) -> bool {
+    bench.scenario.channels > 0 && matches!(trouble, Trouble::Disagree { ours: [DAMAGE, ..], .. })
+}
+
+/// The target has confirmed what it refused: no source can know. Its guest must not run all the same.
+fn note_false_word(bench: &Bench<'_>, target: &mut Machine, notes: &mut Notes) -> Checked {
+    bench.wait("the target is done", || over(target.migration()))?;
+    let migration = must("target", target.migration())?;
+    expect("the target's end", migration.status.as_str(), "failed")?;
+    let error = migration.error.unwrap_or_default();
+    notes.details.push(format!("QEMU's fault: it said SHUT 0, and had refused the state ({error})"));
+    let state = must("target", target.run_state())?;
+    ensure(state != "running", || "the target's guest runs on a state it has refused".to_owned())
 }
 
 fn strike(trouble: Trouble, proxy: &Proxy, theirs: &mut Machine, ours: &mut Side) -> Checked {

@@ -21,6 +21,12 @@ use crate::qemu::peer::outcome::Outcome;
 use crate::qemu::proxy::Proxy;
 use crate::qemu::side::Side;
 
+/// What our side may hold of packets that overtook others.
+const REORDER_BYTES: usize = 4 << 20;
+/// The most memory our process may have, whatever the devices have: program and libraries, a buffer per connection, the
+/// above, and RAM on its way.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+
 /// Runs it.
 pub(super) fn run(scenario: &Scenario, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
     let bench = Bench::new(scenario, peers, limit)?;
@@ -59,7 +65,8 @@ pub(super) fn migrate(bench: &Bench<'_>, source: &mut Machine, switchover: Switc
 }
 
 fn whole(bench: &Bench<'_>, source: &mut Machine, notes: &mut Notes) -> Checked {
-    let mut target = target(bench, &[])?;
+    let reorder_bytes = REORDER_BYTES.to_string();
+    let mut target = target(bench, &["--reorder-bytes", &reorder_bytes])?;
     let begin_us = bench.now_us();
     let proxy = migrate(bench, source, Switchover::Soon)?;
     let outcome = must("our side", target.finish(bench.deadline))?;
@@ -93,6 +100,8 @@ fn whole(bench: &Bench<'_>, source: &mut Machine, notes: &mut Notes) -> Checked 
     check_connections(bench.scenario, bench.peers.series, &captured)?;
     expect("acknowledgements our side counts", outcome.acks, captured.acks)?;
     check_memory(bench, &outcome)?;
+    ensure(outcome.reorder_peak_bytes <= REORDER_BYTES, || format!("held more than it may: {outcome:?}"))?;
+    ensure(outcome.memory_peak_bytes <= MEMORY_BYTES_MAX, || format!("our process had too much memory: {outcome:?}"))?;
     notes.details.push(format!(
         "{} acknowledgements; held {} bytes of packets that overtook others; at most {} MiB in our process; the guest \
          stood still for {} ms",
