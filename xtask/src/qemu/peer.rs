@@ -10,12 +10,12 @@ mod recording;
 mod source;
 mod target;
 
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{Subcommand, ValueEnum};
 use savevm_core::Cancel;
@@ -151,5 +151,6 @@ fn die_with_parent(common: &Common) -> Result<(), String> {
     if !common.with_parent {
         return Ok(());
     }
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(|errno| format!("PR_SET_PDEATHSIG: {errno}"))
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|errno| format!("PR_SET_PDEATHSIG: {errno}"))
 }

@@ -10,8 +10,8 @@ use std::vec;
 use std::vec::Vec;
 
 use stream_codec::qemu::{
-    DEVICE_STATE_PACKET_BYTES, DeviceStateHeader, InitialPacket, MultifdItem, VFIO_DEV_CONFIG_STATE,
-    VFIO_END_OF_STATE, VFIO_PACKET_HEADER_BYTES, VfioPacketHeader,
+    DEVICE_STATE_PACKET_BYTES, DeviceStateHeader, InitialPacket, MultifdItem, VFIO_DEV_CONFIG_STATE, VFIO_END_OF_STATE,
+    VFIO_PACKET_HEADER_BYTES, VfioPacketHeader,
 };
 
 use super::set::Progress;
@@ -92,8 +92,7 @@ impl<C: Write + Send> Channels<C> {
                 let failed = &failed;
                 threads.push(scope.spawn(move || {
                     let idstr = crate::qemu::idstr(device.name());
-                    let mut packets =
-                        Packets { channels: self, idstr: &idstr, device: index, devices: count, next: 0 };
+                    let mut packets = Packets { channels: self, idstr: &idstr, device: index, devices: count, next: 0 };
                     let sent = packets.send_device(device, progress, config, limits, [cancel, failed]);
                     if sent.is_err() {
                         failed.cancel();

@@ -88,7 +88,9 @@ fn sort(streams: Vec<UnixStream>, limit: Duration) -> Result<Connections, String
     }
     match (mains.pop(), mains.len()) {
         (Some(main), 0) => Ok(Connections { main, channels }),
-        (found, more) => Err(format!("{} of the connections are main streams", more.saturating_add(usize::from(found.is_some())))),
+        (found, more) => {
+            Err(format!("{} of the connections are main streams", more.saturating_add(usize::from(found.is_some()))))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use crc_fast::{CrcAlgorithm, Digest};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use stream_codec::qemu::{Compression, MultifdItem, Piece, RamPage, RamPacket, RamRecord};
+use stream_codec::qemu::{Compression, MultifdItem, Piece, RamPacket, RamPage, RamRecord};
 
 use super::outcome::RamReport;
 
@@ -78,7 +78,8 @@ impl Memory {
             let at = block.place(packet.block, offset)?;
             self.write(at, &[0; 4096])?;
         }
-        let places = packet.normal_offsets().map(|offset| block.place(packet.block, offset)).collect::<Result<Vec<_>, _>>()?;
+        let places =
+            packet.normal_offsets().map(|offset| block.place(packet.block, offset)).collect::<Result<Vec<_>, _>>()?;
         let expected = u64::try_from(places.len()).unwrap_or(u64::MAX).saturating_mul(PAGE_BYTES);
         if u64::from(packet.payload_bytes) != expected {
             return Err(format!("{} pages in {} bytes", places.len(), packet.payload_bytes));

@@ -8,9 +8,7 @@ use savevm_core::Hooks;
 use savevm_core::qemu::SourceMachine;
 use savevm_core::qemu::source::Part;
 use stream_codec::decode::{Decoder, Step};
-use stream_codec::qemu::{
-    Command, Item, MainDecoder, MainOptions, SectionHeader, VfioRecord, Vmdesc, VmdescLimits,
-};
+use stream_codec::qemu::{Command, Item, MainDecoder, MainOptions, SectionHeader, VfioRecord, Vmdesc, VmdescLimits};
 
 use crate::qemu::machine::idstr;
 
@@ -35,7 +33,11 @@ impl Recording {
         let json = Vmdesc::locate(&stream).and_then(|range| stream.get(range));
         let json = json.ok_or_else(|| format!("{} does not end with a description", path.display()))?;
         let vmdesc = Vmdesc::parse(json, &VmdescLimits::DEFAULT).map_err(|error| error.to_string())?;
-        Ok(Self { options: MainOptions { vmdesc: Some(vmdesc), ..MainOptions::default() }, stream, damage_config: None })
+        Ok(Self {
+            options: MainOptions { vmdesc: Some(vmdesc), ..MainOptions::default() },
+            stream,
+            damage_config: None,
+        })
     }
 
     /// Hands over every item, with the part it belongs to.

@@ -49,12 +49,9 @@ pub(super) fn run(args: &Args) -> Result<Outcome, String> {
     Ok(match result {
         Err(error) => Outcome { error: Some(error), ..outcome },
         Ok(Err(error)) => outcome.failed(&error),
-        Ok(Ok(report)) => Outcome {
-            moved: true,
-            committed: true,
-            acks: report.acks_received,
-            ..outcome.with_sums(&report.devices)
-        },
+        Ok(Ok(report)) => {
+            Outcome { moved: true, committed: true, acks: report.acks_received, ..outcome.with_sums(&report.devices) }
+        }
     })
 }
 

@@ -91,7 +91,11 @@ pub(super) fn all_in(log: &DeviceLog, scenario: &Scenario, state: State) -> Chec
 }
 
 /// The target's device got what the source's gave. Gives that.
-pub(super) fn check_sessions(device: &str, (source, target): (&DeviceLog, &DeviceLog), before: usize) -> Checked<Session> {
+pub(super) fn check_sessions(
+    device: &str,
+    (source, target): (&DeviceLog, &DeviceLog),
+    before: usize,
+) -> Checked<Session> {
     let saved = source.sessions(device, Way::Save);
     let loaded = target.sessions(device, Way::Load);
     expect(&format!("sessions of {device} on the source"), saved.len(), before.saturating_add(1))?;

@@ -10,23 +10,23 @@ mod to_us;
 
 use core::time::Duration;
 
+use self::fault::{DAMAGE, Trouble};
 use super::super::super::contract::check::Checked;
 use super::rig::{Notes, Peers};
 use super::scenario::{self, Kind, Moment, Scenario, WayBack};
-use self::fault::{DAMAGE, Trouble};
 use crate::vm::Series;
 
 /// Which way a state goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Way {
     /// Out of QEMU into us.
-    ToUs,
+    In,
     /// Out of us into QEMU.
-    FromUs,
+    Out,
     /// Out of QEMU into us, through a file.
-    FileToUs,
+    FileIn,
     /// Out of us into QEMU, through a file.
-    FileFromUs,
+    FileOut,
 }
 
 /// One migration.
@@ -42,22 +42,22 @@ pub(super) struct Row {
 /// Every row, in the order they run.
 pub(super) fn all() -> Vec<Row> {
     let mut all = Vec::new();
-    for way in [Way::ToUs, Way::FromUs] {
+    for way in [Way::In, Way::Out] {
         for scenario in scenario::all().into_iter().filter(|scenario| scenario.blow.is_none()) {
             all.push(Row { name: format!("{}: {}", way.name(), scenario.name), way, scenario, trouble: None });
         }
     }
     for channels in [0, 4] {
-        let (way, scenario) = (Way::ToUs, scenario::whole((Kind::Large, 2), channels, WayBack::ReturnPath));
+        let (way, scenario) = (Way::In, scenario::whole((Kind::Large, 2), channels, WayBack::ReturnPath));
         all.push(Row { name: format!("{}: {}", way.name(), scenario.name), way, scenario, trouble: None });
     }
-    for way in [Way::FileToUs, Way::FileFromUs] {
+    for way in [Way::FileIn, Way::FileOut] {
         for kind in [(Kind::PreCopy, 1), (Kind::PreCopy, 4), (Kind::StopCopy, 1), (Kind::Mtty, 1)] {
             let scenario = scenario::whole(kind, 0, WayBack::None);
             all.push(Row { name: format!("{}: {}", way.name(), kind.0.name(kind.1)), way, scenario, trouble: None });
         }
     }
-    for way in [Way::ToUs, Way::FromUs] {
+    for way in [Way::In, Way::Out] {
         for (what, channels, trouble) in troubles(way) {
             let scenario = scenario::whole((Kind::Slow, 2), channels, WayBack::ReturnPath);
             let connections = scenario::connections(channels, WayBack::ReturnPath);
@@ -82,12 +82,20 @@ fn troubles(way: Way) -> Vec<(&'static str, u8, Trouble)> {
     }
     let disagree = |ours, reason| Disagree { ours, reason };
     all.extend(match way {
-        Way::ToUs => [
-            ("another machine type here", 0, disagree(&["--machine-type", "pc-i440fx-10.0"], "this is a 'pc-i440fx-10.0'")),
+        Way::In => [
+            (
+                "another machine type here",
+                0,
+                disagree(&["--machine-type", "pc-i440fx-10.0"], "this is a 'pc-i440fx-10.0'"),
+            ),
             ("fewer devices here", 0, disagree(&["--leave-out", "1"], "the source has a device '0000:00:11.0/vfio'")),
             ("multifd at QEMU only", 2, disagree(&["--only-main"], "switch the capability multifd off")),
             ("multifd here only", 0, disagree(&["--channels", "2", "--silence", "2"], "is multifd on at the source")),
-            ("device state over multifd at QEMU only", 2, disagree(&["--state-on-main"], "x-migration-multifd-transfer")),
+            (
+                "device state over multifd at QEMU only",
+                2,
+                disagree(&["--state-on-main"], "x-migration-multifd-transfer"),
+            ),
         ],
         _ => [
             ("config bytes that differ", 0, disagree(&[DAMAGE, "12"], "")),
@@ -103,10 +111,10 @@ fn troubles(way: Way) -> Vec<(&'static str, u8, Trouble)> {
 impl Way {
     const fn name(self) -> &'static str {
         match self {
-            Self::ToUs => "QEMU to us",
-            Self::FromUs => "us to QEMU",
-            Self::FileToUs => "QEMU's file to us",
-            Self::FileFromUs => "our file to QEMU",
+            Self::In => "QEMU to us",
+            Self::Out => "us to QEMU",
+            Self::FileIn => "QEMU's file to us",
+            Self::FileOut => "our file to QEMU",
         }
     }
 }
@@ -115,12 +123,12 @@ impl Way {
 pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
     let scenario = &row.scenario;
     match (row.way, row.trouble) {
-        (Way::ToUs, Some(trouble)) => fault::to_us(scenario, trouble, peers, limit, notes),
-        (Way::FromUs, Some(trouble)) => fault::from_us(scenario, trouble, peers, limit, notes),
-        (Way::ToUs, None) => to_us::run(scenario, peers, limit, notes),
-        (Way::FromUs, None) => from_us::run(scenario, peers, limit, notes),
-        (Way::FileToUs, _) => file::to_us(scenario, peers, limit, notes),
-        (Way::FileFromUs, _) => file::from_us(scenario, peers, limit, notes),
+        (Way::In, Some(trouble)) => fault::to_us(scenario, trouble, peers, limit, notes),
+        (Way::Out, Some(trouble)) => fault::from_us(scenario, trouble, peers, limit, notes),
+        (Way::In, None) => to_us::run(scenario, peers, limit, notes),
+        (Way::Out, None) => from_us::run(scenario, peers, limit, notes),
+        (Way::FileIn, _) => file::to_us(scenario, peers, limit, notes),
+        (Way::FileOut, _) => file::from_us(scenario, peers, limit, notes),
     }
 }
 

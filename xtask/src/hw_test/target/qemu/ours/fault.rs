@@ -42,14 +42,26 @@ const FLOWING_BYTES: u64 = 512 << 10;
 const MEMORY_BYTES_MAX: u64 = 96 << 20;
 
 /// A QEMU is the source.
-pub(super) fn to_us(scenario: &Scenario, trouble: Trouble, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
+pub(super) fn to_us(
+    scenario: &Scenario,
+    trouble: Trouble,
+    peers: &Peers,
+    limit: Duration,
+    notes: &mut Notes,
+) -> Checked {
     let bench = Bench::new(scenario, peers, limit)?;
     let result = into_us(&bench, trouble, notes);
     bench.conclude(result)
 }
 
 /// A QEMU is the target.
-pub(super) fn from_us(scenario: &Scenario, trouble: Trouble, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
+pub(super) fn from_us(
+    scenario: &Scenario,
+    trouble: Trouble,
+    peers: &Peers,
+    limit: Duration,
+    notes: &mut Notes,
+) -> Checked {
     let bench = Bench::new(scenario, peers, limit)?;
     let result = out_of_us(&bench, trouble, notes);
     bench.conclude(result)
@@ -117,7 +129,7 @@ fn out_of_us(bench: &Bench<'_>, trouble: Trouble, notes: &mut Notes) -> Checked 
     match moment(trouble) {
         Some(Moment::PreCopy) => bench.wait("pre-copy goes on", || {
             ensure(ours.is_running(), || format!("our side ended too early: {}", ours.said()))?;
-            Ok(all_in(&must("our side", ours.device_log())?, bench.scenario, State::PreCopy)?)
+            all_in(&must("our side", ours.device_log())?, bench.scenario, State::PreCopy)
         })?,
         Some(Moment::StopCopy) => bench.wait("a device is in STOP_COPY", || {
             ensure(ours.is_running(), || format!("our side ended too early: {}", ours.said()))?;

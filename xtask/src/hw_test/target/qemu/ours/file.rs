@@ -45,7 +45,8 @@ fn load(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
 
 fn save(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
     let (recording, path) = (record(bench)?, bench.at("ours"));
-    let words = ["--file", &path.display().to_string(), "--recording", &recording.display().to_string()].map(str::to_owned);
+    let words =
+        ["--file", &path.display().to_string(), "--recording", &recording.display().to_string()].map(str::to_owned);
     let mut ours = bench.side("source", Role::OurSource, &words)?;
     let outcome = must("our side", ours.finish(bench.deadline))?;
     ensure(outcome.moved, || format!("our side: {}", outcome.error.clone().unwrap_or_default()))?;

@@ -13,8 +13,8 @@ use super::super::super::super::contract::check::{Checked, ensure, expect, faile
 use super::super::check::{all_in, check_connections, check_device, check_sessions, over};
 use super::super::rig::{Notes, Peers, Switchover, phases, prepare};
 use super::super::scenario::{Role, Scenario};
-use super::bench::Bench;
 use super::arguments;
+use super::bench::Bench;
 use crate::qemu::capture;
 use crate::qemu::device_log::DeviceLog;
 use crate::qemu::machine::{Machine, Migration, Spec, idstr};
