@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use savevm_core::Cause;
 use savevm_core::qemu::target::Loaded;
 use savevm_core::qemu::{Acks, Agreement, DeviceState, LoadOptions, StreamError, idstr, load, save};
+use savevm_core::{Cause, MigrationError};
 use stream_codec::qemu::{
     Command, DeviceStateHeader, Extent, InitialPacket, Item, MultifdItem, Piece, RamPacket, RamRecord, ReturnPathItem,
     SectionHeader, SectionKind, VfioPacketHeader, VfioRecord,
@@ -198,29 +198,43 @@ fn one_acknowledgement_too_many_is_noticed() {
     assert_eq!(states(&mut ours), [State::Running]);
 }
 
-#[test]
-fn a_source_whose_target_falls_silent_at_the_end_stays_stopped() {
+/// A source whose target answers everything, and ends with `last` once it has the end of the stream.
+fn to_the_end(last: &[ReturnPathItem<'_>]) -> (MigrationError, State) {
     let (mut ours, _) = sets(&[PLAIN]);
     let (main, mut there) = pair();
     let error = thread::scope(|scope| {
         scope.spawn(move || {
             there.write_all(&heard(&[ReturnPathItem::Pong { value: 1 }, ReturnPathItem::Pong { value: 2 }])).unwrap();
-            let (mut sink, mut last) = ([0; 4096], Vec::new());
-            while !last.ends_with(b"\x06\0\0\0\x02{}") {
+            let (mut sink, mut received) = ([0; 4096], Vec::new());
+            while !received.ends_with(b"\x06\0\0\0\x02{}") {
                 match there.read(&mut sink) {
                     Ok(0) => panic!("the source hung up before the end"),
-                    Ok(count) => last.extend_from_slice(&sink[..count]),
+                    Ok(count) => received.extend_from_slice(&sink[..count]),
                     Err(_) => {}
                 }
             }
+            there.write_all(&heard(last)).unwrap();
         });
         let (answers, none) = (main.try_clone().unwrap(), Vec::<UnixStream>::new());
         let mut machine = Machine::default();
         let saved = save(&mut ours, &mut machine, main, Some(answers), none, &save_options(Agreement::default()));
         saved.unwrap().commit().unwrap_err()
     });
+    (error, states(&mut ours)[0])
+}
+
+#[test]
+fn a_source_whose_target_falls_silent_at_the_end_stays_stopped() {
+    let (error, state) = to_the_end(&[]);
     assert!(error.committed && error.to_string().contains("ask the target"), "{error}");
-    assert_eq!(states(&mut ours), [State::Stop]);
+    assert_eq!(state, State::Stop);
+}
+
+#[test]
+fn a_source_whose_target_fails_at_the_end_runs_on() {
+    let (error, state) = to_the_end(&[ReturnPathItem::Shut { status: 1 }]);
+    assert!(!error.committed && matches!(error.cause, Cause::Qemu(StreamError::Refused { status: 1 })), "{error}");
+    assert_eq!(state, State::Running);
 }
 
 #[test]
