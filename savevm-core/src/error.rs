@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Why a migration did not happen, and how the devices came out of it.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -10,6 +11,7 @@ use crate::digest::DigestSum;
 use crate::hooks::Phase;
 use crate::link::LinkError;
 use crate::restore::Restored;
+use crate::tap::TapError;
 
 /// A migration ended without success on this side.
 ///
@@ -88,6 +90,15 @@ pub enum Cause {
         /// The target's.
         received: DigestSum,
     },
+    /// The caller's tap on a device's stream does not let it pass.
+    #[error("the check of {device}'s stream refuses it: {error}")]
+    Tap {
+        /// The device's name.
+        device: String,
+        /// What the tap says.
+        #[source]
+        error: Box<TapError>,
+    },
     /// A device yields or receives more than the caller allows.
     #[error("{device}: the state exceeds the limit of {limit} bytes; raise the limit if that is what the device holds")]
     TooLarge {
@@ -99,6 +110,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// A tap's refusal of the stream of `device`.
+    pub(crate) fn tap(device: &str) -> impl FnOnce(TapError) -> Self + '_ {
+        move |error| Self::Tap { device: device.into(), error: error.into() }
+    }
+
     /// A refusal, in a sentence.
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Self::Refused { reason: reason.into() }

@@ -5,7 +5,8 @@
 //! # What it is not
 //!
 //! It is no VMM: it neither knows guest memory nor pauses vCPUs, but asks ([`Hooks`]). It opens no socket and starts no
-//! thread. It knows no vendor's format: device state is bytes with a count and a digest.
+//! thread. It knows no vendor's format: device state is bytes with a count and a digest. Who knows one can look at the
+//! bytes as they pass, and stop the migration ([`tap`]).
 //!
 //! # The promise
 //!
@@ -54,6 +55,7 @@ pub mod device;
 mod hooks;
 pub mod identity;
 mod limits;
+pub mod tap;
 
 #[cfg(feature = "std")]
 pub mod digest;

@@ -5,8 +5,9 @@ use core::time::Duration;
 
 /// Bounds that hold whatever a device or a peer says.
 ///
-/// The memory of one side is one data buffer of `chunk_bytes_max`, one buffer for control frames, and a few hundred
-/// bytes per device. Nothing else grows with what is received.
+/// The memory of one side is one data buffer of `chunk_bytes_max`, one buffer for control frames, a few hundred
+/// bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing else grows
+/// with what is received.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {

@@ -23,6 +23,7 @@ use crate::digest::DigestSum;
 use crate::error::Cause;
 use crate::hooks::Cancel;
 use crate::limits::Limits;
+use crate::tap::Refusal;
 use half::Half;
 pub(crate) use incoming::Incoming;
 
@@ -360,8 +361,17 @@ fn code(cause: &Cause) -> AbortCode {
         Cause::Refused { .. } => AbortCode::INCOMPATIBLE,
         Cause::Digest { .. } => AbortCode::INTEGRITY,
         Cause::TooLarge { .. } => AbortCode::RESOURCES,
+        Cause::Tap { error, .. } => tap_code(error.refusal),
         Cause::Link(LinkError::Silent { .. }) => AbortCode::TIMEOUT,
         Cause::Link(_) => AbortCode::PROTOCOL,
         _ => AbortCode::OTHER,
+    }
+}
+
+const fn tap_code(refusal: Refusal) -> AbortCode {
+    match refusal {
+        Refusal::Damaged | Refusal::Incomplete => AbortCode::INTEGRITY,
+        Refusal::Incompatible => AbortCode::INCOMPATIBLE,
+        Refusal::TooLarge => AbortCode::RESOURCES,
     }
 }

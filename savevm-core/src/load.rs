@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::link::{Incoming, Link};
 use crate::restore;
 use crate::save::DeviceSum;
+use crate::tap::Taps;
 use set::TargetSet;
 
 /// What the caller decides about a load.
@@ -29,6 +30,8 @@ pub struct LoadOptions {
     pub limits: Limits,
     /// Ends the migration from another thread.
     pub cancel: Cancel,
+    /// Who looks at the streams before they are written to the devices; nobody by default.
+    pub taps: Taps,
 }
 
 /// Loads a set of devices from a source at the other end of `transport`, up to the acknowledgement of every one.
@@ -47,7 +50,7 @@ where
     H: Hooks + ?Sized,
 {
     let mut loaded = Loaded {
-        set: TargetSet::new(devices, hooks, options.cancel.clone()),
+        set: TargetSet::new(devices, hooks, options.cancel.clone(), options.taps.clone()),
         link: Link::new(transport, Role::Target, options.limits, options.cancel.clone()),
         one_way: false,
     };
@@ -73,7 +76,7 @@ where
     H: Hooks + ?Sized,
 {
     let mut loaded = Loaded {
-        set: TargetSet::new(devices, hooks, options.cancel.clone()),
+        set: TargetSet::new(devices, hooks, options.cancel.clone(), options.taps.clone()),
         link: Link::new(Silent(reader), Role::Target, options.limits, options.cancel.clone()),
         one_way: true,
     };

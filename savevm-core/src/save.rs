@@ -30,6 +30,7 @@ use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::{Link, Unsent};
+use crate::tap::Taps;
 
 pub use precopy::Precopy;
 use set::SourceSet;
@@ -49,11 +50,19 @@ pub struct SaveOptions {
     pub cancel: Cancel,
     /// Distinguishes this attempt from every other; both sides print it.
     pub nonce: [u8; 16],
+    /// Who looks at the streams before they are sent; nobody by default.
+    pub taps: Taps,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { limits: Limits::default(), precopy: Some(Precopy::default()), cancel: Cancel::new(), nonce: [0; 16] }
+        Self {
+            limits: Limits::default(),
+            precopy: Some(Precopy::default()),
+            cancel: Cancel::new(),
+            nonce: [0; 16],
+            taps: Taps::default(),
+        }
     }
 }
 
@@ -88,7 +97,7 @@ where
     H: Hooks + ?Sized,
 {
     let mut ready = Ready {
-        set: SourceSet::new(devices, hooks, options.cancel.clone()),
+        set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps),
         link: Link::new(transport, Role::Source, options.limits, options.cancel.clone()),
     };
     match ready.run(options, Way::ToPeer) {
@@ -114,7 +123,7 @@ where
     H: Hooks + ?Sized,
 {
     let mut ready = Ready {
-        set: SourceSet::new(devices, hooks, options.cancel.clone()),
+        set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps),
         link: Link::new(OneWay(writer), Role::File, options.limits, options.cancel.clone()),
     };
     match ready.run(options, Way::ToFile).and_then(|()| ready.close_file()) {

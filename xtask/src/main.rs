@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask`: move the state of VFIO devices, and prove that it can be moved.
 
+mod bench;
 mod cache;
+mod check_stream;
 mod cli;
 mod compat;
 mod device;
 mod hw_test;
 mod identity;
+mod kernel_source;
 mod migrate;
 mod out;
 mod probe;
@@ -24,7 +27,10 @@ fn main() -> ExitCode {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
+        cli::Command::Bench(args) => bench::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::KernelSource(args) => kernel_source::run(&args),
+        cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
         cli::Command::QemuPeer(args) => qemu::peer::main(&args),
     }

@@ -13,11 +13,13 @@ use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::identity::{self, Question};
 use crate::restore::{self, Restored};
+use crate::tap::{Side, Subject, Taps, Watched};
 
 /// What is known of one local device while it is filled.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     touched: bool,
+    watched: Watched,
     pub(super) digest: Digest,
     pub(super) precopy_bytes: u64,
 }
@@ -31,13 +33,14 @@ pub(super) struct TargetSet<'a, D: Device, H: Hooks + ?Sized> {
     /// For each device of the offer, the local one of that name.
     local: Vec<usize>,
     cancel: Cancel,
+    taps: Taps,
     armed: bool,
 }
 
 impl<'a, D: Device, H: Hooks + ?Sized> TargetSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel) -> Self {
+    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: Taps) -> Self {
         let progress = devices.iter().map(|_| Progress::default()).collect();
-        Self { devices, progress, hooks, phase: Phase::Hello, local: Vec::new(), cancel, armed: true }
+        Self { devices, progress, hooks, phase: Phase::Hello, local: Vec::new(), cancel, taps, armed: true }
     }
 
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
@@ -60,10 +63,17 @@ impl<'a, D: Device, H: Hooks + ?Sized> TargetSet<'a, D, H> {
             return Err(format!("the source offers device '{name}', here there is {}", here.join(", ")));
         };
         let verdict = identity::compatible_texts(identity, device.identity(), Question::Instance);
-        if verdict.is_compatible() {
-            return Ok(());
+        if !verdict.is_compatible() {
+            return Err(format!(
+                "device '{name}' of source and target: they do not read each other's state, because {verdict}"
+            ));
         }
-        Err(format!("device '{name}' of source and target: they do not read each other's state, because {verdict}"))
+        let (own, capabilities) = (device.identity(), device.capabilities());
+        let subject = Subject { side: Side::Target, name, stream_identity: identity, identity: own, capabilities };
+        if let Some(progress) = found.and_then(|found| self.progress.get_mut(found)) {
+            progress.watched = self.taps.watch(&subject);
+        }
+        Ok(())
     }
 
     /// A reason for every local device the offer left out.
@@ -103,22 +113,25 @@ impl<'a, D: Device, H: Hooks + ?Sized> TargetSet<'a, D, H> {
     }
 
     pub(super) fn write(&mut self, index: usize, bytes: &[u8], limit: u64) -> Result<(), Cause> {
-        let while_running = self.phase < Phase::StopCopy;
+        let phase = self.phase;
         let (local, device, progress) = self.at(index)?;
         progress.digest.update(bytes);
         let total = progress.digest.sum().bytes;
         if total > limit {
             return Err(Cause::TooLarge { device: device.name().to_string(), limit });
         }
-        device.write(bytes)?;
-        if while_running {
+        let passed = progress.watched.data(phase, bytes).map_err(Cause::tap(device.name()))?;
+        if !passed.is_empty() {
+            device.write(passed)?;
+        }
+        if phase < Phase::StopCopy {
             progress.precopy_bytes = total;
         }
         self.hooks.progress(local, total);
         Ok(())
     }
 
-    /// Compares what arrived with what was sent, and only then has the device load it.
+    /// Compares what arrived with what was sent, asks whoever looks at the stream, and only then has the device load it.
     ///
     /// mlx5, virtio and pds load a truncated state without complaint (`spec/kernel/uapi.md` section 3.4), so the
     /// comparison is the proof and the driver's answer is not.
@@ -127,6 +140,10 @@ impl<'a, D: Device, H: Hooks + ?Sized> TargetSet<'a, D, H> {
         let received = progress.digest.sum();
         if received != sent {
             return Err(Cause::Digest { device: device.name().to_string(), sent, received });
+        }
+        let held = progress.watched.end().map_err(Cause::tap(device.name()))?;
+        if !held.is_empty() {
+            device.write(&held)?;
         }
         device.transition(State::Stop)?;
         match device.state()? {

@@ -47,6 +47,7 @@ impl<D: Device, H: Hooks + ?Sized> SourceSet<'_, D, H> {
         if total > link.limits().state_bytes_max {
             return Err(Cause::TooLarge { device: device.name().into(), limit: link.limits().state_bytes_max });
         }
+        let bytes = progress.watched.data(self.phase, bytes).map_err(Cause::tap(device.name()))?;
         link.send_data(index, progress.sequence, bytes)?;
         progress.sequence = progress.sequence.saturating_add(1);
         if self.stopped_at.is_none() {
@@ -80,7 +81,9 @@ impl<D: Device, H: Hooks + ?Sized> SourceSet<'_, D, H> {
     }
 
     fn end<T: Read + Write>(&mut self, link: &mut Link<T>, index: usize) -> Result<(), Cause> {
-        let Some(progress) = self.progress.get(index) else { return Ok(()) };
+        let name = self.name(index);
+        let Some(progress) = self.progress.get_mut(index) else { return Ok(()) };
+        progress.watched.end().map_err(Cause::tap(&name))?;
         Ok(link.send_end(index, progress.sequence, progress.digest.sum())?)
     }
 }

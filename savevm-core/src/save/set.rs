@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::restore::{self, Restored};
+use crate::tap::{Side, Subject, Taps, Watched};
 
 /// What is known of one device while it is read.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ pub(super) struct Progress {
     pub(super) sequence: u64,
     /// Bytes read while the guest ran.
     pub(super) precopy_bytes: u64,
+    pub(super) watched: Watched,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -39,8 +41,13 @@ pub(super) struct SourceSet<'a, D: Device, H: Hooks + ?Sized> {
 }
 
 impl<'a, D: Device, H: Hooks + ?Sized> SourceSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel) -> Self {
-        let progress = devices.iter().map(|_| Progress::default()).collect();
+    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: &Taps) -> Self {
+        let progress = |device: &D| {
+            let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
+            let subject = Subject { side: Side::Source, name, stream_identity: identity, identity, capabilities };
+            Progress { watched: taps.watch(&subject), ..Progress::default() }
+        };
+        let progress = devices.iter().map(progress).collect();
         Self {
             devices,
             progress,

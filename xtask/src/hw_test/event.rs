@@ -42,6 +42,8 @@ pub(crate) enum Group {
     Library,
     /// Whole migrations by two processes, with kills and cuts.
     Migrate,
+    /// Streams that are looked at as they pass.
+    CheckStream,
     /// The same tests on the simulator, held against the kernel.
     Simulator,
     /// Whole migrations from one QEMU to another.
@@ -52,7 +54,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -66,6 +68,7 @@ impl Group {
         Self::DmaLogging,
         Self::Library,
         Self::Migrate,
+        Self::CheckStream,
         Self::Simulator,
         Self::Qemu,
         Self::Suite,
@@ -87,6 +90,7 @@ impl Group {
             Self::DmaLogging => "dma-logging",
             Self::Library => "library",
             Self::Migrate => "migrate",
+            Self::CheckStream => "check-stream",
             Self::Simulator => "simulator",
             Self::Qemu => "qemu",
             Self::Suite => "suite",

@@ -8,35 +8,41 @@ use std::process::ExitCode;
 
 use savevm_core::Cancel;
 use savevm_core::save::{self, Precopy, SaveOptions};
+use savevm_core::tap::{Side, Taps};
 
 use super::outcome::Outcome;
 use super::transport::Transport;
 use super::watch::Watch;
-use super::{Address, AfterFile, Devices, SourceArgs};
+use super::{Address, AfterFile, Devices, Opened, SourceArgs};
 
 pub(super) fn run(args: &SourceArgs) -> ExitCode {
     let json = args.common.json;
-    let opened = super::cancel_on_signals().and_then(|cancel| Ok((cancel, super::open(&args.common)?)));
-    let (cancel, mut devices) = match opened {
+    let Opened { mut devices, checks, cancel } = match super::open(&args.common, Side::Source) {
         Ok(opened) => opened,
         Err(error) => return Outcome::unopened("source", error).print(json),
     };
+    let options = match options(args, cancel.clone(), checks.taps.clone()) {
+        Ok(options) => options,
+        Err(error) => return Outcome::unopened("source", error).print(json),
+    };
     let outcome = match &args.to {
-        Address::File(path) => to_file(args, &mut devices, path, cancel),
+        Address::File(path) => to_file(args, &mut devices, path, &options),
         Address::Tcp(at) => Transport::connect_tcp(at, args.common.timeout, &cancel)
             .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
-            .and_then(|transport| to_peer(args, &mut devices, transport, cancel)),
+            .and_then(|transport| to_peer(args, &mut devices, transport, &options)),
         Address::Unix(path) => Transport::connect_unix(path, args.common.timeout, &cancel)
             .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
-            .and_then(|transport| to_peer(args, &mut devices, transport, cancel)),
+            .and_then(|transport| to_peer(args, &mut devices, transport, &options)),
     };
-    outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error)).print(json)
+    let outcome = outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error));
+    outcome.checked(&checks).print(json)
 }
 
-fn options(args: &SourceArgs, cancel: Cancel) -> Result<SaveOptions, String> {
+fn options(args: &SourceArgs, cancel: Cancel, taps: Taps) -> Result<SaveOptions, String> {
     let mut options = SaveOptions::default();
     options.limits = super::limits(&args.common);
     options.cancel = cancel;
+    options.taps = taps;
     options.nonce = super::nonce()?;
     options.precopy = (!args.no_precopy).then(|| {
         let mut rule = Precopy::default();
@@ -46,10 +52,15 @@ fn options(args: &SourceArgs, cancel: Cancel) -> Result<SaveOptions, String> {
     Ok(options)
 }
 
-fn to_peer(args: &SourceArgs, devices: &mut Devices, transport: Transport, cancel: Cancel) -> Result<Outcome, String> {
+fn to_peer(
+    args: &SourceArgs,
+    devices: &mut Devices,
+    transport: Transport,
+    options: &SaveOptions,
+) -> Result<Outcome, String> {
     let connection = super::bounded(&transport, &args.common)?;
     let mut watch = Watch::new(&args.common, &super::names(devices), Some(connection));
-    let committed = save::save(devices, transport, &mut watch, &options(args, cancel)?).and_then(save::Ready::commit);
+    let committed = save::save(devices, transport, &mut watch, options).and_then(save::Ready::commit);
     let phases = watch.phases;
     Ok(match committed {
         Ok(committed) => {
@@ -60,12 +71,12 @@ fn to_peer(args: &SourceArgs, devices: &mut Devices, transport: Transport, cance
 }
 
 /// Writes beside the final name and renames: a file of that name is always a whole one.
-fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
+fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, options: &SaveOptions) -> Result<Outcome, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |error: &dyn core::fmt::Display| format!("cannot write {}: {error}", path.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
     let mut watch = Watch::new(&args.common, &super::names(devices), None);
-    let saved = save::save_to(devices, file.as_file_mut(), &mut watch, &options(args, cancel)?);
+    let saved = save::save_to(devices, file.as_file_mut(), &mut watch, options);
     let phases = watch.phases;
     let sums = match saved {
         Ok(sums) => sums,

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::device_log::DeviceLog;
-use super::machine::{SoftDevice, address, configuration, place};
+use super::machine::{SoftDevice, configuration, place, soft_address};
 use super::peer::outcome::Outcome;
 use crate::vm::{Guarded, tail};
 
@@ -53,7 +53,7 @@ impl Side {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["qemu-peer", spec.role, "--with-parent"]);
         for (index, device) in spec.devices.iter().enumerate() {
-            command.arg("--device").arg(format!("{}={}", place(index), address(index, device)));
+            command.arg("--device").arg(format!("{}={}", place(index), soft_address(index, device)));
         }
         command.args(spec.arguments);
         command.env("LD_PRELOAD", spec.library).env("SOFTVFIO", configuration(spec.devices));

@@ -15,6 +15,7 @@ pub(crate) mod opening;
 pub(crate) mod profile;
 
 mod arcs;
+mod check_stream;
 mod damage;
 mod data_fd;
 mod digest;
@@ -31,6 +32,7 @@ mod process;
 mod raw;
 mod recovery;
 mod segments;
+mod state_file;
 mod stream;
 mod transfer;
 
@@ -39,6 +41,7 @@ use vfio_mig_fsm::{Capabilities, State};
 use check::{Checked, skipped};
 use context::Ctx;
 use migrate::Fault;
+pub(crate) use migrate::PHASES;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -78,6 +81,8 @@ enum Need {
     Sealed,
     Uart,
     Repeatable,
+    StreamCheck,
+    Simulated,
     KernelWithoutHang,
 }
 
@@ -106,6 +111,14 @@ impl Test {
     /// For events.
     pub(crate) fn id(&self) -> TestId {
         TestId { group: self.group, name: self.name.clone() }
+    }
+
+    /// The phase in which it ends a migration, if it does.
+    pub(crate) fn fault_phase(&self) -> Option<&'static str> {
+        match self.body {
+            Body::Fault(_, _, phase) => PHASES.get(phase).copied(),
+            _ => None,
+        }
     }
 
     /// Runs it on a reset device.
@@ -147,6 +160,11 @@ impl Need {
             Self::Sealed => (profile.sealed, "this driver loads damaged contents without noticing, so none are sent"),
             Self::Uart => (profile.registers == Registers::Uart, "the device is no UART"),
             Self::Repeatable => (profile.repeatable, "the driver does not promise equal bytes for equal states"),
+            Self::StreamCheck => (
+                ["hisi", "mlx5"].iter().any(|known| profile.name.starts_with(known)),
+                "no check of this driver's stream is known",
+            ),
+            Self::Simulated => (simulated_machine().is_some(), "a real device does not fail on demand"),
             Self::KernelWithoutHang => {
                 let reason =
                     format!("kernel {} is not known to refuse this request: older ones hang for ever", ctx.kernel);
@@ -173,6 +191,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(dma_logging::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
+    tests.extend_from_slice(check_stream::TESTS);
     if faults {
         tests.extend(migrate::fault_tests());
     }
@@ -184,6 +203,11 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
         }
     }
     tests
+}
+
+/// The configuration of the simulated devices, where they are simulated and it is no file.
+fn simulated_machine() -> Option<String> {
+    std::env::var("SOFTVFIO").ok().filter(|text| text.contains('='))
 }
 
 /// Whether `filter` selects the test.
