@@ -108,6 +108,8 @@ fn a_packet_far_ahead_is_refused_and_costs_nothing() {
     let (taken, said, _) = against(&options, 1, |main, channels| {
         start(main);
         put(main, &[Item::Command(Command::SwitchoverStart)]);
+        // Without an open return path there would be nobody to tell.
+        thread::sleep(Duration::from_millis(200));
         packet(&mut channels[0], 0xffff_fffe, b"x");
     });
     let error = taken.unwrap_err();

@@ -110,6 +110,12 @@ impl Reorder {
         self.has_started && !self.queues.iter().any(can_move)
     }
 
+    /// Whether a packet that had to wait need not any more.
+    pub(super) fn may_enter(&self, device: usize, index: u32, length: usize) -> bool {
+        let has_turn = self.has_started && self.queues.get(device).is_some_and(|queue| queue.next == index);
+        has_turn || self.kept_bytes.saturating_add(length).saturating_add(KEEPING_BYTES) <= self.bytes_max
+    }
+
     /// Asks for a packet whose header has come.
     pub(super) fn ask(&mut self, device: usize, index: u32, length: usize, is_config: bool) -> Result<Turn, Breach> {
         let (bytes_max, ahead_max, has_started) = (self.bytes_max, self.ahead_max, self.has_started);
@@ -273,6 +279,6 @@ mod test {
         assert!(!reorder.is_idle(), "one is being written");
         reorder.leave(0, 0);
         assert_eq!(reorder.ask(0, 3, 1, false), Ok(Turn::Wait));
-        assert!(reorder.is_idle());
+        assert!(reorder.is_idle() && !reorder.may_enter(0, 3, 1) && reorder.may_enter(0, 1, 1));
     }
 }

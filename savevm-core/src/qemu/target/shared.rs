@@ -49,7 +49,8 @@ struct State {
     reorder: Reorder,
     failure: Option<Cause>,
     channels_open: usize,
-    channels_waiting: usize,
+    /// What channels wait with: device, packet, length.
+    waiting: Vec<(usize, u32, usize)>,
     /// Ids that channels have given themselves.
     channel_ids: Vec<u8>,
     /// How many synchronisation points each channel has passed.
@@ -86,7 +87,7 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
                 reorder,
                 failure: None,
                 channels_open: channels,
-                channels_waiting: 0,
+                waiting: Vec::new(),
                 channel_ids: Vec::new(),
                 syncs: vec![0; channels],
                 syncs_released: 0,
@@ -181,15 +182,21 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
             if turn != Turn::Wait {
                 return Ok(turn);
             }
-            state.channels_waiting = state.channels_waiting.saturating_add(1);
-            let stuck = state.channels_waiting >= state.channels_open && state.reorder.is_idle();
+            state.waiting.push((device, index, length));
+            // One whose turn has come is still among them until it wakes up.
+            let may_enter =
+                |(device, index, length): &(usize, u32, usize)| state.reorder.may_enter(*device, *index, *length);
+            let all_wait = state.waiting.len() >= state.channels_open && !state.waiting.iter().any(may_enter);
+            let stuck = all_wait && state.reorder.is_idle();
             let waited = if stuck {
                 Err(self.breach(device, index, Breach::TooFar, &state.reorder))
             } else {
                 (state, _) = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
                 self.pulse.check_silence(|| format!("packet {} of {}", state.reorder.next(device), self.name(device)))
             };
-            state.channels_waiting = state.channels_waiting.saturating_sub(1);
+            if let Some(place) = state.waiting.iter().position(|waiting| *waiting == (device, index, length)) {
+                state.waiting.swap_remove(place);
+            }
             waited?;
         }
     }
