@@ -56,6 +56,9 @@ pub enum Cause {
     /// The connection failed, or carried something that is no valid stream.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A connection to a QEMU failed, or carried what its format has not.
+    #[error(transparent)]
+    Qemu(#[from] crate::qemu::StreamError),
     /// The peer gave up and said why.
     #[error("the peer gave up: {reason}")]
     Peer {

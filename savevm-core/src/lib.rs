@@ -68,6 +68,8 @@ mod link;
 #[cfg(feature = "std")]
 pub mod load;
 #[cfg(feature = "std")]
+pub mod qemu;
+#[cfg(feature = "std")]
 mod restore;
 #[cfg(feature = "std")]
 pub mod save;

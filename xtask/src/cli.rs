@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe};
+use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe, qemu};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// One side of a migration with a QEMU, for the tests
+    #[command(hide = true)]
+    QemuPeer(qemu::peer::Args),
     /// Move device state between two processes as fast as the machine can, for `bench`
     #[command(hide = true)]
     Pump(bench::pump::Args),

@@ -36,5 +36,6 @@ fn main() -> ExitCode {
         cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
+        cli::Command::QemuPeer(args) => qemu::peer::main(&args),
     }
 }
