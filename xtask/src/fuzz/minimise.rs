@@ -6,6 +6,7 @@
 //! of a merge: how many files, how many of them in the first folder, their paths, and for each a line `FT` with its
 //! number and its features.
 
+use core::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ pub(super) fn minimise(program: &Path, target: &Target, folders: &Folders) -> Re
     let control = fs::read_to_string(control).map_err(failed)?;
     let reached =
         parse(&control, limit).ok_or_else(|| format!("{target}: libFuzzer's control file is not understood"))?;
-    let kept = fewest(reached);
+    let bytes = |file: &Path| fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let kept = fewest(reached, bytes);
     let before = files(&corpus);
     let contents: Vec<(PathBuf, Vec<u8>)> = kept
         .into_iter()
@@ -82,9 +84,9 @@ fn parse(control: &str, limit: u64) -> Option<Vec<Reached>> {
 }
 
 /// Files that have all features between them, and each one that no other has.
-fn fewest(mut all: Vec<Reached>) -> Vec<PathBuf> {
-    // Whoever comes first is looked at first, and goes if the others can do without it.
-    all.sort_by(|one, other| one.features.len().cmp(&other.features.len()).then_with(|| one.file.cmp(&other.file)));
+fn fewest(mut all: Vec<Reached>, bytes: impl Fn(&Path) -> u64) -> Vec<PathBuf> {
+    // Whoever comes first is looked at first, and goes if the others can do without it: the largest.
+    all.sort_by_cached_key(|reached| (Reverse(bytes(&reached.file)), reached.features.len(), reached.file.clone()));
     let mut owners: BTreeMap<u64, u32> = BTreeMap::new();
     for feature in all.iter().flat_map(|reached| &reached.features) {
         let count = owners.entry(*feature).or_default();
@@ -119,12 +121,15 @@ mod test {
     #[test]
     fn whoever_has_nothing_of_its_own_goes() {
         let kept = |all: &[(&str, &[u64])]| {
-            let kept = fewest(all.iter().map(|(file, features)| reached(file, features)).collect());
+            // The length of its name stands for that of a file.
+            let bytes = |file: &Path| u64::try_from(file.as_os_str().len()).unwrap();
+            let kept = fewest(all.iter().map(|(file, features)| reached(file, features)).collect(), bytes);
             kept.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(kept(&[("a", &[1, 2, 3]), ("b", &[2]), ("c", &[4])]), "c a");
         assert_eq!(kept(&[("a", &[1]), ("b", &[1])]), "b", "one of two that are alike stays");
         assert_eq!(kept(&[("a", &[1, 2, 3]), ("b", &[1, 2, 4]), ("c", &[3, 4])]), "a b");
+        assert_eq!(kept(&[("aa", &[1, 2, 3]), ("b", &[1, 2]), ("c", &[3])]), "c b", "two small ones for a large one");
         assert_eq!(kept(&[("a", &[])]), "");
     }
 }
