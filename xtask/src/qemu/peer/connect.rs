@@ -24,6 +24,9 @@ const WRITE_LIMIT: Duration = Duration::from_secs(15);
 pub(super) struct Connections {
     pub(super) main: UnixStream,
     pub(super) channels: Vec<UnixStream>,
+    /// Kept for connections that nobody here wants: a source whose channel is refused fails before it has said anything
+    /// on the main connection that could be explained.
+    pub(super) listener: Option<UnixListener>,
 }
 
 /// Waits for a source, and for as many channels as were agreed on. A QEMU says nothing before all are there.
@@ -51,7 +54,7 @@ pub(super) fn accept(path: &Path, channels: u8, cancel: &Cancel, limit: Duration
             ));
         }
     }
-    sort(streams, limit)
+    sort(streams, limit).map(|found| Connections { listener: Some(listener), ..found })
 }
 
 /// Connects to a target: the main connection first, as a QEMU does.
@@ -63,7 +66,7 @@ pub(super) fn connect(path: &Path, channels: u8) -> Result<Connections, String> 
     };
     let main = connect()?;
     let channels = (0..channels).map(|_| connect()).collect::<Result<_, _>>()?;
-    Ok(Connections { main, channels })
+    Ok(Connections { main, channels, listener: None })
 }
 
 /// Bounds every wait on the connection.
@@ -87,7 +90,7 @@ fn sort(streams: Vec<UnixStream>, limit: Duration) -> Result<Connections, String
         }
     }
     match (mains.pop(), mains.len()) {
-        (Some(main), 0) => Ok(Connections { main, channels }),
+        (Some(main), 0) => Ok(Connections { main, channels, listener: None }),
         (found, more) => {
             Err(format!("{} of the connections are main streams", more.saturating_add(usize::from(found.is_some()))))
         }

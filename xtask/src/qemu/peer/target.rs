@@ -81,7 +81,9 @@ fn from_source(
     let back = args.common.return_path.then(|| found.main.try_clone()).transpose();
     let back = back.map_err(|error| format!("no second handle to the connection: {error}"))?;
     let options = options(args, cancel);
-    Ok(load(devices, machine, found.main, back, found.channels, &options).and_then(Loaded::run))
+    let ended = load(devices, machine, found.main, back, found.channels, &options).and_then(Loaded::run);
+    drop(found.listener);
+    Ok(ended)
 }
 
 fn from_file(
