@@ -95,6 +95,19 @@ fn a_package_that_ends_inside_something() {
     }
 }
 
+/// The search for the end of a payload looks ahead. What it has looked at in vain comes as events that consume nothing,
+/// as many as there are items in it.
+#[test]
+fn small_items_that_were_looked_at_before() {
+    let mut stream = b"QEVM\0\0\0\x03\x04\0\0\0\x02\x03cpu\0\0\0\0\0\0\0\x07".to_vec();
+    // What might be a footer, and the start of the header of a section with a name of 255 bytes.
+    stream.extend_from_slice(b"\x7e\0\0\0\x02\x04\0\0\0\x03\xff");
+    stream.extend_from_slice(b"\x7e\0\0\0\x02");
+    (0..60).for_each(|_| stream.extend_from_slice(b"\x08\0\x0b\0\0"));
+    stream.push(0);
+    check_main(&MainOptions { limits: LIMITS, vmdesc_follows: false, ..MainOptions::default() }, &[&stream]);
+}
+
 #[test]
 fn ram_at_fixed_places() {
     let options = MainOptions { limits: LIMITS, vmdesc_follows: false, ..MainOptions::default() };

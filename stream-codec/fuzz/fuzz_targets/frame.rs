@@ -17,14 +17,8 @@ use stream_codec::frame::{
 };
 use stream_codec::testkit::check_bytes;
 
-const LIMITS: Limits = Limits {
-    data_bytes: 200,
-    control_bytes: 300,
-    devices: 4,
-    name_bytes: 40,
-    identity_bytes: 40,
-    reason_bytes: 40,
-};
+const LIMITS: Limits =
+    Limits { data_bytes: 200, control_bytes: 300, devices: 4, name_bytes: 40, identity_bytes: 40, reason_bytes: 40 };
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
