@@ -54,6 +54,7 @@ pub mod device;
 mod hooks;
 pub mod identity;
 mod limits;
+pub mod sched;
 
 #[cfg(feature = "std")]
 pub mod digest;
