@@ -53,12 +53,35 @@
 //! | falling, level, rising | `trend` |
 //! | downtime is an interval, over all costs | `model` |
 
+mod ack;
+mod bandwidth;
+mod bucket;
+mod committed;
 mod config;
 mod decision;
+mod drr;
+mod events;
+mod grant;
+mod inbox;
+mod model;
+mod owner;
+mod precopy;
+mod query;
+mod section;
+mod source;
 mod step;
+mod switchover;
+mod target;
+mod trend;
+mod undo;
+mod units;
 #[cfg(feature = "serde")]
 mod wire;
 
+pub use committed::Committed;
 pub use config::{Config, Kind, Policy, Profile, Section, Switchover, Timing, Verdict};
 pub use decision::{Cause, Decision, Estimate, External, Hold, Interval, Outcome, Phase, Restored, Trend, Why};
+pub use owner::Owner;
+pub use source::SaveScheduler;
 pub use step::{Event, SectionId, Sizes, Step, Sum};
+pub use target::{LoadEvent, LoadScheduler, LoadSection, LoadStep};
