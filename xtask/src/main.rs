@@ -11,6 +11,7 @@ mod migrate;
 mod out;
 mod probe;
 mod qemu;
+mod sim;
 mod soft;
 mod vm;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
+        cli::Command::Sim(args) => sim::run(&args),
+        cli::Command::Replay(args) => sim::replay(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
     }

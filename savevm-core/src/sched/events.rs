@@ -109,7 +109,7 @@ impl SaveScheduler {
         self.ungrant(section.index(), bytes_max.saturating_sub(bytes));
         self.meter.offered(now, bytes);
         if let Some(progress) = self.progress.get_mut(section.index()) {
-            progress.read(bytes, now.saturating_sub(since));
+            progress.read(bytes, bytes_max, now.saturating_sub(since));
         }
     }
 

@@ -47,7 +47,8 @@ impl Owner {
                     return LoadStep::Transition { section: SectionId::new(index), to };
                 }
             }
-            if self.inner.filling.iter().any(|filling| is_busy(filling.busy)) {
+            let is_on_its_way = |busy: Busy| matches!(busy, Busy::Transition { to: found, .. } if found == to);
+            if self.inner.filling.iter().any(|filling| is_on_its_way(filling.busy)) {
                 return LoadStep::Wait;
             }
         }

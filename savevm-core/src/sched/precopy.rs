@@ -192,6 +192,8 @@ impl SaveScheduler {
         self.phase = Phase::Quiescing;
         for progress in &mut self.progress {
             (progress.rechecked, progress.reopened) = (false, false);
+            // The question behind the barrier does not wait out a pause.
+            progress.budget.hurry();
         }
     }
 

@@ -149,8 +149,8 @@ impl Progress {
         }
     }
 
-    /// `bytes` were read in `time`.
-    pub(super) fn read(&mut self, bytes: u64, time: Duration) {
+    /// `bytes` were read in `time`, of `bytes_max` asked for.
+    pub(super) fn read(&mut self, bytes: u64, bytes_max: u64, time: Duration) {
         self.read_bytes = self.read_bytes.saturating_add(bytes);
         self.unsent_bytes = self.unsent_bytes.saturating_add(bytes);
         self.read_since_query = self.read_since_query.saturating_add(bytes);
@@ -163,6 +163,10 @@ impl Progress {
             let of_initial = sizes.initial_bytes.min(bytes);
             sizes.initial_bytes = sizes.initial_bytes.saturating_sub(of_initial);
             sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(bytes.saturating_sub(of_initial));
+            // The rest is what the guest makes while it is read: a trickle that never ends, call by call. It waits for the
+            // next query.
+            let is_trickle = bytes < bytes_max && sizes.initial_bytes == 0 && sizes.dirty_bytes == 0;
+            self.drained |= is_trickle && self.state != Some(State::StopCopy);
         }
     }
 
