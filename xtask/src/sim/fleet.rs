@@ -25,7 +25,7 @@ const SIZE_OFF: f64 = 0.12;
 const SIZE_BIAS: f64 = 1.03;
 
 /// How long anybody waits for a moment to switch over.
-pub(super) const PRECOPY_MAX: Duration = Duration::from_secs(10);
+pub(super) const PRECOPY_MAX: Duration = Duration::from_secs(6);
 
 /// The scenario of a seed, with a promise.
 pub(super) fn scenario(seed: u64, downtime_max: Duration) -> Scenario {
