@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe, qemu};
+use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe, qemu, sim};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     KernelSource(kernel_source::Args),
+    Sim(sim::Args),
+    Replay(sim::ReplayArgs),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),

@@ -16,6 +16,7 @@ mod migrate;
 mod out;
 mod probe;
 mod qemu;
+mod sim;
 mod soft;
 mod vm;
 
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Fuzz(args) => fuzz::run(&args),
+        cli::Command::Sim(args) => sim::run(&args),
+        cli::Command::Replay(args) => sim::replay(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
