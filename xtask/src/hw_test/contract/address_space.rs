@@ -93,13 +93,14 @@ fn container_pages(ctx: &mut Ctx) -> Checked {
         })?;
         ctx.note(if cannot_say { "everything mapped is dirty" } else { "nothing is dirty" });
         let cases = [
-            ("half a mapping", [START, PAGE, PAGE], Errno::EINVAL),
-            ("another page size", [START, LENGTH, 2 * PAGE], Errno::EINVAL),
-            ("an empty range", [START, 0, PAGE], Errno::EINVAL),
-            ("a range beyond 2^64", [u64::MAX - (PAGE - 1), 2 * PAGE, PAGE], Errno::EOVERFLOW),
+            ("half a mapping", [START, PAGE, PAGE], &[Errno::EINVAL][..]),
+            ("another page size", [START, LENGTH, 2 * PAGE], &[Errno::EINVAL]),
+            ("an empty range", [START, 0, PAGE], &[Errno::EINVAL]),
+            // 6.12 answers the first, 7.3 the second.
+            ("a range beyond 2^64", [u64::MAX - (PAGE - 1), 2 * PAGE, PAGE], &[Errno::EINVAL, Errno::EOVERFLOW]),
         ];
-        for (what, range, errno) in cases {
-            refuse(&format!("GET_BITMAP of {what}"), get(range), &[errno])?;
+        for (what, range, errnos) in cases {
+            refuse(&format!("GET_BITMAP of {what}"), get(range), errnos)?;
         }
         for _ in 0..2 {
             must("STOP", container.stop_dirty_pages())?;
