@@ -52,6 +52,15 @@ pub(crate) struct Spec<'a> {
     pub(crate) is_target: bool,
 }
 
+/// What few machines need.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras<'a> {
+    /// More properties of every device, each with a comma in front.
+    pub(crate) properties: &'a str,
+    /// The most address space the emulator may have, in bytes.
+    pub(crate) address_bytes_max: Option<u64>,
+}
+
 /// Why there is no machine, or none any more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -137,6 +146,11 @@ pub(crate) fn idstr(index: usize) -> String {
 impl Machine {
     /// Starts QEMU and waits for its monitor.
     pub(crate) fn start(qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
+        Self::start_with(Extras::default(), qemu, spec)
+    }
+
+    /// The same with more.
+    pub(crate) fn start_with(extras: Extras<'_>, qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
         let io = |what| {
             let machine = spec.name.to_owned();
             move |error| MachineError::Io { what, machine, error }
@@ -147,7 +161,10 @@ impl Machine {
         let mut command = qemu.command_preloading(spec.library);
         command.env("SOFTVFIO", configuration(spec.devices));
         command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
-        arguments(&mut command, spec, &file("qmp"));
+        arguments(&mut command, spec, extras.properties, &file("qmp"));
+        if let Some(bytes) = extras.address_bytes_max {
+            command = limited(&command, bytes);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let child = Guarded::spawn(&mut command).map_err(io("start the emulator"))?;
         let mut machine = Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None };
@@ -226,6 +243,14 @@ impl Machine {
         Ok(address.and_then(|it| it.get("port")).and_then(Value::as_str).map(str::to_owned))
     }
 
+    /// How the emulator ended, once it has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        match self.check_alive() {
+            Err(MachineError::Ended { status, said, .. }) => Some(format!("{status}: {said}")),
+            _ => None,
+        }
+    }
+
     /// The process.
     pub(crate) fn process(&mut self) -> u32 {
         self.child.child().id()
@@ -284,7 +309,16 @@ pub(crate) fn soft_address(index: usize, device: &SoftDevice) -> String {
     }
 }
 
-fn arguments(command: &mut Command, spec: &Spec<'_>, monitor: &Path) {
+/// Setting a limit here would take unsafe code between fork and exec: `prlimit` comes with `setpriv`, which starts the
+/// emulator too.
+fn limited(command: &Command, address_bytes_max: u64) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--as={address_bytes_max}")).arg(command.get_program()).args(command.get_args());
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
+}
+
+fn arguments(command: &mut Command, spec: &Spec<'_>, properties: &str, monitor: &Path) {
     command.args(["-machine", "q35", "-accel", "tcg", "-m", "16"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
     // Commas are doubled in QEMU's option syntax.
@@ -300,7 +334,7 @@ fn arguments(command: &mut Command, spec: &Spec<'_>, monitor: &Path) {
         };
         let slot = FIRST_SLOT.saturating_add(index);
         command.arg("-device");
-        command.arg(format!("vfio-pci,{host},iommufd=iommufd0,enable-migration=on,addr={slot:x}"));
+        command.arg(format!("vfio-pci,{host},iommufd=iommufd0,enable-migration=on,addr={slot:x}{properties}"));
     }
     if spec.is_target {
         command.args(["-incoming", "defer"]);
@@ -324,11 +358,14 @@ mod test {
         let (folder, library) = (Path::new("/f"), Path::new("/l.so"));
         let spec = Spec { name: "target", folder, library, devices: &devices, is_target: true };
         let mut command = Command::new("qemu");
-        arguments(&mut command, &spec, Path::new("/f/a,b.qmp"));
+        arguments(&mut command, &spec, ",x-y=z", Path::new("/f/a,b.qmp"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(words.iter().any(|word| word.starts_with("unix:/f/a,,b.qmp,")), "{words:?}");
-        assert!(words.iter().any(|word| word.contains("host=0000:a0:00.0") && word.ends_with("addr=10")), "{words:?}");
-        assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11")));
+        assert!(
+            words.iter().any(|word| word.contains("host=0000:a0:00.0") && word.ends_with("addr=10,x-y=z")),
+            "{words:?}"
+        );
+        assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11,x-y=z")));
         assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
         assert_eq!((idstr(0), idstr(1)), ("0000:00:10.0/vfio".into(), "0000:00:11.0/vfio".into()));
     }

@@ -146,7 +146,7 @@ fn what_cannot_be_recorded_is_not_passed_on() {
     let direction = Direction::new(from, to);
     let error = direction.record(Full).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    direction.pass_on(tempfile::tempfile().unwrap(), &AtomicU64::new(0)).unwrap();
+    direction.pass_on(tempfile::tempfile().unwrap(), &AtomicU64::new(0), None, || true).unwrap();
     assert_eq!(rest(&hearer), b"");
     assert_eq!(rest(&speaker), b"");
 }

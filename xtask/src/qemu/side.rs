@@ -4,9 +4,9 @@
 
 use core::time::Duration;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
@@ -43,6 +43,12 @@ pub(crate) struct Side {
     name: String,
     folder: PathBuf,
     child: Guarded,
+    /// Where it is told what to do next.
+    next: Option<ChildStdin>,
+    /// Its role and devices, which stay.
+    fixed: Vec<String>,
+    /// Attempts whose reports have been taken.
+    finished: usize,
 }
 
 impl Side {
@@ -50,21 +56,37 @@ impl Side {
     pub(crate) fn start(spec: &SideSpec<'_>) -> io::Result<Self> {
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
         fs::create_dir_all(file("root"))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["qemu-peer", spec.role, "--with-parent"]);
+        let mut fixed = vec![spec.role.to_owned()];
         for (index, device) in spec.devices.iter().enumerate() {
-            command.arg("--device").arg(format!("{}={}", place(index), soft_address(index, device)));
+            fixed.extend(["--device".to_owned(), format!("{}={}", place(index), soft_address(index, device))]);
         }
-        command.args(spec.arguments);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("qemu-peer").args(&fixed).args(["--with-parent", "--again"]).args(spec.arguments);
         command.env("LD_PRELOAD", spec.library).env("SOFTVFIO", configuration(spec.devices));
         command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
-        command.stdin(Stdio::null()).stdout(File::create(file("out"))?).stderr(File::create(file("err"))?);
-        let child = Guarded::spawn(&mut command)?;
-        Ok(Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child })
+        command.stdin(Stdio::piped()).stdout(File::create(file("out"))?).stderr(File::create(file("err"))?);
+        let mut child = Guarded::spawn(&mut command)?;
+        let next = child.child().stdin.take();
+        Ok(Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, next, fixed, finished: 0 })
     }
 
-    /// Whether it still runs.
-    pub(crate) fn is_running(&mut self) -> bool {
+    /// Begins another attempt with the same devices, and these arguments instead of the former ones.
+    pub(crate) fn again(&mut self, arguments: &[String]) -> io::Result<()> {
+        let words: Vec<&String> = self.fixed.iter().chain(arguments).collect();
+        let mut line = serde_json::to_string(&words)?;
+        line.push('\n');
+        match &mut self.next {
+            Some(next) => next.write_all(line.as_bytes()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Whether the attempt goes on.
+    pub(crate) fn is_busy(&mut self) -> bool {
+        self.is_running() && self.report().is_none()
+    }
+
+    fn is_running(&mut self) -> bool {
         matches!(self.child.child().try_wait(), Ok(None))
     }
 
@@ -74,16 +96,30 @@ impl Side {
         kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|errno| format!("cannot signal {}: {errno}", self.name))
     }
 
-    /// Waits for its end and gives its report.
+    /// Waits for the end of the attempt and gives its report.
     pub(crate) fn finish(&mut self, deadline: Instant) -> Result<Outcome, String> {
-        while self.is_running() {
+        loop {
+            // Asked first: what it has written by then is there.
+            let is_running = self.is_running();
+            if let Some(report) = self.report() {
+                self.finished = self.finished.saturating_add(1);
+                return serde_json::from_str(&report).map_err(|error| format!("{}: no report: {error}", self.name));
+            }
+            if !is_running {
+                return Err(format!("{} ended without a report; {}", self.name, self.said()));
+            }
             if Instant::now() > deadline {
                 return Err(format!("{} does not end; {}", self.name, self.said()));
             }
             thread::sleep(POLL);
         }
-        let report = fs::read_to_string(self.file("out")).unwrap_or_default();
-        serde_json::from_str(&report).map_err(|_| format!("{} ended without a report; {}", self.name, self.said()))
+    }
+
+    /// The line that the attempt has written, once it is whole.
+    fn report(&self) -> Option<String> {
+        let reports = fs::read_to_string(self.file("out")).unwrap_or_default();
+        let line = reports.split_inclusive('\n').nth(self.finished)?;
+        line.ends_with('\n').then(|| line.to_owned())
     }
 
     /// What its devices have seen so far.

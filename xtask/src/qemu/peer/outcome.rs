@@ -73,7 +73,8 @@ impl Outcome {
     pub(crate) fn failed(mut self, error: &MigrationError) -> Self {
         self.committed = error.committed;
         self.failed_in = Some(error.phase.name().to_owned());
-        self.error = Some(error.cause.to_string());
+        // Behind the commit there is more to say than why.
+        self.error = Some(if error.committed { error.to_string() } else { error.cause.to_string() });
         for (report, restored) in self.devices.iter_mut().zip(&error.devices) {
             report.restored = Some(restored.outcome.to_string());
         }

@@ -38,7 +38,8 @@ pub(super) fn whole(
     switchover: Switchover,
     notes: &mut Notes,
 ) -> Checked {
-    let sessions_before = rig.logs()?.0.sessions("d0", Way::Save).len();
+    let (source, target) = rig.logs()?;
+    let before = Before { source, target };
     let begin = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     rig.migrate(switchover, true)?;
     rig.wait("the source is done", |rig| over(rig.source.migration()))?;
@@ -62,7 +63,7 @@ pub(super) fn whole(
     let captured = must("reading the recording", capture::read(&recordings))?;
     expect("connections", recordings.len(), usize::from(scenario.channels).saturating_add(1))?;
     for index in 0..scenario.count {
-        let sent = check_sessions(&format!("d{index}"), (&source, &target), sessions_before)?;
+        let sent = check_sessions(&format!("d{index}"), (&source, &target), &before)?;
         let found = captured.devices.get(&idstr(index));
         let found = found.ok_or_else(|| failed(format!("the stream has no section {}", idstr(index))))?;
         must(&format!("d{index}"), check_device(scenario, found, sent))?;
@@ -90,17 +91,28 @@ pub(super) fn all_in(log: &DeviceLog, scenario: &Scenario, state: State) -> Chec
     Ok((0..scenario.count).all(|index| log.state(&format!("d{index}")) == Some(state)))
 }
 
-/// The target's device got what the source's gave. Gives that.
+/// What the devices of source and target had seen before a migration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Before {
+    pub(super) source: DeviceLog,
+    pub(super) target: DeviceLog,
+}
+
+/// The target's device got what the source's gave, in a session that each has had since. Gives that.
 pub(super) fn check_sessions(
     device: &str,
     (source, target): (&DeviceLog, &DeviceLog),
-    before: usize,
+    before: &Before,
 ) -> Checked<Session> {
-    let saved = source.sessions(device, Way::Save);
-    let loaded = target.sessions(device, Way::Load);
-    expect(&format!("sessions of {device} on the source"), saved.len(), before.saturating_add(1))?;
+    let since = |now: &DeviceLog, then: &DeviceLog, way| {
+        let all = now.sessions(device, way);
+        all.get(then.sessions(device, way).len()..).unwrap_or_default().to_vec()
+    };
+    let saved = since(source, &before.source, Way::Save);
+    let loaded = since(target, &before.target, Way::Load);
+    expect(&format!("sessions of {device} on the source"), saved.len(), 1)?;
     expect(&format!("sessions of {device} on the target"), loaded.len(), 1)?;
-    let saved = saved.last().copied().ok_or_else(|| failed(format!("{device} saved nothing")))?;
+    let saved = saved.first().copied().ok_or_else(|| failed(format!("{device} saved nothing")))?;
     expect(&format!("what {device} got on the target"), loaded.first().copied(), Some(saved))?;
     Ok(saved)
 }

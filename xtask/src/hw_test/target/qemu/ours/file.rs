@@ -8,7 +8,7 @@ use serde_json::json;
 use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, must};
-use super::super::check::{all_in, check_sessions, over};
+use super::super::check::{Before, all_in, check_sessions, over};
 use super::super::rig::{Notes, Peers};
 use super::super::scenario::{Role, Scenario};
 use super::bench::Bench;
@@ -67,7 +67,7 @@ fn compare(bench: &Bench<'_>, logs: (&DeviceLog, &DeviceLog), outcome: &Outcome,
     expect("devices", outcome.devices.len(), bench.scenario.count)?;
     for (index, report) in outcome.devices.iter().enumerate() {
         let device = format!("d{index}");
-        let session = check_sessions(&device, logs, 0)?;
+        let session = check_sessions(&device, logs, &Before::default())?;
         let said = (report.bytes, report.crc64_nvme);
         expect(&format!("what our side says of {device}"), said, (session.bytes, session.digest))?;
         notes.details.push(format!("{device}: {} bytes, CRC-64 {:016x}", session.bytes, session.digest));
