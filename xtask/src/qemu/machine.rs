@@ -12,9 +12,11 @@ use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::device_log::DeviceLog;
 use super::qmp::{Qmp, QmpError};
+use crate::soft::scratch;
 use crate::vm::{Guarded, Qemu, tail};
 
 /// How long QEMU may take to start, and to answer a command.
@@ -104,6 +106,8 @@ pub(crate) struct Machine {
     folder: PathBuf,
     child: Guarded,
     qmp: Option<Qmp>,
+    /// The simulated paths.
+    _root: TempDir,
 }
 
 /// How far a migration is.
@@ -156,18 +160,19 @@ impl Machine {
             move |error| MachineError::Io { what, machine, error }
         };
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
-        fs::create_dir_all(file("root")).map_err(io("create the device folder"))?;
+        let root = scratch().map_err(io("create the device folder"))?;
         let errors = File::create(file("err")).map_err(io("create the message file"))?;
         let mut command = qemu.command_preloading(spec.library);
         command.env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
+        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
         arguments(&mut command, spec, extras.properties, &file("qmp"));
         if let Some(bytes) = extras.address_bytes_max {
             command = limited(&command, bytes);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let child = Guarded::spawn(&mut command).map_err(io("start the emulator"))?;
-        let mut machine = Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None };
+        let mut machine =
+            Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None, _root: root };
         let stream = machine.monitor()?;
         let qmp = Qmp::begin(stream, ANSWER_LIMIT).map_err(|error| machine.failed(error))?;
         machine.qmp = Some(qmp);
@@ -267,6 +272,29 @@ impl Machine {
     pub(crate) fn run_state(&mut self) -> Result<String, MachineError> {
         let answer = self.execute("query-status", json!({}))?;
         Ok(answer.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Whether it runs and its monitor does not answer.
+    pub(crate) fn is_deaf(&mut self) -> bool {
+        let answer = self.execute("query-status", json!({}));
+        matches!(answer, Err(MachineError::Monitor { error: QmpError::Timeout { .. }, .. }))
+    }
+
+    /// Begins a migration to the address.
+    ///
+    /// An earlier one that failed may not have been put away: until then QEMU 10.0 refuses another, and says no more than this.
+    pub(crate) fn migrate(&mut self, uri: &str) -> Result<(), MachineError> {
+        let begin = Instant::now();
+        loop {
+            match self.execute("migrate", json!({ "uri": uri })) {
+                Err(MachineError::Monitor { error: QmpError::Refused { reason, .. }, .. })
+                    if reason.contains("duplicate yank instance") && begin.elapsed() < ANSWER_LIMIT =>
+                {
+                    thread::sleep(POLL);
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// QEMU's own version, from its monitor.

@@ -12,10 +12,12 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
 use super::device_log::DeviceLog;
 use super::machine::{SoftDevice, configuration, place, soft_address};
 use super::peer::outcome::Outcome;
+use crate::soft::scratch;
 use crate::vm::{Guarded, tail};
 
 const POLL: Duration = Duration::from_millis(5);
@@ -49,13 +51,15 @@ pub(crate) struct Side {
     fixed: Vec<String>,
     /// Attempts whose reports have been taken.
     finished: usize,
+    /// The simulated paths.
+    _root: TempDir,
 }
 
 impl Side {
     /// Starts it.
     pub(crate) fn start(spec: &SideSpec<'_>) -> io::Result<Self> {
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
-        fs::create_dir_all(file("root"))?;
+        let root = scratch()?;
         let mut fixed = vec![spec.role.to_owned()];
         for (index, device) in spec.devices.iter().enumerate() {
             fixed.extend(["--device".to_owned(), format!("{}={}", place(index), soft_address(index, device))]);
@@ -63,11 +67,19 @@ impl Side {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("qemu-peer").args(&fixed).args(["--with-parent", "--again"]).args(spec.arguments);
         command.env("LD_PRELOAD", spec.library).env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
+        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
         command.stdin(Stdio::piped()).stdout(File::create(file("out"))?).stderr(File::create(file("err"))?);
         let mut child = Guarded::spawn(&mut command)?;
         let next = child.child().stdin.take();
-        Ok(Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, next, fixed, finished: 0 })
+        Ok(Self {
+            name: spec.name.to_owned(),
+            folder: spec.folder.to_owned(),
+            child,
+            next,
+            fixed,
+            finished: 0,
+            _root: root,
+        })
     }
 
     /// Begins another attempt with the same devices, and these arguments instead of the former ones.

@@ -11,16 +11,19 @@ mod ours;
 mod pool;
 mod rig;
 mod scenario;
+mod shelf;
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
 
 use self::rig::{Notes, Peers};
 use self::scenario::Scenario;
+use self::shelf::Shelf;
 use super::super::contract::check::Failure;
 use super::super::contract::selects;
 use super::super::event::{Event, Facts, Group, Outcome, PROTOCOL, TestId};
@@ -30,7 +33,7 @@ use super::super::{Missing, Plan};
 use super::vm::show;
 use crate::cache::Cache;
 use crate::soft;
-use crate::vm::{self, Freshness, ProvisionedQemu, Series};
+use crate::vm::{self, Freshness, Series};
 
 /// Command line of `hw-test qemu`.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,6 +83,7 @@ pub(crate) fn list(filter: Option<&str>) -> String {
 
 /// Provisions and runs all tests on one version after the other. A version that cannot be had is a skip.
 pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
+    let no_folder = |error: io::Error| Missing::new(format!("No temporary folder: {error}."), "Set TMPDIR.");
     let cache = Cache::open(args.cache.as_deref()).map_err(|error| missing(error.to_string()))?;
     progress.say("building the simulated driver");
     let library = soft::library().map_err(missing)?;
@@ -96,7 +100,9 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
             Ok(found) if found.qemu.is(*series) => {
                 progress.say(&format!("{label:16} {} ready in {provisioning_s:.1} s", found.qemu.version));
                 let jobs = args.jobs.unwrap_or_else(pool::default_jobs);
-                runs.push(on(&label, found, *series, &library, (plan, jobs), progress));
+                let shelf = Shelf::new().map_err(no_folder)?;
+                let peers = Peers { qemu: found.qemu.clone(), series: *series, library: library.clone(), shelf };
+                runs.push(on(&label, &peers, (plan, jobs), progress));
             }
             Ok(found) => {
                 let reason = format!("the mirror offers {}, not {major}.{minor}", found.qemu.version);
@@ -133,28 +139,20 @@ fn skipped(label: &str, reason: String, progress: &Progress) -> Run {
     run
 }
 
-fn on(
-    label: &str,
-    found: ProvisionedQemu,
-    series: Series,
-    library: &Path,
-    (plan, jobs): (&Plan<'_>, NonZeroUsize),
-    progress: &mut Progress,
-) -> Run {
+fn on(label: &str, peers: &Peers, (plan, jobs): (&Plan<'_>, NonZeroUsize), progress: &mut Progress) -> Run {
     let tests: Vec<Test> = all().into_iter().filter(|test| selects(plan.filter, &test.id())).collect();
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
     let mut run = Run::new(label);
     let begin = Instant::now();
     let facts = Facts {
-        kernel: format!("7.3, under QEMU {}", found.qemu.version),
+        kernel: format!("7.3, under QEMU {}", peers.qemu.version),
         machine: std::env::consts::ARCH.into(),
         simulated: true,
         devices: Vec::new(),
     };
-    let peers = Peers { qemu: found.qemu.clone(), series, library: library.to_owned() };
     let planned: Vec<TestId> = tests.iter().map(Test::id).collect();
     tell(&mut run, progress, Event::SuiteStarted { protocol: PROTOCOL, facts, planned: planned.clone() });
-    let work = |test: &Test| one(test, &peers, limits.test);
+    let work = |test: &Test| one(test, peers, limits.test);
     let finished = pool::each(&tests, jobs, limits.overall, work, |test, events| {
         let TestId { group, name } = test.id();
         tell(&mut run, progress, Event::TestStarted { group, name });

@@ -10,9 +10,10 @@ use std::mem;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
     ChannelKind, Command, Item, MainDecoder, MainOptions, MultifdDecoder, MultifdItem, MultifdOptions,
-    ReturnPathDecoder, ReturnPathItem,
+    ReturnPathDecoder, ReturnPathItem, SectionKind,
 };
 
+use super::super::machine::idstr;
 use super::change::Change;
 
 /// A place in a migration. Nothing that comes behind it on its connection is passed on.
@@ -22,6 +23,8 @@ pub(crate) enum Point {
     Opening,
     /// The first section of a device.
     Setup,
+    /// The first state of the second device while the guest runs: the first device's has been passed on.
+    PreCopy,
     /// The word that the guest stands still (SWITCHOVER_START).
     Switchover,
     /// The end of the stream, behind all sections.
@@ -200,6 +203,7 @@ impl Point {
             | (Self::Switchover, Item::Command(Command::SwitchoverStart))
             | (Self::End, Item::EndOfStream) => true,
             (Self::Setup, Item::Section(header)) => header.idstr.ends_with("/vfio"),
+            (Self::PreCopy, Item::Section(header)) => header.kind == SectionKind::Part && header.idstr == idstr(1),
             _ => false,
         }
     }

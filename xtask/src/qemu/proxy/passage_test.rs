@@ -25,6 +25,12 @@ fn main(items: &[Item<'_>]) -> Vec<u8> {
     bytes
 }
 
+fn part(idstr: &str, id: u32) -> Vec<u8> {
+    let kind = SectionKind::Part;
+    let header = SectionHeader { kind, id, idstr, instance_id: 0, version_id: 1, extent: Extent::Format };
+    main(&[Item::Section(header), Item::Vfio(VfioRecord::EndOfState), Item::Footer { id }])
+}
+
 fn opening() -> Vec<u8> {
     main(&[Item::FileHeader, Item::Configuration { machine: "none" }])
 }
@@ -77,9 +83,12 @@ fn change(change: Change) -> Orders {
 
 #[test]
 fn a_relay_stops_in_front_of_the_point() {
-    let parts = [opening(), section(&idstr(0), 7, 1), switchover(), main(&[Item::EndOfStream])];
+    let (first, second) = (idstr(0), idstr(1));
+    let setup = [section(&first, 7, 1), section(&second, 8, 1), part(&first, 7)].concat();
+    let parts = [opening(), setup, part(&second, 8), switchover(), main(&[Item::EndOfStream])];
     let stream = parts.concat();
-    for (point, count) in [(Point::Opening, 0), (Point::Setup, 1), (Point::Switchover, 2), (Point::End, 3)] {
+    let points = [Point::Opening, Point::Setup, Point::PreCopy, Point::Switchover, Point::End];
+    for (count, point) in points.into_iter().enumerate() {
         let (before, after) = passed(Orders { hold: Some(point), change: None }, &stream);
         assert_eq!(before, parts[..count].concat(), "{point:?}");
         assert_eq!(after.unwrap(), parts[count..].concat(), "{point:?}");

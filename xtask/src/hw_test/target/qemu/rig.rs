@@ -13,9 +13,10 @@ use tempfile::TempDir;
 use super::super::super::contract::check::{Checked, failed, must};
 use super::super::super::event::Phase;
 use super::scenario::{Role, Scenario, WayBack};
+use super::shelf::Shelf;
 use crate::qemu::device_log::{DeviceLog, What};
 use crate::qemu::machine::{Machine, Spec};
-use crate::qemu::proxy::{Proxy, Recording};
+use crate::qemu::proxy::{Orders, Proxy, Recording};
 use crate::vm::{Qemu, Series};
 
 const POLL: Duration = Duration::from_millis(5);
@@ -28,6 +29,8 @@ pub(super) struct Peers {
     pub(super) series: Series,
     /// The preload library of the devices.
     pub(super) library: PathBuf,
+    /// What a QEMU has written, once for all tests.
+    pub(super) shelf: Shelf,
 }
 
 /// What is worth reporting of a test.
@@ -54,6 +57,7 @@ pub(super) struct Rig {
     /// Numbers the targets.
     targets: u32,
     deadline: Instant,
+    series: Series,
     folder: TempDir,
 }
 
@@ -78,7 +82,7 @@ impl Rig {
         }
         prepare(&mut source, scenario)?;
         let target = start_target(scenario, peers, &folder, 0)?;
-        Ok(Self { source, target, proxy: None, targets: 1, deadline, folder })
+        Ok(Self { source, target, proxy: None, targets: 1, deadline, series: peers.series, folder })
     }
 
     /// Replaces the target, whatever became of it, by a new one.
@@ -89,7 +93,7 @@ impl Rig {
     }
 
     /// Begins a migration through a new relay. A target that does not listen hangs up on whoever comes.
-    pub(super) fn migrate(&mut self, switchover: Switchover, target_listens: bool) -> Checked {
+    pub(super) fn migrate(&mut self, switchover: Switchover, target_listens: bool, orders: Orders) -> Checked {
         let number = self.targets;
         let at = |name: &str| self.folder.path().join(format!("{name}-{number}"));
         let (relay, listening, recordings) = (at("relay"), at("listening"), at("recordings"));
@@ -98,10 +102,14 @@ impl Rig {
             let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
             must("listen", self.target.execute("migrate-incoming", arguments))?;
         }
-        self.proxy = Some(must("start the relay", Proxy::start(&relay, &listening, &recordings))?);
+        self.proxy = Some(must("start the relay", Proxy::start_with(orders, &relay, &listening, &recordings))?);
         must("set parameters", self.source.execute("migrate-set-parameters", switchover.parameters()))?;
-        let arguments = json!({ "uri": format!("unix:{}", relay.display()) });
-        must("begin", self.source.execute("migrate", arguments)).map(drop)
+        must("begin", self.source.migrate(&format!("unix:{}", relay.display())))
+    }
+
+    /// Of both QEMUs.
+    pub(super) fn series(&self) -> Series {
+        self.series
     }
 
     /// The relay of the migration begun last.

@@ -22,7 +22,7 @@ pub(super) struct Scenario {
 }
 
 /// What the devices are like.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Kind {
     /// STOP_COPY, P2P and PRE_COPY.
     PreCopy,

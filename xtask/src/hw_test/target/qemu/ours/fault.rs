@@ -80,8 +80,6 @@ enum Ending {
     QemuDecides,
 }
 
-/// So much has gone over the connections when something happens in pre-copy.
-const FORWARD_BYTES: u64 = 256 << 10;
 /// More than a side needs that does nothing: the program, its libraries, buffers, what the decoders may hold.
 const MEMORY_BYTES_MAX: u64 = 96 << 20;
 /// What a QEMU may have that is about to ask for 128 GiB. It needs one.
@@ -109,7 +107,9 @@ impl Fault {
     /// A source that is to be met before it stops its guest must not stop it by itself.
     fn switchover(&self) -> Switchover {
         match self.when {
-            When::Flowing(Moment::PreCopy) | When::At(Point::Opening | Point::Setup) => Switchover::Never,
+            When::Flowing(Moment::PreCopy) | When::At(Point::Opening | Point::Setup | Point::PreCopy) => {
+                Switchover::Never
+            }
             _ => Switchover::Soon,
         }
     }

@@ -12,7 +12,7 @@ use super::super::check::{Before, all_in, check_sessions, over};
 use super::super::rig::{Notes, Peers};
 use super::super::scenario::{Role, Scenario};
 use super::bench::Bench;
-use super::from_us::{machine, record, record_with_log};
+use super::from_us::{machine, record};
 use super::to_us::check_memory;
 use crate::qemu::device_log::DeviceLog;
 use crate::qemu::peer::outcome::Outcome;
@@ -32,19 +32,19 @@ pub(super) fn from_us(scenario: &Scenario, peers: &Peers, limit: Duration, notes
 }
 
 fn load(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
-    let (path, sent) = record_with_log(bench)?;
-    let words = ["--file".to_owned(), path.display().to_string()];
+    let written = record(bench)?;
+    let words = ["--file".to_owned(), written.path.display().to_string()];
     let mut ours = bench.side("target", Role::Target, &words)?;
     let outcome = must("our side", ours.finish(bench.deadline))?;
     ensure(outcome.moved, || format!("our side: {}", outcome.error.clone().unwrap_or_default()))?;
     let received = must("our side", ours.device_log())?;
     ensure(all_in(&received, bench.scenario, State::Running)?, || format!("our devices do not run: {outcome:?}"))?;
     check_memory(bench, &outcome)?;
-    compare(bench, (&sent, &received), &outcome, notes)
+    compare(bench, (&written.log, &received), &outcome, notes)
 }
 
 fn save(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
-    let (recording, path) = (record(bench)?, bench.at("ours"));
+    let (recording, path) = (record(bench)?.path, bench.at("ours"));
     let words =
         ["--file", &path.display().to_string(), "--recording", &recording.display().to_string()].map(str::to_owned);
     let mut ours = bench.side("source", Role::OurSource, &words)?;

@@ -13,6 +13,7 @@ use super::super::super::super::contract::check::{Checked, ensure, expect, faile
 use super::super::check::{Before, all_in, check_connections, check_device, check_sessions, over};
 use super::super::rig::{Notes, Peers, Switchover, phases, prepare};
 use super::super::scenario::{Role, Scenario};
+use super::super::shelf::Written;
 use super::arguments;
 use super::bench::Bench;
 use crate::qemu::capture;
@@ -27,30 +28,26 @@ pub(super) fn run(scenario: &Scenario, peers: &Peers, limit: Duration, notes: &m
     let result = record(&bench).and_then(|recording| {
         let relayed = listening(&bench, 1, Orders::default(), Extras::default())?;
         let begin_us = bench.now_us();
-        let mut ours = source(&bench, &recording, &[])?;
+        let mut ours = source(&bench, &recording.path, &[])?;
         whole(&bench, relayed, (&mut ours, &DeviceLog::default(), begin_us), notes)
     });
     bench.conclude(result)
 }
 
 /// Has a QEMU with the same devices write its state to a file: all of it but the devices' is what our side sends.
-pub(super) fn record(bench: &Bench<'_>) -> Checked<PathBuf> {
-    record_with_log(bench).map(|(path, _)| path)
-}
-
-/// The same, and what its devices saw of it.
-pub(super) fn record_with_log(bench: &Bench<'_>) -> Checked<(PathBuf, DeviceLog)> {
-    let path = bench.at("recording");
-    let mut recorder = machine(bench, "recorder", Role::Source, false)?;
-    must("set parameters", recorder.execute("migrate-set-parameters", Switchover::Soon.parameters()))?;
-    must("record", recorder.execute("migrate", json!({ "uri": format!("file:{}", path.display()) })))?;
-    bench.wait("the recording is whole", || over(recorder.migration()))?;
-    let migration = must("record", recorder.migration())?;
-    ensure(migration.status == "completed", || format!("the recording ended with {migration:?}"))?;
-    bench.wait("the recorded devices are at rest", || {
-        all_in(&must("recorder", recorder.device_log())?, bench.scenario, State::Stop)
-    })?;
-    Ok((path, must("recorder", recorder.device_log())?))
+pub(super) fn record(bench: &Bench<'_>) -> Checked<Written> {
+    bench.peers.shelf.take(bench.scenario, |path| {
+        let mut recorder = machine(bench, "recorder", Role::Source, false)?;
+        must("set parameters", recorder.execute("migrate-set-parameters", Switchover::Soon.parameters()))?;
+        must("record", recorder.migrate(&format!("file:{}", path.display())))?;
+        bench.wait("the recording is whole", || over(recorder.migration()))?;
+        let migration = must("record", recorder.migration())?;
+        ensure(migration.status == "completed", || format!("the recording ended with {migration:?}"))?;
+        bench.wait("the recorded devices are at rest", || {
+            all_in(&must("recorder", recorder.device_log())?, bench.scenario, State::Stop)
+        })?;
+        Ok(Written { path, log: must("recorder", recorder.device_log())? })
+    })
 }
 
 /// A QEMU with the scenario's devices.

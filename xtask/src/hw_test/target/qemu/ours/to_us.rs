@@ -6,7 +6,6 @@ use core::time::Duration;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde_json::json;
 use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, failed, must};
@@ -94,7 +93,7 @@ pub(super) fn migrate(
     let listening = listening_at(bench, number);
     let proxy = must("start the relay", Proxy::start_with(orders, &relay, &listening, &recordings))?;
     must("set parameters", source.execute("migrate-set-parameters", switchover.parameters()))?;
-    must("begin", source.execute("migrate", json!({ "uri": format!("unix:{}", relay.display()) })))?;
+    must("begin", source.migrate(&format!("unix:{}", relay.display())))?;
     Ok(proxy)
 }
 

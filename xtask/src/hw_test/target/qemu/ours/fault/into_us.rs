@@ -5,17 +5,16 @@
 use serde_json::json;
 use vfio_mig_fsm::State;
 
-use super::super::super::super::super::contract::check::{Checked, ensure, expect, must};
-use super::super::super::check::{all_in, over};
+use super::super::super::super::super::contract::check::{Checked, ensure, expect, must, skipped};
+use super::super::super::check::{SEIZED_UP, all_in, has_seized_up, over};
 use super::super::super::rig::Notes;
-use super::super::super::scenario::Moment;
 use super::super::bench::Bench;
 use super::super::{from_us, to_us};
-use super::{Deed, Ending, FORWARD_BYTES, Fault, When, check_bounds, check_reason};
+use super::{Deed, Ending, Fault, When, check_bounds, check_reason};
 use crate::qemu::device_log::{DeviceLog, Way};
 use crate::qemu::machine::Machine;
 use crate::qemu::peer::outcome::Outcome;
-use crate::qemu::proxy::Proxy;
+use crate::qemu::proxy::{Point, Proxy};
 use crate::qemu::side::Side;
 
 /// So much shows that the devices are being read.
@@ -24,7 +23,7 @@ const FLOWING_BYTES: u64 = 512 << 10;
 pub(super) fn run(bench: &Bench<'_>, fault: &Fault, notes: &mut Notes) -> Checked {
     // What only comes when the guest stands still depends on nothing but the device.
     let is_steady = !bench.scenario.kind.has_pre_copy();
-    let undisturbed = is_steady.then(|| from_us::record_with_log(bench)).transpose()?;
+    let undisturbed = is_steady.then(|| from_us::record(bench)).transpose()?;
     let mut source = to_us::source(bench)?;
     let mut ours = to_us::target(bench, fault.ours)?;
     let proxy = to_us::migrate(bench, 1, &mut source, fault.switchover(), fault.orders())?;
@@ -37,17 +36,13 @@ pub(super) fn run(bench: &Bench<'_>, fault: &Fault, notes: &mut Notes) -> Checke
     check_source(bench, fault, &mut source, notes)?;
     to_us::target_again(bench, 2, &mut ours)?;
     to_us::whole(bench, 2, &mut source, &mut ours, notes)?;
-    undisturbed.map_or(Ok(()), |(_, log)| check_unharmed(bench, &source, &log))
+    undisturbed.map_or(Ok(()), |written| check_unharmed(bench, &source, &written.log))
 }
 
 fn wait_until(bench: &Bench<'_>, fault: &Fault, source: &mut Machine, ours: &mut Side, proxy: &Proxy) -> Checked {
     match fault.when {
         When::Always => Ok(()),
-        When::Flowing(Moment::PreCopy) => bench.wait("pre-copy goes on", || {
-            let log = must("source", source.device_log())?;
-            Ok(proxy.forward_bytes() > FORWARD_BYTES && all_in(&log, bench.scenario, State::PreCopy)?)
-        }),
-        When::Flowing(Moment::StopCopy) => {
+        When::Flowing(_) => {
             bench.wait("a device is in STOP_COPY", || {
                 Ok(must("source", source.device_log())?.has_entered("d0", State::StopCopy))
             })?;
@@ -104,12 +99,17 @@ fn check_ours(bench: &Bench<'_>, fault: &Fault, outcome: &Outcome, ours: &Side, 
 
 /// The guest and the devices of the source are as if nothing had been.
 fn check_source(bench: &Bench<'_>, fault: &Fault, source: &mut Machine, notes: &mut Notes) -> Checked {
-    bench.wait("the source gives up", || over(source.migration()))?;
+    bench.wait("the source gives up", || {
+        if has_seized_up(source, bench.peers.series, bench.scenario) {
+            return Err(skipped(SEIZED_UP));
+        }
+        over(source.migration())
+    })?;
     let migration = must("source", source.migration())?;
     let expected: &[&str] = match (fault.deed, fault.when) {
+        (Deed::TheyCancel, When::At(Point::Setup | Point::PreCopy)) => &["cancelled"],
         // Its monitor's command breaks the connections, and it may notice that first.
-        (Deed::TheyCancel, When::At(_)) => &["cancelled", "failed"],
-        (Deed::TheyCancel, _) => &["cancelled"],
+        (Deed::TheyCancel, _) => &["cancelled", "failed"],
         _ => &["failed"],
     };
     ensure(expected.contains(&migration.status.as_str()), || {
@@ -117,6 +117,9 @@ fn check_source(bench: &Bench<'_>, fault: &Fault, source: &mut Machine, notes: &
     })?;
     bench.wait("the source's guest runs on", || Ok(must("source", source.run_state())? == "running"))?;
     bench.wait("the source's devices run on", || {
+        if has_seized_up(source, bench.peers.series, bench.scenario) {
+            return Err(skipped(SEIZED_UP));
+        }
         all_in(&must("source", source.device_log())?, bench.scenario, State::Running)
     })?;
     notes.details.push(format!("the source says: {}", migration.error.as_deref().unwrap_or("nothing")));

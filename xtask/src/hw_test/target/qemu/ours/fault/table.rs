@@ -21,7 +21,11 @@ const REVISION: usize = 12;
 pub(in super::super) fn all(way: Way) -> Vec<Fault> {
     let mut all = Vec::new();
     for channels in [0, 2] {
-        all.extend(while_flowing(way).map(|(what, deed, moment)| fault(what, channels, deed, When::Flowing(moment))));
+        all.extend(
+            while_flowing(way)
+                .into_iter()
+                .map(|(what, deed, when)| Fault { devices: SLOW, ..fault(what, channels, deed, when) }),
+        );
         let points = if way == Way::In { into_us() } else { out_of_us() };
         all.extend(
             points
@@ -35,23 +39,25 @@ pub(in super::super) fn all(way: Way) -> Vec<Fault> {
 }
 
 fn fault(what: &'static str, channels: u8, deed: Deed, when: When) -> Fault {
-    let devices = if matches!(when, When::Flowing(_)) { SLOW } else { QUICK };
-    Fault { what, channels, devices, deed, when, ours: &[], reason: "", ending: Ending::Refused }
+    Fault { what, channels, devices: QUICK, deed, when, ours: &[], reason: "", ending: Ending::Refused }
 }
 
-fn while_flowing(way: Way) -> impl Iterator<Item = (&'static str, Deed, Moment)> {
+fn while_flowing(way: Way) -> Vec<(&'static str, Deed, When)> {
     use Deed::{Cut, TheyCancel, WeCancel};
-    use Moment::{PreCopy, StopCopy};
-    let both = [
-        ("connections cut in PRE_COPY", Cut, PreCopy),
-        ("connections cut in STOP_COPY", Cut, StopCopy),
-        ("QEMU gives up in PRE_COPY", TheyCancel, PreCopy),
-        ("we give up in PRE_COPY", WeCancel, PreCopy),
-        ("we give up in STOP_COPY", WeCancel, StopCopy),
+    let pre_copy = if way == Way::In { When::At(Point::PreCopy) } else { When::Flowing(Moment::PreCopy) };
+    let stop_copy = When::Flowing(Moment::StopCopy);
+    let mut all = vec![
+        ("connections cut in PRE_COPY", Cut, pre_copy),
+        ("connections cut in STOP_COPY", Cut, stop_copy),
+        ("QEMU gives up in PRE_COPY", TheyCancel, pre_copy),
+        ("we give up in PRE_COPY", WeCancel, pre_copy),
+        ("we give up in STOP_COPY", WeCancel, stop_copy),
     ];
     // A QEMU source hears of a cancel in STOP_COPY when it has sent everything, which is "at the switchover" below.
-    let out = (way == Way::Out).then_some(("QEMU gives up in STOP_COPY", TheyCancel, StopCopy));
-    both.into_iter().chain(out)
+    if way == Way::Out {
+        all.push(("QEMU gives up in STOP_COPY", TheyCancel, stop_copy));
+    }
+    all
 }
 
 type AtPoint = (&'static str, Deed, Point, Ending);
