@@ -79,13 +79,9 @@ struct Stop {
 }
 
 impl Proxy {
-    /// Listens at `at`, connects every connection on to `target`, and records into the existing `folder`.
-    pub(crate) fn start(at: &Path, target: &Path, folder: &Path) -> io::Result<Self> {
-        Self::start_with(Orders::default(), at, target, folder)
-    }
-
-    /// The same, and does what it was told to.
-    pub(crate) fn start_with(orders: Orders, at: &Path, target: &Path, folder: &Path) -> io::Result<Self> {
+    /// Listens at `at`, connects every connection on to `target`, and records into the existing `folder`. On the way it does
+    /// what it is told.
+    pub(crate) fn start(orders: Orders, at: &Path, target: &Path, folder: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(at)?;
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared {

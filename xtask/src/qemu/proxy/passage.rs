@@ -5,7 +5,7 @@
 //! The stream is read with the product's decoders, item by item, so that a point is one of the protocol and not of time.
 //! What is not understood is passed on as it is.
 
-use std::mem;
+use core::mem;
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{

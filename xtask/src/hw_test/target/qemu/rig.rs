@@ -102,7 +102,7 @@ impl Rig {
             let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
             must("listen", self.target.execute("migrate-incoming", arguments))?;
         }
-        self.proxy = Some(must("start the relay", Proxy::start_with(orders, &relay, &listening, &recordings))?);
+        self.proxy = Some(must("start the relay", Proxy::start(orders, &relay, &listening, &recordings))?);
         must("set parameters", self.source.execute("migrate-set-parameters", switchover.parameters()))?;
         must("begin", self.source.migrate(&format!("unix:{}", relay.display())))
     }

@@ -76,7 +76,7 @@ pub(super) fn listening(
     must("create a folder", std::fs::create_dir(&recordings))?;
     let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
     must("listen", target.execute("migrate-incoming", arguments))?;
-    let proxy = must("start the relay", Proxy::start_with(orders, &relay, &listening, &recordings))?;
+    let proxy = must("start the relay", Proxy::start(orders, &relay, &listening, &recordings))?;
     Ok((target, proxy))
 }
 

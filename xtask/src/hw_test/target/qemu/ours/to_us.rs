@@ -91,7 +91,7 @@ pub(super) fn migrate(
     let (relay, recordings) = (at("relay"), at("recordings"));
     must("create a folder", std::fs::create_dir(&recordings))?;
     let listening = listening_at(bench, number);
-    let proxy = must("start the relay", Proxy::start_with(orders, &relay, &listening, &recordings))?;
+    let proxy = must("start the relay", Proxy::start(orders, &relay, &listening, &recordings))?;
     must("set parameters", source.execute("migrate-set-parameters", switchover.parameters()))?;
     must("begin", source.migrate(&format!("unix:{}", relay.display())))?;
     Ok(proxy)
