@@ -117,7 +117,11 @@ impl Kind {
                 format!("model=plain caps=3 initial=0 dirty=0 stop={LARGE_BYTES} write-ms-per-mib=8")
             }
             (Self::Mtty, _) => "model=mtty ports=2".to_owned(),
-            (Self::Slow, Role::Source | Role::OurSource) => {
+            // Never done before it is stopped, where nothing is what a QEMU waits for; our rule is content with little.
+            (Self::Slow, Role::Source) => format!(
+                "model=plain caps=7 initial=4MiB dirty=64KiB dirty-rate=64MiB/s stop={STOP_BYTES} read-ms-per-mib=100"
+            ),
+            (Self::Slow, Role::OurSource) => {
                 format!("model=plain caps=7 initial=4MiB dirty=64KiB stop={STOP_BYTES} read-ms-per-mib=100")
             }
             // Slower than the source: it still loads when the source has sent everything.
