@@ -132,7 +132,7 @@ pub struct Report {
 pub fn load<'a, D, V, R, W, C>(
     devices: &'a mut [D],
     machine: &'a mut V,
-    main: R,
+    mut main: R,
     back: Option<W>,
     channels: Vec<C>,
     options: &LoadOptions,
@@ -147,10 +147,11 @@ where
     let shared = Shared::new(&mut *devices, &mut *machine, channels.len(), options);
     let mut stream = Stream::new(&shared, back, options);
     std::thread::scope(|scope| {
-        for (index, channel) in channels.into_iter().enumerate() {
+        // A connection is closed after the reason is known: the source breaks all others then, which is no reason.
+        for (index, mut channel) in channels.into_iter().enumerate() {
             let shared = &shared;
             scope.spawn(move || {
-                match channel::run(shared, index, channel, options) {
+                match channel::run(shared, index, &mut channel, options) {
                     // Once all is over, well or not, what a channel says is no reason any more.
                     Err(cause) if !shared.pulse.is_over() => shared.fail(cause),
                     _ => {}
@@ -158,7 +159,7 @@ where
                 shared.channel_ended();
             });
         }
-        match read(&shared, &mut stream, main, options) {
+        match read(&shared, &mut stream, &mut main, options) {
             Ok(()) => shared.end(),
             Err(cause) => shared.fail(cause),
         }

@@ -23,7 +23,7 @@ pub(crate) enum Point {
     Opening,
     /// The first section of a device.
     Setup,
-    /// The first state of the second device while the guest runs: the first device's has been passed on.
+    /// The first state of a device while the guest runs.
     PreCopy,
     /// The word that the guest stands still (SWITCHOVER_START).
     Switchover,
@@ -203,7 +203,7 @@ impl Point {
             | (Self::Switchover, Item::Command(Command::SwitchoverStart))
             | (Self::End, Item::EndOfStream) => true,
             (Self::Setup, Item::Section(header)) => header.idstr.ends_with("/vfio"),
-            (Self::PreCopy, Item::Section(header)) => header.kind == SectionKind::Part && header.idstr == idstr(1),
+            (Self::PreCopy, Item::Section(header)) => header.kind == SectionKind::Part && header.idstr == idstr(0),
             _ => false,
         }
     }

@@ -84,8 +84,8 @@ fn change(change: Change) -> Orders {
 #[test]
 fn a_relay_stops_in_front_of_the_point() {
     let (first, second) = (idstr(0), idstr(1));
-    let setup = [section(&first, 7, 1), section(&second, 8, 1), part(&first, 7)].concat();
-    let parts = [opening(), setup, part(&second, 8), switchover(), main(&[Item::EndOfStream])];
+    let setup = [section(&first, 7, 1), section(&second, 8, 1)].concat();
+    let parts = [opening(), setup, part(&first, 7), switchover(), main(&[Item::EndOfStream])];
     let stream = parts.concat();
     let points = [Point::Opening, Point::Setup, Point::PreCopy, Point::Switchover, Point::End];
     for (count, point) in points.into_iter().enumerate() {

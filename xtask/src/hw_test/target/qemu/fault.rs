@@ -15,6 +15,8 @@ use super::scenario::{Blow, Moment, Scenario};
 use crate::qemu::device_log::Way;
 use crate::qemu::proxy::{Orders, Point};
 
+/// So much has gone over the connections when a source is told to cancel in pre-copy.
+const FORWARD_BYTES: u64 = 256 << 10;
 /// So much shows that the devices are being read: QEMU 10.0 does not bear a loss while it begins to.
 const FLOWING_BYTES: u64 = 512 << 10;
 
@@ -34,12 +36,15 @@ fn broken(rig: &mut Rig, scenario: &Scenario, blow: Blow, notes: &mut Notes) -> 
         Blow::NobodyThere => None,
     };
     let switchover = if moment == Some(Moment::StopCopy) { Switchover::Soon } else { Switchover::Never };
-    let hold = (moment == Some(Moment::PreCopy)).then_some(Point::PreCopy);
+    let hold = (blow == Blow::Cut(Moment::PreCopy)).then_some(Point::PreCopy);
     rig.migrate(switchover, moment.is_some(), Orders { hold, change: None })?;
     match moment {
         Some(Moment::PreCopy) => rig.wait("pre-copy goes on", |rig| {
             ensure_not_over(rig)?;
-            Ok(rig.proxy()?.has_stopped())
+            if hold.is_some() {
+                return Ok(rig.proxy()?.has_stopped());
+            }
+            Ok(rig.proxy()?.forward_bytes() > FORWARD_BYTES && all_in(&rig.logs()?.0, scenario, State::PreCopy)?)
         })?,
         // The monitor is no help here: the source answers when it has sent everything.
         Some(Moment::StopCopy) => {
@@ -56,7 +61,6 @@ fn broken(rig: &mut Rig, scenario: &Scenario, blow: Blow, notes: &mut Notes) -> 
         }
         Blow::Cancel(_) => {
             must("cancel", rig.source.execute("migrate_cancel", json!({})))?;
-            rig.proxy()?.go_on();
             // A cancel shuts the connections down, and in STOP_COPY QEMU may notice that first and call it a failure. What
             // becomes of guest and devices is the same.
             if moment == Some(Moment::StopCopy) { &["cancelled", "failed"] } else { &["cancelled"] }
