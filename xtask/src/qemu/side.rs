@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Running [`super::peer`] as a process on simulated devices.
+//! Running [`super::peer`] as a process with devices of its own.
 
 use core::time::Duration;
 use std::fs::{self, File};
@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::device_log::DeviceLog;
-use super::machine::{SoftDevice, configuration, place, soft_address};
+use super::devices::{Devices, place};
+use super::machine::configuration;
 use super::peer::outcome::Outcome;
 use crate::vm::{Guarded, tail};
 
@@ -27,10 +28,8 @@ pub(crate) struct SideSpec<'a> {
     pub(crate) name: &'a str,
     /// Existing folder for its files.
     pub(crate) folder: &'a Path,
-    /// The preload library of the devices.
-    pub(crate) library: &'a Path,
     /// Its devices.
-    pub(crate) devices: &'a [SoftDevice],
+    pub(crate) devices: Devices<'a>,
     /// `source` or `target`.
     pub(crate) role: &'a str,
     /// More arguments.
@@ -49,15 +48,17 @@ impl Side {
     /// Starts it.
     pub(crate) fn start(spec: &SideSpec<'_>) -> io::Result<Self> {
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
-        fs::create_dir_all(file("root"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["qemu-peer", spec.role, "--with-parent"]);
-        for (index, device) in spec.devices.iter().enumerate() {
-            command.arg("--device").arg(format!("{}={}", place(index), soft_address(index, device)));
+        for (index, address) in spec.devices.addresses().into_iter().enumerate() {
+            command.arg("--device").arg(format!("{}={address}", place(index)));
         }
         command.args(spec.arguments);
-        command.env("LD_PRELOAD", spec.library).env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
+        if let Devices::Soft { library, devices } = spec.devices {
+            fs::create_dir_all(file("root"))?;
+            command.env("LD_PRELOAD", library).env("SOFTVFIO", configuration(devices));
+            command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
+        }
         command.stdin(Stdio::null()).stdout(File::create(file("out"))?).stderr(File::create(file("err"))?);
         let child = Guarded::spawn(&mut command)?;
         Ok(Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child })

@@ -11,12 +11,12 @@ use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, failed, must};
 use super::super::check::{all_in, check_connections, check_device, check_sessions, over};
-use super::super::rig::{Notes, Peers, Switchover, phases, prepare};
+use super::super::rig::{Notes, Peers, Switchover, phases};
 use super::super::scenario::{Role, Scenario};
-use super::arguments;
 use super::bench::Bench;
 use crate::qemu::capture;
 use crate::qemu::device_log::DeviceLog;
+use crate::qemu::devices::Devices;
 use crate::qemu::machine::{Machine, Migration, Spec, idstr};
 use crate::qemu::proxy::Proxy;
 use crate::qemu::side::Side;
@@ -51,14 +51,15 @@ pub(super) fn record_with_log(bench: &Bench<'_>) -> Checked<(PathBuf, DeviceLog)
 /// A QEMU with the scenario's devices.
 pub(super) fn machine(bench: &Bench<'_>, name: &str, role: Role, is_target: bool) -> Checked<Machine> {
     let devices = bench.scenario.kind.devices(bench.scenario.count, role);
-    let (folder, library) = (bench.folder(), bench.peers.library.as_path());
-    must("start", Machine::start(&bench.peers.qemu, &Spec { name, folder, library, devices: &devices, is_target }))
+    let devices = Devices::Soft { library: &bench.peers.library, devices: &devices };
+    let spec = Spec { name, folder: bench.folder(), devices, is_target };
+    must("start", Machine::start(&bench.peers.qemu, &spec))
 }
 
 /// A QEMU that waits behind a relay.
 pub(super) fn listening(bench: &Bench<'_>) -> Checked<(Machine, Proxy)> {
     let mut target = machine(bench, "target", Role::Target, true)?;
-    prepare(&mut target, bench.scenario)?;
+    must("set up the target", bench.terms().set(&mut target))?;
     let (relay, listening, recordings) = (bench.at("relay"), bench.at("listening"), bench.at("recordings"));
     must("create a folder", std::fs::create_dir(&recordings))?;
     let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
@@ -69,7 +70,7 @@ pub(super) fn listening(bench: &Bench<'_>) -> Checked<(Machine, Proxy)> {
 
 /// Starts our side, which begins at once.
 pub(super) fn source(bench: &Bench<'_>, recording: &std::path::Path, more: &[&str]) -> Checked<Side> {
-    let mut words = arguments(bench.scenario, bench.peers.series);
+    let mut words = bench.terms().arguments();
     words.extend(["--socket".into(), bench.at("relay").display().to_string()]);
     words.extend(["--recording".into(), recording.display().to_string()]);
     words.extend(more.iter().map(|word| (*word).to_owned()));
