@@ -162,7 +162,7 @@ pub(super) fn prepare(ctx: &mut Ctx) -> Checked<Vec<Observed>> {
     Ok(before)
 }
 
-fn leave_all(ctx: &mut Ctx) {
+pub(super) fn leave_all(ctx: &mut Ctx) {
     ctx.all_mut().for_each(Dut::leave);
 }
 
