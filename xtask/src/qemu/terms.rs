@@ -31,7 +31,7 @@ pub(crate) enum Switchover {
     Never,
 }
 
-/// Over what two sides speak.
+/// What two sides agree on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Terms {
     /// Multifd channels, which then also carry device state; 0: everything over the main connection.
