@@ -241,4 +241,19 @@ mod test {
             assert_eq!(flavour(other), None, "{other}");
         }
     }
+
+    #[test]
+    fn a_guest_without_a_qemu_to_migrate_with_is_told_why() {
+        let arguments = |guest: &Guest, version: &str| {
+            let mut job = GuestJob::new("/p".into(), "/c".into(), Duration::from_secs(1));
+            give_qemu(&mut job, guest, &Qemu::bundled(version.into()));
+            assert_eq!(job.files, []);
+            job.args.join(" ")
+        };
+        let told = arguments(&STOCK[0], "7.2.15 (Debian)");
+        assert_eq!(told, "--no-qemu the mirror offers QEMU 7.2.15 (Debian), not 10.0");
+        // Of the right series, but its files are those of a guest.
+        assert!(arguments(&STOCK[1], "10.0.2").starts_with("--no-qemu "));
+        assert_eq!(arguments(&BUILT[0], "10.0.2"), format!("--no-qemu {DISTRIBUTION_ONLY}"));
+    }
 }
