@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Why a migration did not happen, and how the devices came out of it.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -51,9 +52,15 @@ pub enum Cause {
     /// A device did not reach a state.
     #[error(transparent)]
     Transition(#[from] TransitionError),
-    /// The connection failed, or carried something that is no valid stream.
-    #[error(transparent)]
-    Link(#[from] LinkError),
+    /// A channel failed, or carried something that is no valid stream.
+    #[error("channel {channel}: {error}")]
+    Link {
+        /// The channel's index.
+        channel: u16,
+        /// What happened to it.
+        #[source]
+        error: Box<LinkError>,
+    },
     /// The peer gave up and said why.
     #[error("the peer gave up: {reason}")]
     Peer {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use common::{assert_all, devices, load_options, migrate, migrate_over, migrate_with, save_options};
 use savevm_core::sim::{FaultPlan, FaultRule};
-use savevm_core::{Cancel, Cause, Hooks, Outcome, Phase};
+use savevm_core::{Cancel, Cause, Channel, Hooks, Outcome, Phase};
 use vfio_mig_fsm::State;
 
 /// Two devices with everything optional, small enough to be moved thousands of times.
@@ -38,7 +38,10 @@ fn sweep(rule: &str, on_source: bool) -> u32 {
         let (source, target) = (devices(&SET), devices(&SET));
         let side = if on_source { &source } else { &target };
         side[0].set_faults(plan(&format!("{rule}@{nth}")));
-        let both = migrate(&source, &target);
+        // Small pieces, so that there are several calls to fail.
+        let mut save = save_options();
+        save.limits.chunk_bytes_max = 1 << 10;
+        let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load_options());
         both.assert_one_owner();
         if both.source.is_ok() {
             both.assert_moved();
@@ -201,17 +204,20 @@ fn a_cancel_at_any_phase_of_either_side() {
     }
 }
 
-/// A connection that breaks after so many bytes in one direction.
+/// One half of a connection that breaks after so many bytes.
 struct Breaking {
     stream: UnixStream,
-    reads_left: usize,
-    writes_left: usize,
+    left: usize,
     total: Arc<AtomicUsize>,
 }
 
 impl Breaking {
-    fn new(stream: UnixStream, reads_left: usize, writes_left: usize) -> Self {
-        Self { stream, reads_left, writes_left, total: Arc::default() }
+    /// A channel that breaks after so many bytes in either direction, and the count of the bytes written.
+    fn channel(stream: UnixStream, reads_left: usize, writes_left: usize) -> (Channel<'static>, Arc<AtomicUsize>) {
+        let half = |left| Self { stream: stream.try_clone().unwrap(), left, total: Arc::default() };
+        let (reader, writer) = (half(reads_left), half(writes_left));
+        let total = Arc::clone(&writer.total);
+        (Channel::new(reader, writer).with_shutdown(move |how| drop(stream.shutdown(how))), total)
     }
 
     fn cut(&self) {
@@ -221,26 +227,26 @@ impl Breaking {
 
 impl Read for Breaking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = buffer.len().min(self.reads_left);
+        let length = buffer.len().min(self.left);
         if length == 0 {
             self.cut();
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let read = self.stream.read(&mut buffer[..length])?;
-        self.reads_left -= read;
+        self.left -= read;
         Ok(read)
     }
 }
 
 impl Write for Breaking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len().min(self.writes_left);
+        let length = bytes.len().min(self.left);
         if length == 0 {
             self.cut();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let written = self.stream.write(&bytes[..length])?;
-        self.writes_left -= written;
+        self.left -= written;
         self.total.fetch_add(written, Ordering::Relaxed);
         Ok(written)
     }
@@ -257,9 +263,11 @@ fn cut_after(reads: usize, writes: usize) -> (usize, usize) {
     let config = ["model=mtty ports=1"];
     let (source, target) = (devices(&config), devices(&config));
     let (left, right) = common::connection();
-    let (left, right) = (Breaking::new(left, reads, writes), Breaking::new(right, ALL, ALL));
-    let totals = (Arc::clone(&left.total), Arc::clone(&right.total));
-    let both = migrate_over(&source, &target, (left, right), &mut (), &mut (), &save_options(), &load_options());
+    let ((left, sent), (right, answered)) =
+        (Breaking::channel(left, reads, writes), Breaking::channel(right, ALL, ALL));
+    let totals = (sent, answered);
+    let both =
+        migrate_over(&source, &target, (left.into(), right.into()), &mut (), &mut (), &save_options(), &load_options());
     match (&both.source, &both.target) {
         // The Complete was lost: the target runs, the source knows that it may.
         (Err(source), Ok(_)) => {

@@ -160,7 +160,7 @@ fn ready_dropped_is_an_abort() {
     let config = ["model=plain caps=7 initial=1KiB stop=1KiB seed=1"];
     let (source, target) = (devices(&config), devices(&config));
     let (mut ours, mut theirs) = (ports(&source), ports(&target));
-    let (left, right) = common::connection();
+    let (left, right) = common::channels(1);
     let outcome = std::thread::scope(|scope| {
         let options = load_options();
         let loading = scope.spawn(|| load::load(&mut theirs, right, &mut (), &load_options()).unwrap().run());
@@ -230,7 +230,7 @@ fn identities_that_do_not_fit_are_refused_with_every_reason() {
                 device.observe(Box::new(|event| panic!("the target's device was touched: {event:?}")));
             }
         }
-        let (left, right) = common::connection();
+        let (left, right) = common::channels(1);
         let (saved, loaded) = std::thread::scope(|scope| {
             let loading = scope.spawn(|| {
                 load::load(&mut theirs, right, &mut (), &load_options()).and_then(load::Loaded::run).map(|_| ())
@@ -327,13 +327,17 @@ fn consistent_damage_is_noticed_by_the_digest() {
     let mut reader = FrameReader::new(file.as_slice(), Limits::DEFAULT);
     let mut damaged = Vec::new();
     let mut writer = FrameWriter::new(&mut damaged, Limits::DEFAULT);
+    let mut position = 0;
     while let Some(received) = reader.read_frame().unwrap() {
         match received.frame {
             Frame::Control(message) => writer.write_control(&message).unwrap(),
             Frame::Data { device, sequence, payload } => {
                 let mut payload = payload.to_vec();
-                // SCR of the port, which the driver does not check; the first frame is the header, which it does.
-                payload[7] ^= u8::from(sequence == 1);
+                // SCR of the port, which the driver does not check; before it is a header of 24 bytes, which it does.
+                if let Some(register) = (24_usize + 7).checked_sub(position).and_then(|at| payload.get_mut(at)) {
+                    *register ^= 1;
+                }
+                position += payload.len();
                 writer.write_data(device, sequence, &payload).unwrap();
             }
             _ => {}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The thread of one device of the source: it makes every call to the device, and sends what it reads.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::format;
+use std::time::Instant;
+
+use vfio_mig_fsm::State;
+
+use super::set::Progress;
+use crate::device::{self, Call, Device, DeviceError};
+use crate::engine::board::Event;
+use crate::engine::buffer::Buffer;
+use crate::engine::task::{Done, Rule, Task};
+use crate::engine::wire::Wire;
+use crate::error::Cause;
+
+/// A device that yields its state in small pieces is read again for as long, so that its frames are not as small.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// One device and what is known of it.
+pub(super) struct Worker<'w, 'a, 'd, D> {
+    pub(super) wire: &'w Wire<'a>,
+    pub(super) index: usize,
+    pub(super) device: &'d mut D,
+    pub(super) progress: &'d mut Progress,
+}
+
+/// What came of asking a device for a chunk.
+enum Chunk {
+    /// This many bytes went out, and there may be more.
+    Sent(u64),
+    /// Nothing for now, behind this many bytes.
+    Drained(u64),
+    /// Nothing will follow.
+    End,
+}
+
+impl<D: Device> Worker<'_, '_, '_, D> {
+    /// Does what it is asked until there is nothing more to do, or something has failed.
+    pub(super) fn run(mut self) {
+        while let Ok(passage) = self.wire.passage(self.index) {
+            let Some(task) = passage.mailbox.take() else { return };
+            match self.act(task) {
+                Ok(done) => self.wire.board.report(Event::Done { device: self.index, done }),
+                Err(cause) => return self.wire.board.fail(cause),
+            }
+        }
+    }
+
+    fn act(&mut self, task: Task) -> Result<Done, Cause> {
+        match task {
+            Task::Describe => self.describe(),
+            Task::Follow(rule) => self.follow(rule),
+            Task::Round { chunks_max } => self.round(chunks_max),
+            Task::Info => self.info(),
+            Task::Drain => self.drain(),
+        }
+    }
+
+    fn describe(&mut self) -> Result<Done, Cause> {
+        let board = &self.wire.board;
+        let state = board.in_device(|| self.device.state())?;
+        // An estimate for the target's display; a driver without one does not stop a migration.
+        let stop_copy_bytes = board.in_device(|| self.device.stop_copy_bytes()).unwrap_or(0);
+        Ok(Done::Described { state, stop_copy_bytes })
+    }
+
+    fn follow(&mut self, rule: Rule) -> Result<Done, Cause> {
+        let Self { wire, device, progress, .. } = self;
+        let now = wire.board.in_device(|| device.state())?;
+        let Some(to) = rule(device.capabilities(), now) else { return Ok(Done::Followed(now)) };
+        progress.home.get_or_insert(now);
+        wire.board.in_device(|| device.transition(to))?;
+        Ok(Done::Followed(to))
+    }
+
+    fn round(&mut self, chunks_max: u32) -> Result<Done, Cause> {
+        let mut moved_bytes = 0_u64;
+        for _ in 0..chunks_max {
+            match self.send_chunk()? {
+                Chunk::Sent(bytes) => moved_bytes = moved_bytes.saturating_add(bytes),
+                Chunk::Drained(bytes) => {
+                    moved_bytes = moved_bytes.saturating_add(bytes);
+                    break;
+                }
+                Chunk::End => break,
+            }
+        }
+        self.progress.precopy_bytes = self.progress.digest.sum().bytes;
+        let info = self.wire.board.in_device(|| self.device.precopy_info())?;
+        Ok(Done::Round { moved_bytes, info })
+    }
+
+    /// Only states that answer: PRECOPY_INFO elsewhere is EINVAL.
+    fn info(&mut self) -> Result<Done, Cause> {
+        let board = &self.wire.board;
+        let state = board.in_device(|| self.device.state())?;
+        let answers = matches!(state, State::PreCopy | State::PreCopyP2p);
+        let info = if answers { Some(board.in_device(|| self.device.precopy_info())?) } else { None };
+        Ok(Done::Info(info))
+    }
+
+    fn drain(&mut self) -> Result<Done, Cause> {
+        loop {
+            match self.send_chunk()? {
+                Chunk::Sent(_) => {}
+                Chunk::End => break,
+                Chunk::Drained(_) => {
+                    let detail = "it says there is more to come, in STOP_COPY, where nothing can change";
+                    let call = Call::SetState(State::StopCopy);
+                    return Err(DeviceError::contract(self.device.name(), call, detail).into());
+                }
+            }
+        }
+        let Progress { sequence, digest, .. } = &*self.progress;
+        self.wire.post_end(self.index, *sequence, digest.sum())?;
+        Ok(Done::Drained)
+    }
+
+    /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something
+    /// is waited for that others may need.
+    fn send_chunk(&mut self) -> Result<Chunk, Cause> {
+        if self.progress.has_ended {
+            return Ok(Chunk::End);
+        }
+        let wire = self.wire;
+        let sequence = self.progress.sequence;
+        let passage = wire.passage(self.index)?;
+        if !passage.credit.wait(sequence) {
+            return Err(Cause::Cancelled);
+        }
+        let (Some(pool), false) = (wire.pool(), wire.board.is_stopped()) else { return Err(Cause::Cancelled) };
+        let Some(mut buffer) = pool.take() else { return Err(Cause::Cancelled) };
+        let then = self.fill(&mut buffer, pool.buffer_len())?;
+        let length = buffer.filled().len();
+        if length == 0 {
+            pool.give(buffer);
+        } else {
+            self.progress.digest.update(buffer.filled());
+            let total = self.progress.digest.sum().bytes;
+            let limit = wire.limits.state_bytes_max;
+            if total > limit {
+                return Err(Cause::TooLarge { device: self.device.name().into(), limit });
+            }
+            wire.send_data(wire.home(self.index), self.index, sequence, buffer)?;
+            self.progress.sequence = sequence.saturating_add(1);
+            passage.bytes.store(total, Ordering::Relaxed);
+        }
+        let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+        Ok(match then {
+            device::Read::Bytes(_) => Chunk::Sent(bytes),
+            device::Read::Drained => Chunk::Drained(bytes),
+            device::Read::End => {
+                self.progress.has_ended = true;
+                if length == 0 { Chunk::End } else { Chunk::Sent(bytes) }
+            }
+        })
+    }
+
+    /// Reads until the buffer is full, or the device has nothing more, or takes its time. Gives what it said last.
+    fn fill(&mut self, buffer: &mut Buffer, piece_len: usize) -> Result<device::Read, Cause> {
+        let started = Instant::now();
+        loop {
+            let filled = buffer.filled().len();
+            let room = buffer.rest(piece_len);
+            let room_len = room.len();
+            let read = self.wire.board.in_device(|| self.device.read(room))?;
+            let device::Read::Bytes(length) = read else { return Ok(read) };
+            if length == 0 || length > room_len || !buffer.set_filled(filled.saturating_add(length)) {
+                let detail = format!("it claims {length} bytes in a buffer of {room_len}");
+                return Err(DeviceError::contract(self.device.name(), Call::Read, detail).into());
+            }
+            if length == room_len || started.elapsed() >= GATHERING || self.wire.board.is_stopped() {
+                return Ok(read);
+            }
+        }
+    }
+}
