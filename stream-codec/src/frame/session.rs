@@ -403,9 +403,10 @@ impl Session {
         let fits = match kind {
             Kind::Hello | Kind::Abort => true,
             Kind::DeviceOpen | Kind::DeviceAccept | Kind::Switchover => phase == Phase::PreCopy,
-            Kind::Data => matches!(phase, Phase::PreCopy | Phase::StopCopy),
+            // A ChannelEnd may overtake the Switchover, which goes on another channel.
+            Kind::Data | Kind::ChannelEnd => matches!(phase, Phase::PreCopy | Phase::StopCopy),
             Kind::Credit => matches!(phase, Phase::PreCopy | Phase::StopCopy),
-            Kind::DeviceEnd | Kind::Loaded | Kind::ChannelEnd | Kind::Commit => phase == Phase::StopCopy,
+            Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,
             Kind::Complete => phase == Phase::Committed,
         };
         if fits { Ok(()) } else { Err(Violation::Phase { kind, phase }) }
