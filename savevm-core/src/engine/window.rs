@@ -17,6 +17,9 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 /// less than a hundredth of this.
 const QUICK: Duration = Duration::from_millis(2);
 
+/// So many slow writes in a row make a slow device; fewer may be a busy machine.
+const SLOW_WRITES: u32 = 3;
+
 /// The chunks of one device between the channels and the device.
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -35,7 +38,8 @@ struct State {
     /// The first that the source may not send yet.
     granted: u64,
     writer: Writer,
-    is_quick: bool,
+    /// Slow writes in a row, up to the last one.
+    slow_writes: u32,
     end: Option<(u64, DigestSum)>,
     is_closed: bool,
 }
@@ -74,7 +78,7 @@ impl Window {
             granted: 0,
             writer: Writer::Nobody,
             // Unknown: the first chunk is left to the device's thread.
-            is_quick: false,
+            slow_writes: SLOW_WRITES,
             end: None,
             is_closed: false,
         };
@@ -105,7 +109,7 @@ impl Window {
         let mut state = lock(&self.state);
         let offset = sequence.checked_sub(state.next).and_then(|offset| usize::try_from(offset).ok());
         let is_next = offset == Some(0);
-        let is_mine = is_next && state.writer == Writer::Nobody && state.is_quick;
+        let is_mine = is_next && state.writer == Writer::Nobody && state.slow_writes < SLOW_WRITES;
         let taken_out = is_next && state.writer == Writer::Writing;
         match offset.and_then(|offset| state.slots.get_mut(offset)) {
             Some(slot) if slot.is_none() && !taken_out => {
@@ -127,7 +131,7 @@ impl Window {
     /// on, or a later one could overtake it.
     pub(crate) fn written(&self, took: Duration) -> Option<u64> {
         let mut state = lock(&self.state);
-        state.is_quick = took <= QUICK;
+        state.slow_writes = if took <= QUICK { 0 } else { state.slow_writes.saturating_add(1) };
         state.writer = Writer::Written;
         state.next = state.next.saturating_add(1);
         state.slots.rotate_left(1);

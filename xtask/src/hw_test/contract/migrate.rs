@@ -17,6 +17,8 @@ use crate::hw_test::event::Group;
 
 /// The phases both sides walk; a fault is put at the beginning of each.
 const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
+/// At its beginning the source's guest is about to stop.
+const STOP_COPY: usize = 4;
 /// At its beginning everything is acknowledged and nothing given up yet.
 const COMMIT: usize = 6;
 
@@ -28,6 +30,14 @@ pub(super) const TESTS: &[Test] = &[
         clean(ctx, Transport::Unix, &["--no-precopy"])
     }),
     test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
+    test(Group::Migrate, "over 2 channels", &[Need::SecondDevice], |ctx| clean_over(ctx, Transport::Unix, 2, &[])),
+    test(Group::Migrate, "over 4 channels by TCP", &[Need::SecondDevice], |ctx| {
+        clean_over(ctx, Transport::Tcp, 4, &[])
+    }),
+    test(Group::Migrate, "over 2 channels in 64 KiB of buffers", &[Need::SecondDevice], |ctx| {
+        clean_over(ctx, Transport::Unix, 2, &["--buffer-bytes", "65536"])
+    }),
+    test(Group::Migrate, "2 channels here and 3 there", &[Need::SecondDevice], unequal_channels),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
 
@@ -46,16 +56,32 @@ pub(super) enum Fault {
     SourceCancels,
     /// SIGINT to the target.
     TargetCancels,
+    /// SIGSTOP to the source, and SIGCONT once the target has given up.
+    SourceHangs,
+    /// SIGSTOP to the target, and SIGCONT once the source has given up.
+    TargetHangs,
+}
+
+/// A fault, where it happens, and on how many channels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Case {
+    fault: Fault,
+    phase: usize,
+    channels: u16,
+    /// Which of them is cut; all of them without this.
+    cut: Option<u16>,
 }
 
 impl Fault {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::SourceDies,
         Self::TargetDies,
         Self::SourceCuts,
         Self::TargetCuts,
         Self::SourceCancels,
         Self::TargetCancels,
+        Self::SourceHangs,
+        Self::TargetHangs,
     ];
 
     fn name(self) -> &'static str {
@@ -66,29 +92,60 @@ impl Fault {
             Self::TargetCuts => "the target's connection is cut",
             Self::SourceCancels => "the source is cancelled",
             Self::TargetCancels => "the target is cancelled",
+            Self::SourceHangs => "the source hangs",
+            Self::TargetHangs => "the target hangs",
         }
+    }
+
+    const fn cuts(self) -> bool {
+        matches!(self, Self::SourceCuts | Self::TargetCuts)
+    }
+
+    const fn hangs(self) -> bool {
+        matches!(self, Self::SourceHangs | Self::TargetHangs)
     }
 
     fn is_at_source(self) -> bool {
-        matches!(self, Self::SourceDies | Self::SourceCuts | Self::SourceCancels)
+        matches!(self, Self::SourceDies | Self::SourceCuts | Self::SourceCancels | Self::SourceHangs)
     }
 }
 
-/// One per fault and phase.
+/// One per fault and phase, for one channel and for two; and one per channel that is cut.
 pub(super) fn fault_tests() -> Vec<Test> {
     let mut tests = Vec::new();
     for fault in Fault::ALL {
-        for (phase, name) in PHASES.iter().enumerate() {
-            tests.push(Test {
-                group: Group::Migrate,
-                name: format!("{} at {name}", fault.name()),
-                needs: &[Need::SecondDevice],
-                body: Body::Fault(faulty, fault, phase),
-                fixed_name: "",
-            });
+        for phase in 0..PHASES.len() {
+            let case = |channels, cut| Case { fault, phase, channels, cut };
+            tests.push(faulty_test(case(1, None)));
+            if fault.cuts() {
+                tests.extend([0, 1].map(|cut| faulty_test(case(2, Some(cut)))));
+            } else {
+                tests.push(faulty_test(case(2, None)));
+            }
+        }
+        if fault.cuts() {
+            // In the thick of it, each of four.
+            tests.extend((0..4).map(|cut| faulty_test(Case { fault, phase: STOP_COPY, channels: 4, cut: Some(cut) })));
         }
     }
     tests
+}
+
+fn faulty_test(case: Case) -> Test {
+    let Case { fault, phase, channels, cut } = case;
+    let at = PHASES.get(phase).copied().unwrap_or_default();
+    let over = match (channels, cut) {
+        (1, _) => String::new(),
+        (channels, None) => format!(", {channels} channels"),
+        (channels, Some(cut)) => format!(", channel {cut} of {channels}"),
+    };
+    Test {
+        group: Group::Migrate,
+        name: format!("{} at {at}{over}", fault.name()),
+        needs: &[Need::SecondDevice],
+        body: Body::Fault(faulty, case),
+        fixed_name: "",
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,19 +163,27 @@ struct Pair {
 
 /// How long a side waits for a silent peer; longer than it takes to notice a dead one.
 const SILENCE_S: &str = "10";
+/// Where it is silence that the test is about.
+const SHORT_SILENCE_S: &str = "1";
 
 impl Pair {
-    fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
+    fn start(
+        ctx: &Ctx,
+        transport: Transport,
+        silence_s: &str,
+        source_args: &[&str],
+        target_args: &[&str],
+    ) -> Checked<Self> {
         let folder = must("make a folder", tempfile::tempdir())?;
         let from = match transport {
             Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
             Transport::Tcp => "tcp:127.0.0.1:0".into(),
         };
-        let mut arguments = common("target", ctx.target(), target_args, SILENCE_S);
+        let mut arguments = common("target", ctx.target(), target_args, silence_s);
         arguments.extend(["--from".into(), from]);
         let mut target = Side::start("target", &arguments)?;
         let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
-        let mut arguments = common("source", &ctx.first, source_args, SILENCE_S);
+        let mut arguments = common("source", &ctx.first, source_args, silence_s);
         arguments.extend(["--to".into(), address]);
         let source = Side::start("source", &arguments)?;
         Ok(Self { source, target, _folder: folder })
@@ -158,8 +223,19 @@ fn open_both(ctx: &mut Ctx) -> Checked {
 }
 
 fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {
+    clean_with(ctx, transport, source_args, &[])
+}
+
+/// Over several channels, with the same more arguments on both sides.
+fn clean_over(ctx: &mut Ctx, transport: Transport, channels: u16, more: &[&str]) -> Checked {
+    let channels = channels.to_string();
+    let arguments = [&["--channels", channels.as_str()], more].concat();
+    clean_with(ctx, transport, &arguments, &arguments)
+}
+
+fn clean_with(ctx: &mut Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked {
     let before = prepare(ctx)?;
-    let moved = migrate(ctx, transport, source_args);
+    let moved = migrate(ctx, transport, source_args, target_args);
     open_both(ctx)?;
     let (source, target) = moved?;
     draw(ctx, &source, &target);
@@ -167,8 +243,8 @@ fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {
 }
 
 /// One migration in which nothing goes wrong.
-fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str]) -> Checked<(Report, Report)> {
-    let Pair { source, target, _folder } = Pair::start(ctx, transport, source_args, &[])?;
+fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<(Report, Report)> {
+    let Pair { source, target, _folder } = Pair::start(ctx, transport, SILENCE_S, source_args, target_args)?;
     let source = source.ends()?;
     let target = target.ends()?;
     expect("the source's error", &source.error, &None)?;
@@ -216,6 +292,17 @@ fn small_pieces(ctx: &mut Ctx) -> Checked {
     clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()])
 }
 
+/// Neither side waits for a channel that the other does not have.
+fn unequal_channels(ctx: &mut Ctx) -> Checked {
+    prepare(ctx)?;
+    let (two, three) = (["--channels", "2"], ["--channels", "3"]);
+    let Pair { source, target, _folder } = Pair::start(ctx, Transport::Unix, SHORT_SILENCE_S, &two, &three)?;
+    let (source, target) = (source.ends()?, target.ends()?);
+    expect_source_kept(&source)?;
+    expect_target_reset(&target)?;
+    open_both(ctx)
+}
+
 fn no_target(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let folder = must("make a folder", tempfile::tempdir())?;
@@ -227,16 +314,16 @@ fn no_target(ctx: &mut Ctx) -> Checked {
     ctx.first.expect_state("after the attempt", vfio_mig_fsm::State::Running)
 }
 
-fn faulty(ctx: &mut Ctx, fault: Fault, phase: usize) -> Checked {
+fn faulty(ctx: &mut Ctx, case: Case) -> Checked {
     prepare(ctx)?;
-    let result = inflict(ctx, fault, phase).and_then(|()| again(ctx, fault));
+    let result = inflict(ctx, case).and_then(|()| again(ctx, case.fault));
     open_both(ctx)?;
     result
 }
 
 /// The next migration succeeds; only a driver that keeps its state when the killed process is gone may want a reset first.
 fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
-    let stuck = match migrate(ctx, Transport::Unix, &[]) {
+    let stuck = match migrate(ctx, Transport::Unix, &[], &[]) {
         Ok(_) => return Ok(()),
         Err(failure) => failure,
     };
@@ -250,17 +337,23 @@ fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
     let device = if fault.is_at_source() { &ctx.first } else { ctx.target() };
     device.reset()?;
     leave_both(ctx);
-    let moved = migrate(ctx, Transport::Unix, &[]);
+    let moved = migrate(ctx, Transport::Unix, &[], &[]);
     moved.map(|_| ()).map_err(|failure| failed(format!("the migration after the reset: {}", failure.text())))
 }
 
-fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
+fn inflict(ctx: &Ctx, case: Case) -> Checked {
+    let Case { fault, phase, channels, cut } = case;
     let name = PHASES.get(phase).copied().ok_or_else(|| failed("no such phase"))?;
-    let cuts = matches!(fault, Fault::SourceCuts | Fault::TargetCuts);
-    let pause = ["--pause-at", name, "--after-pause", if cuts { "cut" } else { "go-on" }];
-    let none: &[&str] = &[];
-    let (source_args, target_args) = if fault.is_at_source() { (&pause[..], none) } else { (none, &pause[..]) };
-    let Pair { mut source, mut target, _folder } = Pair::start(ctx, Transport::Unix, source_args, target_args)?;
+    let (channels, cut) = (channels.to_string(), cut.map(|cut| cut.to_string()));
+    let both = ["--channels", channels.as_str()];
+    let mut pause = both.to_vec();
+    pause.extend(["--pause-at", name, "--after-pause", if fault.cuts() { "cut" } else { "go-on" }]);
+    pause.extend(cut.iter().flat_map(|cut| ["--cut-channel", cut.as_str()]));
+    let (source_args, target_args) =
+        if fault.is_at_source() { (&pause[..], &both[..]) } else { (&both[..], &pause[..]) };
+    let silence_s = if fault.hangs() { SHORT_SILENCE_S } else { SILENCE_S };
+    let Pair { mut source, mut target, _folder } =
+        Pair::start(ctx, Transport::Unix, silence_s, source_args, target_args)?;
     let paused = if fault.is_at_source() { &mut source } else { &mut target };
     paused.pauses_at(name)?;
     if matches!(fault, Fault::SourceCancels | Fault::TargetCancels) {
@@ -275,6 +368,20 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
             target.dies()?;
             (Some(source.ends()?), None)
         }
+        Fault::SourceHangs => {
+            source.signal(Signal::SIGSTOP)?;
+            source.goes_on();
+            let target = target.ends()?;
+            source.signal(Signal::SIGCONT)?;
+            (Some(source.ends()?), Some(target))
+        }
+        Fault::TargetHangs => {
+            target.signal(Signal::SIGSTOP)?;
+            target.goes_on();
+            let source = source.ends()?;
+            target.signal(Signal::SIGCONT)?;
+            (Some(source), Some(target.ends()?))
+        }
         _ => {
             paused.goes_on();
             (Some(source.ends()?), Some(target.ends()?))
@@ -283,7 +390,7 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
     judge(ctx, phase, source.as_ref(), target.as_ref())?;
     match (&source, &target) {
         // Nobody died and the connection held: then there is no excuse for two stories.
-        (Some(source), Some(target)) if !cuts => {
+        (Some(source), Some(target)) if !fault.cuts() && !fault.hangs() => {
             expect("the target runs what the source gave up", target.moved, source.committed)
         }
         _ => Ok(()),

@@ -38,7 +38,7 @@ use vfio_mig_fsm::{Capabilities, State};
 
 use check::{Checked, skipped};
 use context::Ctx;
-use migrate::Fault;
+use migrate::Case;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -61,7 +61,7 @@ enum Body {
     Plain(fn(&mut Ctx) -> Checked),
     One(fn(&mut Ctx, State) -> Checked, State),
     Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
-    Fault(fn(&mut Ctx, Fault, usize) -> Checked, Fault, usize),
+    Fault(fn(&mut Ctx, Case) -> Checked, Case),
 }
 
 /// What a test needs beside a migratable device.
@@ -120,7 +120,7 @@ impl Test {
             Body::Plain(body) => body(ctx),
             Body::One(body, state) => body(ctx, state),
             Body::Pair(body, from, to) => body(ctx, from, to),
-            Body::Fault(body, fault, phase) => body(ctx, fault, phase),
+            Body::Fault(body, case) => body(ctx, case),
         }
     }
 }
