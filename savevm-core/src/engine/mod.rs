@@ -28,6 +28,8 @@ pub(crate) mod counters;
 pub(crate) mod credit;
 pub(crate) mod helm;
 pub(crate) mod lane;
+#[cfg(all(loom, test))]
+mod model;
 pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod task;

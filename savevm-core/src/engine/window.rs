@@ -198,4 +198,10 @@ impl Window {
         lock(&self.state).is_closed = true;
         self.changed.notify_all();
     }
+
+    /// As after a quick write.
+    #[cfg(all(loom, test))]
+    pub(crate) fn assume_quick(&self) {
+        lock(&self.state).slow_writes = 0;
+    }
 }

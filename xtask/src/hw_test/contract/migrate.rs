@@ -7,20 +7,14 @@
 
 use nix::sys::signal::Signal;
 
+use super::case::{COMMIT, Case, Fault, PHASES};
 use super::check::{Checked, ensure, expect, failed, must};
 use super::context::Ctx;
 use super::dut::Dut;
 use super::process::{Report, Side};
 use super::transfer::{Observed, observe_after, observe_before, spoil};
-use super::{Body, Need, Test, test};
+use super::{Need, Test, test};
 use crate::hw_test::event::Group;
-
-/// The phases both sides walk; a fault is put at the beginning of each.
-const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
-/// At its beginning the source's guest is about to stop.
-const STOP_COPY: usize = 4;
-/// At its beginning everything is acknowledged and nothing given up yet.
-const COMMIT: usize = 6;
 
 /// Migrations in which nothing goes wrong but the target's absence.
 pub(super) const TESTS: &[Test] = &[
@@ -40,113 +34,6 @@ pub(super) const TESTS: &[Test] = &[
     test(Group::Migrate, "2 channels here and 3 there", &[Need::SecondDevice], unequal_channels),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
-    /// SIGKILL to the source.
-    SourceDies,
-    /// SIGKILL to the target.
-    TargetDies,
-    /// The source's end of the connection is shut down.
-    SourceCuts,
-    /// The target's end.
-    TargetCuts,
-    /// SIGINT to the source.
-    SourceCancels,
-    /// SIGINT to the target.
-    TargetCancels,
-    /// SIGSTOP to the source, and SIGCONT once the target has given up.
-    SourceHangs,
-    /// SIGSTOP to the target, and SIGCONT once the source has given up.
-    TargetHangs,
-}
-
-/// A fault, where it happens, and on how many channels.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Case {
-    fault: Fault,
-    phase: usize,
-    channels: u16,
-    /// Which of them is cut; all of them without this.
-    cut: Option<u16>,
-}
-
-impl Fault {
-    const ALL: [Self; 8] = [
-        Self::SourceDies,
-        Self::TargetDies,
-        Self::SourceCuts,
-        Self::TargetCuts,
-        Self::SourceCancels,
-        Self::TargetCancels,
-        Self::SourceHangs,
-        Self::TargetHangs,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::SourceDies => "the source is killed",
-            Self::TargetDies => "the target is killed",
-            Self::SourceCuts => "the source's connection is cut",
-            Self::TargetCuts => "the target's connection is cut",
-            Self::SourceCancels => "the source is cancelled",
-            Self::TargetCancels => "the target is cancelled",
-            Self::SourceHangs => "the source hangs",
-            Self::TargetHangs => "the target hangs",
-        }
-    }
-
-    const fn cuts(self) -> bool {
-        matches!(self, Self::SourceCuts | Self::TargetCuts)
-    }
-
-    const fn hangs(self) -> bool {
-        matches!(self, Self::SourceHangs | Self::TargetHangs)
-    }
-
-    fn is_at_source(self) -> bool {
-        matches!(self, Self::SourceDies | Self::SourceCuts | Self::SourceCancels | Self::SourceHangs)
-    }
-}
-
-/// One per fault and phase, for one channel and for two; and one per channel that is cut.
-pub(super) fn fault_tests() -> Vec<Test> {
-    let mut tests = Vec::new();
-    for fault in Fault::ALL {
-        for phase in 0..PHASES.len() {
-            let case = |channels, cut| Case { fault, phase, channels, cut };
-            tests.push(faulty_test(case(1, None)));
-            if fault.cuts() {
-                tests.extend([0, 1].map(|cut| faulty_test(case(2, Some(cut)))));
-            } else {
-                tests.push(faulty_test(case(2, None)));
-            }
-        }
-        if fault.cuts() {
-            // In the thick of it, each of four.
-            tests.extend((0..4).map(|cut| faulty_test(Case { fault, phase: STOP_COPY, channels: 4, cut: Some(cut) })));
-        }
-    }
-    tests
-}
-
-fn faulty_test(case: Case) -> Test {
-    let Case { fault, phase, channels, cut } = case;
-    let at = PHASES.get(phase).copied().unwrap_or_default();
-    let over = match (channels, cut) {
-        (1, _) => String::new(),
-        (channels, None) => format!(", {channels} channels"),
-        (channels, Some(cut)) => format!(", channel {cut} of {channels}"),
-    };
-    Test {
-        group: Group::Migrate,
-        name: format!("{} at {at}{over}", fault.name()),
-        needs: &[Need::SecondDevice],
-        body: Body::Fault(faulty, case),
-        fixed_name: "",
-    }
-}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Transport {
@@ -314,7 +201,8 @@ fn no_target(ctx: &mut Ctx) -> Checked {
     ctx.first.expect_state("after the attempt", vfio_mig_fsm::State::Running)
 }
 
-fn faulty(ctx: &mut Ctx, case: Case) -> Checked {
+/// One migration with a fault, and one after it.
+pub(super) fn faulty(ctx: &mut Ctx, case: Case) -> Checked {
     prepare(ctx)?;
     let result = inflict(ctx, case).and_then(|()| again(ctx, case.fault));
     open_both(ctx)?;
@@ -387,6 +275,12 @@ fn inflict(ctx: &Ctx, case: Case) -> Checked {
             (Some(source.ends()?), Some(target.ends()?))
         }
     };
+    if let (Some(source), Some(target), true) = (&source, &target, case.may_be_too_late()) {
+        if source.moved && target.moved {
+            ctx.note("the channel had said its last word before it was cut".to_owned());
+            return Ok(());
+        }
+    }
     judge(ctx, phase, source.as_ref(), target.as_ref())?;
     match (&source, &target) {
         // Nobody died and the connection held: then there is no excuse for two stories.

@@ -15,6 +15,7 @@ pub(crate) mod opening;
 pub(crate) mod profile;
 
 mod arcs;
+mod case;
 mod damage;
 mod data_fd;
 mod digest;
@@ -36,9 +37,9 @@ mod transfer;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use case::Case;
 use check::{Checked, skipped};
 use context::Ctx;
-use migrate::Case;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -174,7 +175,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
     if faults {
-        tests.extend(migrate::fault_tests());
+        tests.extend(case::fault_tests());
     }
     // What only a device without PRE_COPY can show is no gap of one that has it.
     tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
