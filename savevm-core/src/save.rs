@@ -22,6 +22,7 @@ use std::format;
 use std::io::{self, Write};
 use std::string::{String, ToString};
 use std::thread;
+use std::time::Instant;
 use std::vec::Vec;
 
 use stream_codec::frame::Role;
@@ -32,6 +33,7 @@ use crate::digest::DigestSum;
 use crate::engine::buffer::Buffer;
 use crate::engine::counters::Counters;
 use crate::engine::helm::Helm;
+use crate::engine::spread::Spread;
 use crate::engine::threads::{start, start_receivers, start_senders};
 use crate::engine::verdict::{Unsent, send_commit, wait_verdict};
 use crate::engine::wire::{Reader, Wire};
@@ -232,7 +234,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 course.greet(offers.len())?;
                 course.vmm.enter(Phase::Open)?;
                 for (index, (device, progress)) in workers {
-                    let worker = Worker { wire, index, device, progress };
+                    let (spread, lap_began) = (Spread::new(), Instant::now());
+                    let worker = Worker { wire, index, device, progress, spread, lap_began };
                     start(scope, wire, &format!("read {index}"), move || worker.run())?;
                 }
                 course.open(&offers)?;

@@ -12,9 +12,9 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{channels, devices, load_options, migrate_over, save_options};
 use savevm_core::sim::FaultRule;

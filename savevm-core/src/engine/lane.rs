@@ -120,14 +120,23 @@ impl<'a> Lane<'a> {
         written.map(drop)
     }
 
-    /// Leaves it to the channel's thread: for a caller that must not wait for the peer.
-    pub(crate) fn post(&self, item: Outgoing) {
+    /// Leaves it to the channel's thread: for a caller that must not wait for the peer, or has more to read.
+    pub(crate) fn post(&self, item: Outgoing, pool: Option<&Pool>) {
         let mut state = lock(&self.state);
-        if state.end != End::Closed {
+        if state.end == End::Open {
             state.queue.push_back(item);
+            drop(state);
+            self.changed.notify_all();
+        } else {
+            drop(state);
+            recycle(item, pool);
         }
-        drop(state);
-        self.changed.notify_all();
+    }
+
+    /// How much is waiting or going out: 0 for an idle channel.
+    pub(crate) fn depth(&self) -> usize {
+        let state = lock(&self.state);
+        state.queue.len().saturating_add(usize::from(state.is_busy))
     }
 
     /// The channel's thread: sends what is queued until nothing more will come.

@@ -15,6 +15,10 @@
 //! slow one device is and whatever the peer tries; and the next chunk in order is always inside the grant, so nothing
 //! waits for ever. Grants count frames, each worth one buffer, because a buffer is what a frame of one byte costs too.
 //!
+//! # One channel while it is enough
+//!
+//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]).
+//!
 //! # No hand-over without need
 //!
 //! A chunk that is read and sent by one thread, or received and written by one, stays in that core's cache and wakes
@@ -32,6 +36,7 @@ pub(crate) mod lane;
 mod model;
 pub(crate) mod plan;
 pub(crate) mod receive;
+pub(crate) mod spread;
 pub(crate) mod task;
 pub(crate) mod threads;
 pub(crate) mod verdict;

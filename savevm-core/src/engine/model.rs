@@ -216,7 +216,7 @@ fn what_is_sent_and_what_is_queued_all_goes_out() {
             let lane = Arc::clone(&lane);
             thread::spawn(move || lane.send(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
         };
-        lane.post(Outgoing::Plain(Message::Switchover));
+        lane.post(Outgoing::Plain(Message::Switchover), None);
         direct.join().unwrap();
         lane.drain();
         sender.join().unwrap();

@@ -50,7 +50,11 @@ pub(crate) fn start_senders<'scope, 'env>(
     for (position, lane) in wire.lanes.iter().enumerate() {
         wire.board.count_threads(|_, senders| *senders = senders.saturating_add(1));
         let body = move || {
-            if let Err(error) = lane.run(|| wire.pool()) {
+            let pool = || {
+                wire.board.touch();
+                wire.pool()
+            };
+            if let Err(error) = lane.run(pool) {
                 wire.board.fail(at(u16::try_from(position).unwrap_or(u16::MAX), error));
             }
             wire.board.count_threads(|_, senders| *senders = senders.saturating_sub(1));

@@ -141,15 +141,29 @@ impl<'a> Wire<'a> {
         Ok(())
     }
 
-    /// Sends a piece of a device's state on a channel.
-    pub(crate) fn send_data(&self, channel: u16, device: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
-        let device = link::number(device);
+    /// Sends a piece of a device's state: on the device's own channel, or, spread, on the one with the least to do.
+    pub(crate) fn send_data(&self, device: usize, sequence: u64, buffer: Buffer, is_spread: bool) -> Result<(), Cause> {
+        let channel = if is_spread { self.idlest(device) } else { self.home(device) };
+        let number = link::number(device);
         let length = u32::try_from(buffer.filled().len()).unwrap_or(u32::MAX);
-        self.session().sent_data_on(channel, device, sequence, length).map_err(|error| at(channel, error))?;
-        let data = Outgoing::Data { device, sequence, buffer };
-        self.lane(channel)?.send(data, self.pool()).map_err(|error| at(channel, error))?;
+        self.session().sent_data_on(channel, number, sequence, length).map_err(|error| at(channel, error))?;
+        let data = Outgoing::Data { device: number, sequence, buffer };
+        let lane = self.lane(channel)?;
+        if is_spread {
+            lane.post(data, self.pool());
+            return Ok(());
+        }
+        lane.send(data, self.pool()).map_err(|error| at(channel, error))?;
         self.board.touch();
         Ok(())
+    }
+
+    fn idlest(&self, device: usize) -> u16 {
+        let home = self.home(device);
+        let depth = |channel: &u16| self.lane(*channel).map_or(usize::MAX, Lane::depth);
+        // The first of equals: its own, if that is one of them.
+        let others = (0..self.channel_count()).filter(|channel| *channel != home);
+        core::iter::once(home).chain(others).min_by_key(depth).unwrap_or(home)
     }
 
     /// Leaves a control frame to the channel's thread.
@@ -157,7 +171,7 @@ impl<'a> Wire<'a> {
         if let Some(message) = item.message() {
             self.session().sent_on(channel, &message).map_err(|error| at(channel, error))?;
         }
-        self.lane(channel)?.post(item);
+        self.lane(channel)?.post(item, self.pool());
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::set::Progress;
 use crate::device::{self, Call, Device, DeviceError};
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
+use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Rule, Task};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
@@ -25,6 +26,9 @@ pub(super) struct Worker<'w, 'a, 'd, D> {
     pub(super) index: usize,
     pub(super) device: &'d mut D,
     pub(super) progress: &'d mut Progress,
+    pub(super) spread: Spread,
+    /// When the chunk before was sent.
+    pub(super) lap_began: Instant,
 }
 
 /// What came of asking a device for a chunk.
@@ -50,6 +54,7 @@ impl<D: Device> Worker<'_, '_, '_, D> {
     }
 
     fn act(&mut self, task: Task) -> Result<Done, Cause> {
+        self.lap_began = Instant::now();
         match task {
             Task::Describe => self.describe(),
             Task::Follow(rule) => self.follow(rule),
@@ -128,9 +133,11 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let wire = self.wire;
         let sequence = self.progress.sequence;
         let passage = wire.passage(self.index)?;
+        let asked = Instant::now();
         if !passage.credit.wait(sequence) {
             return Err(Cause::Cancelled);
         }
+        let waiting = asked.elapsed();
         let (Some(pool), false) = (wire.pool(), wire.board.is_stopped()) else { return Err(Cause::Cancelled) };
         let Some(mut buffer) = pool.take() else { return Err(Cause::Cancelled) };
         let then = self.fill(&mut buffer, pool.buffer_len())?;
@@ -144,7 +151,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             if total > limit {
                 return Err(Cause::TooLarge { device: self.device.name().into(), limit });
             }
-            wire.send_data(wire.home(self.index), self.index, sequence, buffer)?;
+            let send_began = Instant::now();
+            wire.send_data(self.index, sequence, buffer, self.spread.is_spread())?;
+            self.lap(length, waiting, send_began);
             self.progress.sequence = sequence.saturating_add(1);
             passage.bytes.store(total, Ordering::Relaxed);
         }
@@ -157,6 +166,17 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 if length == 0 { Chunk::End } else { Chunk::Sent(bytes) }
             }
         })
+    }
+
+    fn lap(&mut self, length: usize, waiting: Duration, send_began: Instant) {
+        if self.wire.channel_count() < 2 {
+            return;
+        }
+        let now = Instant::now();
+        let whole = now.saturating_duration_since(self.lap_began);
+        let sending = now.saturating_duration_since(send_began);
+        self.lap_began = now;
+        self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting });
     }
 
     /// Reads until the buffer is full, or the device has nothing more, or takes its time. Gives what it said last.
