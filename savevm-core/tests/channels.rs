@@ -135,12 +135,14 @@ fn over_tcp_in_turns_and_over_halves_without_a_shutdown() {
     let timed = |stream: &UnixStream| stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
     let turns = || {
         let (left, right) = connection();
-        (timed(&left), timed(&right));
+        timed(&left);
+        timed(&right);
         (Channel::turns(left), Channel::turns(right))
     };
     let halves = || {
         let (left, right) = connection();
-        (timed(&left), timed(&right));
+        timed(&left);
+        timed(&right);
         let halves = |stream: UnixStream| Channel::new(stream.try_clone().unwrap(), stream);
         (halves(left), halves(right))
     };
