@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{compat, hw_test, migrate, probe};
+use crate::{bench, compat, hw_test, migrate, probe};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -23,9 +23,13 @@ pub(crate) enum Command {
     Probe(probe::Args),
     Compat(compat::Args),
     Migrate(migrate::Args),
+    Bench(bench::Args),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// Move device state between two processes as fast as the machine can, for `bench`
+    #[command(hide = true)]
+    Pump(bench::pump::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask`: move the state of VFIO devices, and prove that it can be moved.
 
+mod bench;
 mod cache;
 mod cli;
 mod compat;
@@ -24,7 +25,9 @@ fn main() -> ExitCode {
         cli::Command::Probe(args) => probe::run(&args),
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
+        cli::Command::Bench(args) => bench::run(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
+        cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
     }
 }

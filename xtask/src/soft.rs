@@ -67,12 +67,16 @@ struct CargoTarget {
     name: String,
 }
 
+/// The folder of the workspace this program was built in.
+pub(crate) fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// Builds the preload library, where it is not up to date, and says where it is.
 pub(crate) fn library() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let output = Command::new(cargo)
-        .current_dir(workspace)
+        .current_dir(workspace())
         .args(["build", "--quiet", "--release", "--package", "softvfio", "--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()

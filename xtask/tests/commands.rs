@@ -194,3 +194,12 @@ fn what_cannot_work_is_said_before_anything_is_touched() {
         assert!(said.contains(reason), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn bench_names_what_it_can_measure() {
+    let listed = String::from_utf8(run(&["bench", "--list"]).stdout).unwrap();
+    assert!(listed.lines().any(|line| line.starts_with("codec ")), "{listed}");
+    let unknown = run(&["bench", "--json", "no-such-thing"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(json(&unknown)["error"].as_str().unwrap().contains("no-such-thing"), "{unknown:?}");
+}

@@ -214,6 +214,25 @@ impl Machine {
         self.execute("query-migrate", json!({})).map(|answer| Migration::from_answer(&answer))
     }
 
+    /// The port that `migrate-incoming` of `tcp:…:0` got.
+    pub(crate) fn incoming_port(&mut self) -> Result<Option<String>, MachineError> {
+        let answer = self.execute("query-migrate", json!({}))?;
+        let address = answer.get("socket-address").and_then(|all| all.get(0));
+        Ok(address.and_then(|it| it.get("port")).and_then(Value::as_str).map(str::to_owned))
+    }
+
+    /// The process.
+    pub(crate) fn process(&mut self) -> u32 {
+        self.child.child().id()
+    }
+
+    /// That a migration did not come to the end it should have.
+    pub(crate) fn unfinished(&self, migration: &Migration) -> MachineError {
+        let error = migration.error.clone().unwrap_or_default();
+        let status = format!("the migration is {} {error}", migration.status);
+        MachineError::Ended { machine: self.name.clone(), status, said: self.said() }
+    }
+
     /// The state of the virtual machine: `running`, `postmigrate`, ….
     pub(crate) fn run_state(&mut self) -> Result<String, MachineError> {
         let answer = self.execute("query-status", json!({}))?;
@@ -242,16 +261,17 @@ impl Machine {
     }
 }
 
-/// Kernel 7.3 is the one that has all that QEMU knows of.
-fn configuration(devices: &[SoftDevice]) -> String {
+/// What `SOFTVFIO` takes. Kernel 7.3 is the one that has all that QEMU knows of.
+pub(crate) fn configuration(devices: &[SoftDevice]) -> String {
     let mut text = "kernel=7.3\n".to_owned();
     for (index, device) in devices.iter().enumerate() {
-        text.push_str(&format!("device {} address={} {}\n", device.name, address(index, device), device.options));
+        text.push_str(&format!("device {} address={} {}\n", device.name, soft_address(index, device), device.options));
     }
     text
 }
 
-fn address(index: usize, device: &SoftDevice) -> String {
+/// Where [`configuration`] puts a device.
+pub(crate) fn soft_address(index: usize, device: &SoftDevice) -> String {
     if device.is_mediated {
         format!("50f7f10c-0000-4000-8000-00000000000{index}")
     } else {
@@ -267,7 +287,7 @@ fn arguments(command: &mut Command, spec: &Spec<'_>, monitor: &Path) {
     command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
     command.args(["-object", "iommufd,id=iommufd0"]);
     for (index, device) in spec.devices.iter().enumerate() {
-        let address = address(index, device);
+        let address = soft_address(index, device);
         let host = if device.is_mediated {
             format!("sysfsdev=/sys/bus/mdev/devices/{address}")
         } else {

@@ -2,9 +2,14 @@
 
 //! A relay between a source and a target that keeps what either says to the other.
 //!
-//! Every connection has two threads, one per direction, each with one buffer and one file: memory does not grow with
-//! what is said. The end of a direction is passed on, and so is a failure: without that a source whose target has gone
-//! waits for ever.
+//! Every direction of a connection has a file, a thread that writes it and one that passes on what is in it: a peer that
+//! speaks never waits for one that does not listen, and memory does not grow with what is said.
+//!
+//! The speaker must not wait, because QEMU can then wait for itself (seen with 10.0.2 and 11.1.3). Its last RAM sync needs every channel to
+//! become ready twice, device threads beside it use up what is ready, and the target reads no channel on which it has met the
+//! sync until it has met it on all: with full sockets nobody moves again.
+//!
+//! The end of a direction is passed on, and so is a failure: without that a source whose target has gone waits for ever.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -13,7 +18,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -141,34 +146,59 @@ fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
-/// A target that is not there is the peers' business: the source's connection is closed, as the target would.
+/// Counts both directions from before the target can notice the connection.
 fn connect(source: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
+    shared.open.fetch_add(2, Ordering::SeqCst);
+    let directions = match directions(source, shared) {
+        Ok(Some(directions)) => directions,
+        none => {
+            shared.open.fetch_sub(2, Ordering::SeqCst);
+            return none.map(drop);
+        }
+    };
+    for Begun { direction, record, playback, is_forward } in directions {
+        let direction = Arc::new(direction);
+        thread::spawn({
+            let (direction, shared) = (Arc::clone(&direction), Arc::clone(shared));
+            move || {
+                if let Err(error) = direction.record(record) {
+                    shared.fail(format!("what was said cannot be recorded: {error}"));
+                }
+            }
+        });
+        let shared = Arc::clone(shared);
+        thread::spawn(move || {
+            let none = AtomicU64::new(0);
+            let count = if is_forward { &shared.forward_bytes } else { &none };
+            if let Err(error) = direction.pass_on(playback, count) {
+                shared.fail(format!("what was said cannot be read back: {error}"));
+            }
+            shared.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+    Ok(())
+}
+
+/// A target that is not there is the peers' business: the source's connection is closed, as the target would.
+fn directions(source: UnixStream, shared: &Shared) -> io::Result<Option<[Begun; 2]>> {
     source.set_nonblocking(false)?;
     let Ok(target) = UnixStream::connect(&shared.target) else {
-        return Ok(());
+        return Ok(None);
     };
     let number = lock(&shared.recordings).len();
     let recording = Recording {
         forward: shared.folder.join(format!("channel-{number}.forward")),
         back: shared.folder.join(format!("channel-{number}.back")),
     };
-    let (forward, back) = (File::create(&recording.forward)?, File::create(&recording.back)?);
+    let begin = |path: &Path, from: &UnixStream, to: &UnixStream, is_forward| -> io::Result<Begun> {
+        let (record, playback) = (File::create(path)?, File::open(path)?);
+        Ok(Begun { direction: Direction::new(from.try_clone()?, to.try_clone()?), record, playback, is_forward })
+    };
+    let directions =
+        [begin(&recording.forward, &source, &target, true)?, begin(&recording.back, &target, &source, false)?];
     lock(&shared.recordings).push(recording);
-    lock(&shared.ends).extend([source.try_clone()?, target.try_clone()?]);
-    let directions = [(source.try_clone()?, target.try_clone()?, forward, true), (target, source, back, false)];
-    for (from, to, record, counts) in directions {
-        shared.open.fetch_add(1, Ordering::SeqCst);
-        let shared = Arc::clone(shared);
-        thread::spawn(move || {
-            let none = AtomicU64::new(0);
-            let count = if counts { &shared.forward_bytes } else { &none };
-            if let Err(fault) = relay(&from, &to, record, count) {
-                shared.fail(fault);
-            }
-            shared.open.fetch_sub(1, Ordering::SeqCst);
-        });
-    }
-    Ok(())
+    lock(&shared.ends).extend([source, target]);
+    Ok(Some(directions))
 }
 
 impl Shared {
@@ -177,31 +207,98 @@ impl Shared {
     }
 }
 
-/// Passes on and keeps what comes, until its end. Failures of the peers are passed on; the error is of the record.
-fn relay(mut from: &UnixStream, mut to: &UnixStream, mut record: impl Write, count: &AtomicU64) -> Result<(), String> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let end = loop {
-        let bytes = match from.read(&mut buffer) {
-            Ok(0) => break Shutdown::Write,
-            Ok(length) => buffer.get(..length).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break Shutdown::Both,
+/// A direction, and the two ends of its file.
+struct Begun {
+    direction: Direction,
+    record: File,
+    playback: File,
+    is_forward: bool,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+struct Direction {
+    from: UnixStream,
+    to: UnixStream,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    recorded_bytes: u64,
+    /// How the speaker ended, once it has.
+    ended: Option<Shutdown>,
+}
+
+impl Direction {
+    fn new(from: UnixStream, to: UnixStream) -> Self {
+        Self { from, to, progress: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Keeps what comes, until its end. Failures of the peers are passed on; the error is of the record.
+    fn record(&self, mut record: impl Write) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut recorded = Ok(());
+        let end = loop {
+            let bytes = match (&self.from).read(&mut buffer) {
+                Ok(0) => break Shutdown::Write,
+                Ok(length) => buffer.get(..length).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break Shutdown::Both,
+            };
+            recorded = record.write_all(bytes);
+            if recorded.is_err() {
+                let _ = self.from.shutdown(Shutdown::Both);
+                break Shutdown::Both;
+            }
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            self.progress(|progress| progress.recorded_bytes = progress.recorded_bytes.saturating_add(length));
         };
-        // What a peer may have heard is on record.
-        if let Err(error) = record.write_all(bytes) {
-            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-            return Err(format!("what was said cannot be recorded: {error}"));
-        }
-        if to.write_all(bytes).is_err() {
-            // The hearer is gone: let the speaker know.
-            let _ = from.shutdown(Shutdown::Both);
-            break Shutdown::Both;
-        }
-        count.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    };
-    // Fails only if the connection is gone already.
-    let _ = to.shutdown(end);
-    record.flush().map_err(|error| format!("what was said cannot be recorded: {error}"))
+        self.progress(|progress| progress.ended = Some(end));
+        recorded
+    }
+
+    /// Passes on what was kept, and then the end.
+    fn pass_on(&self, mut playback: File, count: &AtomicU64) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut passed_bytes = 0_u64;
+        let end = loop {
+            let progress = self.beyond(passed_bytes);
+            if progress.recorded_bytes == passed_bytes {
+                break progress.ended.unwrap_or(Shutdown::Both);
+            }
+            let length = match playback.read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) => {
+                    let _ = (self.from.shutdown(Shutdown::Both), self.to.shutdown(Shutdown::Both));
+                    return Err(error);
+                }
+            };
+            if (&self.to).write_all(buffer.get(..length).unwrap_or_default()).is_err() {
+                // The hearer is gone: let the speaker know.
+                let _ = self.from.shutdown(Shutdown::Both);
+                break Shutdown::Both;
+            }
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            passed_bytes = passed_bytes.saturating_add(length);
+            count.fetch_add(length, Ordering::Relaxed);
+        };
+        // Fails only if the connection is gone already.
+        let _ = self.to.shutdown(end);
+        Ok(())
+    }
+
+    fn progress(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut lock(&self.progress));
+        self.changed.notify_all();
+    }
+
+    /// Waits until more than this is recorded, or all is.
+    fn beyond(&self, passed_bytes: u64) -> Progress {
+        let waits = |progress: &mut Progress| progress.recorded_bytes <= passed_bytes && progress.ended.is_none();
+        *self.changed.wait_while(lock(&self.progress), waits).unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

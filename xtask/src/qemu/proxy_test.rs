@@ -69,6 +69,18 @@ fn both_directions_of_every_connection_are_passed_on_and_kept() {
 }
 
 #[test]
+fn a_source_does_not_wait_for_a_target_that_does_not_listen() {
+    let setup = setup();
+    let (source, target) = setup.connection();
+    source.set_write_timeout(Some(LIMIT)).unwrap();
+    // Many times what the sockets on the way hold.
+    let long = vec![7; 16 << 20];
+    (&source).write_all(&long).unwrap();
+    drop(source);
+    assert!(rest(&target) == long);
+}
+
+#[test]
 fn the_end_of_the_target_reaches_the_source() {
     let setup = setup();
     let (source, target) = setup.connection();
@@ -131,7 +143,10 @@ fn what_cannot_be_recorded_is_not_passed_on() {
     let (speaker, from) = UnixStream::pair().unwrap();
     let (to, hearer) = UnixStream::pair().unwrap();
     (&speaker).write_all(b"secret").unwrap();
-    let error = relay(&from, &to, Full, &AtomicU64::new(0)).unwrap_err();
-    assert!(error.contains("cannot be recorded"), "{error}");
+    let direction = Direction::new(from, to);
+    let error = direction.record(Full).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    direction.pass_on(tempfile::tempfile().unwrap(), &AtomicU64::new(0)).unwrap();
     assert_eq!(rest(&hearer), b"");
+    assert_eq!(rest(&speaker), b"");
 }

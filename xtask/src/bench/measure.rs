@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Contenders in turn, and what their values have in common: ratios within a round.
+
+use core::fmt;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// What the values of a comparison are.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Unit {
+    BytesPerSecond,
+    /// Of processor time, by 10⁹ bytes.
+    SecondsPerGigabyte,
+    Bytes,
+}
+
+/// What the ratio of a contender to the baseline must be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Goal {
+    fn is_reached(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio >= least,
+            Self::AtMost(most) => ratio <= most,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, "≥ {least:.2}"),
+            Self::AtMost(most) => write!(f, "≤ {most:.2}"),
+        }
+    }
+}
+
+/// One way to do the work. A run returns a value in the comparison's unit, or says why there is none.
+pub(crate) struct Contender<'a> {
+    pub(crate) name: &'static str,
+    /// Of its ratio to the baseline. Without one it is there to be looked at.
+    pub(crate) goal: Option<Goal>,
+    pub(crate) run: Box<dyn FnMut() -> Result<f64, String> + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    pub(crate) fn new(name: &'static str, goal: Option<Goal>, run: impl FnMut() -> Result<f64, String> + 'a) -> Self {
+        Self { name, goal, run: Box::new(run) }
+    }
+}
+
+/// Several ways to do the same work, the first of which the others are compared with.
+pub(crate) struct Comparison<'a> {
+    /// `benchmark/what`.
+    pub(crate) name: String,
+    pub(crate) unit: Unit,
+    pub(crate) baseline: Contender<'a>,
+    pub(crate) contenders: Vec<Contender<'a>>,
+}
+
+/// Where the middle of some values is, and how wide they are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) quartile_low: f64,
+    pub(crate) quartile_high: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+/// What was measured of a contender.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measured {
+    pub(crate) name: &'static str,
+    /// In the comparison's unit.
+    pub(crate) value: Spread,
+    /// To the baseline, round by round.
+    pub(crate) ratio: Spread,
+    pub(crate) goal: Option<Goal>,
+    /// Nothing where there is no goal, or where the baseline itself varied too much to judge by.
+    pub(crate) reached: Option<bool>,
+}
+
+/// What came of a comparison. The baseline is the first.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    pub(crate) unit: Unit,
+    pub(crate) rounds: usize,
+    pub(crate) contenders: Vec<Measured>,
+}
+
+impl Outcome {
+    /// Whether no goal was missed.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.contenders.iter().all(|measured| measured.reached != Some(false))
+    }
+}
+
+/// Does `work` and gives the speed at which it went through `bytes`.
+pub(crate) fn per_second(bytes: u64, work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+    let begin = Instant::now();
+    work()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let mebibytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    Ok(f64::from(mebibytes) * f64::from(1u32 << 20) / seconds.max(f64::MIN_POSITIVE))
+}
+
+/// One way to do work that costs several things at once.
+pub(crate) struct Costly<'a, const N: usize> {
+    name: &'static str,
+    goals: [Option<Goal>; N],
+    run: Box<dyn FnMut() -> Result<[f64; N], String> + 'a>,
+}
+
+impl<'a, const N: usize> Costly<'a, N> {
+    pub(crate) fn new(
+        name: &'static str,
+        goals: [Option<Goal>; N],
+        run: impl FnMut() -> Result<[f64; N], String> + 'a,
+    ) -> Self {
+        Self { name, goals, run: Box::new(run) }
+    }
+}
+
+/// A [`Comparison`] whose every run gives one value of each metric.
+pub(crate) struct Costs<'a, const N: usize> {
+    /// `benchmark/what`, to which a metric's name is added.
+    pub(crate) name: String,
+    pub(crate) metrics: [(&'static str, Unit); N],
+    pub(crate) baseline: Costly<'a, N>,
+    pub(crate) contenders: Vec<Costly<'a, N>>,
+}
+
+/// Runs all contenders in each of `rounds`, after one run each that does not count.
+pub(crate) fn compare(comparison: Comparison<'_>, rounds: usize) -> Result<Outcome, String> {
+    let Comparison { name, unit, baseline, contenders } = comparison;
+    let costly = |Contender { name, goal, mut run }| Costly::new(name, [goal], move || run().map(|value| [value]));
+    let contenders = contenders.into_iter().map(costly).collect();
+    let costs = Costs { name: name.clone(), metrics: [("", unit)], baseline: costly(baseline), contenders };
+    let outcome = compare_costs(costs, rounds)?.pop();
+    outcome.ok_or_else(|| format!("{name}: nothing was measured"))
+}
+
+/// Runs all contenders in each of `rounds`, after one run each that does not count. One outcome per metric.
+pub(crate) fn compare_costs<const N: usize>(costs: Costs<'_, N>, rounds: usize) -> Result<Vec<Outcome>, String> {
+    let Costs { name, metrics, baseline, contenders } = costs;
+    let mut all: Vec<Costly<'_, N>> = core::iter::once(baseline).chain(contenders).collect();
+    let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
+    for round in 0..=rounds {
+        for turn in 0..all.len() {
+            // Whoever runs first finds the machine in another state than whoever runs last.
+            let index = round.wrapping_add(turn).checked_rem(all.len()).unwrap_or(0);
+            let Some(contender) = all.get_mut(index) else { continue };
+            let value = (contender.run)().map_err(|error| format!("{name}, {}: {error}", contender.name))?;
+            if round > 0 {
+                values.get_mut(index).into_iter().for_each(|values| values.push(value));
+            }
+        }
+    }
+    let outcome = |(metric, (what, unit)): (usize, (&'static str, Unit))| {
+        let of = |values: &Vec<[f64; N]>| values.iter().filter_map(|run| run.get(metric).copied()).collect::<Vec<_>>();
+        let baseline = values.first().map(of).unwrap_or_default();
+        let measured = all.iter().zip(&values).map(|(contender, values)| {
+            let goal = contender.goals.get(metric).copied().flatten();
+            measured(contender.name, goal, of(values), &baseline)
+        });
+        let contenders = measured.collect::<Option<Vec<_>>>()?;
+        let name = if what.is_empty() { name.clone() } else { format!("{name}: {what}") };
+        Some(Outcome { name, unit, rounds, contenders })
+    };
+    let outcomes: Option<Vec<_>> = metrics.into_iter().enumerate().map(outcome).collect();
+    outcomes.ok_or_else(|| format!("{name}: nothing was measured"))
+}
+
+/// A baseline that varies by more than this between its quartiles, as a part of its median, cannot be judged by.
+const NOISE_MAX: f64 = 0.25;
+
+fn measured(name: &'static str, goal: Option<Goal>, values: Vec<f64>, baseline: &[f64]) -> Option<Measured> {
+    let ratio = spread(values.iter().zip(baseline).map(|(value, baseline)| value / baseline).collect())?;
+    let reference = spread(baseline.to_vec())?;
+    let is_noisy = reference.quartile_high - reference.quartile_low > NOISE_MAX * reference.median;
+    let reached = goal.filter(|_| !is_noisy).map(|goal| goal.is_reached(ratio.median));
+    Some(Measured { name, value: spread(values)?, ratio, goal, reached })
+}
+
+/// The quartiles are values that occurred; the median is, too, of an odd number of them.
+fn spread(mut values: Vec<f64>) -> Option<Spread> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let at = |quarters: usize| values.get(last.saturating_mul(quarters) / 4).copied();
+    let upper = values.get(values.len() / 2).copied()?;
+    Some(Spread {
+        median: f64::midpoint(at(2)?, upper),
+        quartile_low: at(1)?,
+        quartile_high: at(3)?,
+        min: at(0)?,
+        max: at(4)?,
+    })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn fixed(name: &'static str, goal: Option<Goal>, values: &'static [f64]) -> Contender<'static> {
+        let mut values = values.iter();
+        Contender::new(name, goal, move || values.next().copied().ok_or_else(|| "worn out".into()))
+    }
+
+    #[test]
+    fn a_spread_is_made_of_the_values() {
+        let of = |values: &[f64]| spread(values.to_vec()).unwrap();
+        let five = of(&[5.0, 1.0, 4.0, 2.0, 3.0]);
+        assert_eq!(five, Spread { median: 3.0, quartile_low: 2.0, quartile_high: 4.0, min: 1.0, max: 5.0 });
+        assert_eq!(of(&[1.0, 4.0]).median, 2.5);
+        assert_eq!(of(&[7.0]).max, 7.0);
+        assert_eq!(spread(Vec::new()), None);
+    }
+
+    /// One round in five is disturbed, for both alike: the ratio does not notice.
+    #[test]
+    fn ratios_are_made_within_a_round() {
+        let comparison = Comparison {
+            name: "test".into(),
+            unit: Unit::BytesPerSecond,
+            baseline: fixed("whole", None, &[99.0, 8.0, 8.0, 2.0, 8.0, 8.0]),
+            contenders: vec![
+                fixed("half", Some(Goal::AtLeast(0.5)), &[99.0, 4.0, 4.0, 1.0, 4.0, 4.0]),
+                fixed("less", Some(Goal::AtLeast(0.5)), &[1.0, 2.0, 2.0, 0.5, 2.0, 2.0]),
+            ],
+        };
+        let outcome = compare(comparison, 5).unwrap();
+        let half = &outcome.contenders[1];
+        assert_eq!((half.ratio.min, half.ratio.median, half.ratio.max), (0.5, 0.5, 0.5));
+        assert_eq!((half.value.max, half.reached), (4.0, Some(true)), "the first run does not count");
+        assert_eq!((outcome.contenders[2].ratio.median, outcome.contenders[2].reached), (0.25, Some(false)));
+        assert_eq!(outcome.contenders[0].reached, None);
+        assert!(!outcome.is_reached());
+    }
+
+    #[test]
+    fn every_metric_has_its_ratio_and_its_goal() {
+        let steady = Costly::new("steady", [None; 2], || Ok([10.0, 4.0]));
+        let goals = [Some(Goal::AtLeast(1.0)), Some(Goal::AtMost(1.1))];
+        let other = Costly::new("other", goals, || Ok([20.0, 5.0]));
+        let costs = Costs {
+            name: "test".into(),
+            metrics: [("speed", Unit::BytesPerSecond), ("memory", Unit::Bytes)],
+            baseline: steady,
+            contenders: vec![other],
+        };
+        let outcomes = compare_costs(costs, 3).unwrap();
+        let judged: Vec<_> = outcomes
+            .iter()
+            .map(|it| (it.name.as_str(), it.contenders[1].ratio.median, it.contenders[1].reached))
+            .collect();
+        assert_eq!(judged, [("test: speed", 2.0, Some(true)), ("test: memory", 1.25, Some(false))]);
+    }
+
+    /// A baseline that swings between 6 and 12 says nothing about who is as fast as it.
+    #[test]
+    fn by_a_noisy_baseline_nothing_is_judged() {
+        let of = |baseline: &'static [f64]| {
+            let comparison = Comparison {
+                name: "test".into(),
+                unit: Unit::BytesPerSecond,
+                baseline: fixed("swings", None, baseline),
+                contenders: vec![fixed("same", Some(Goal::AtLeast(0.1)), &[9.0; 6])],
+            };
+            compare(comparison, 5).unwrap().contenders[1].reached
+        };
+        assert_eq!(of(&[9.0, 6.0, 12.0, 6.0, 12.0, 9.0]), None);
+        assert_eq!(of(&[9.0, 8.0, 10.0, 9.0, 9.0, 9.0]), Some(true));
+    }
+
+    #[test]
+    fn a_contender_that_fails_is_named() {
+        let comparison = Comparison {
+            name: "test".into(),
+            unit: Unit::BytesPerSecond,
+            baseline: fixed("whole", None, &[1.0, 1.0]),
+            contenders: vec![fixed("tired", None, &[1.0])],
+        };
+        assert_eq!(compare(comparison, 1).unwrap_err(), "test, tired: worn out");
+    }
+
+    #[test]
+    fn everyone_is_first_in_turn() {
+        let order = core::cell::RefCell::new(String::new());
+        let noted = |name: &'static str| {
+            let order = &order;
+            Contender::new(name, None, move || {
+                order.borrow_mut().push_str(name);
+                Ok(1.0)
+            })
+        };
+        let contenders = vec![noted("b"), noted("c")];
+        let comparison =
+            Comparison { name: String::new(), unit: Unit::BytesPerSecond, baseline: noted("a"), contenders };
+        compare(comparison, 2).unwrap();
+        assert_eq!(*order.borrow(), "abcbcacab");
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bench`: how fast things are, compared with what they could be.
+//!
+//! A number of bytes per second says more about a machine than about a program. So every benchmark runs contenders
+//! for the same work in one process, in turn (`measure`), and judges the *ratio* to a named baseline. No test depends
+//! on any of this.
+//!
+//! A benchmark is a function that makes [`Comparison`]s; [`BENCHMARKS`] lists them.
+
+mod codec;
+mod measure;
+mod peers;
+mod report;
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use crate::out::outln;
+use crate::{cli, soft};
+pub(crate) use measure::{Comparison, Contender, Goal, Outcome, Unit, per_second};
+
+/// A goal was missed.
+const MISSED: u8 = 1;
+/// Something could not be measured.
+const FAILED: u8 = 2;
+
+/// Set for the optimised build, so that it is not looked for twice.
+const REBUILT_VARIABLE: &str = "SAVEVM_BENCH_REBUILT";
+
+/// Compare the speed of what this workspace does with what the machine could do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Every benchmark runs contenders for the same work in one process, in turn, in an order that rotates, after one run of
+each that does not count. What counts is the ratio to the baseline within a round: its median over the rounds is held
+against the goal, its quartiles say how far to trust it. Between runs only ratios can be compared.
+
+An xtask that was built without optimisation builds itself again (`cargo run --release`) and measures that one; the
+alias `cargo xtask` is optimised already.
+
+Exit status: 0 all goals reached; 1 a goal missed; 2 something could not be measured.")]
+pub(crate) struct Args {
+    /// Only these benchmarks [default: all]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+
+    /// Name the benchmarks and stop
+    #[arg(long)]
+    list: bool,
+
+    /// Fewer rounds over less data: to see that it works, not to judge by
+    #[arg(long)]
+    quick: bool,
+
+    /// Where to put files to measure with, up to 300 MiB [default: the folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+
+    /// Where the emulators are kept [default: savevm in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
+    /// Print one JSON document on standard output, or write it to FILE and print the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    json: Option<Option<PathBuf>>,
+}
+
+/// What a benchmark may use.
+pub(crate) struct Setting {
+    /// Fewer rounds over less data.
+    pub(crate) quick: bool,
+    /// For files.
+    pub(crate) folder: PathBuf,
+    /// For emulators.
+    pub(crate) cache: Option<PathBuf>,
+}
+
+impl Setting {
+    /// How many rounds count.
+    const fn rounds(&self) -> usize {
+        if self.quick { 3 } else { 21 }
+    }
+
+    /// Measures and says on standard error that it does.
+    pub(crate) fn compare(&self, comparison: Comparison<'_>) -> Result<Outcome, String> {
+        eprintln!("{}: {} rounds", comparison.name, self.rounds());
+        measure::compare(comparison, self.rounds())
+    }
+
+    /// The same, where a run costs several things.
+    pub(crate) fn compare_costs<const N: usize>(
+        &self,
+        costs: measure::Costs<'_, N>,
+        rounds: usize,
+    ) -> Result<Vec<Outcome>, String> {
+        eprintln!("{}: {rounds} rounds", costs.name);
+        measure::compare_costs(costs, rounds)
+    }
+}
+
+/// A benchmark by its name.
+struct Benchmark {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Setting) -> Result<Vec<Outcome>, String>,
+}
+
+const BENCHMARKS: [Benchmark; 2] = [
+    Benchmark {
+        name: "codec",
+        about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
+        run: codec::run,
+    },
+    Benchmark {
+        name: "peers",
+        about: "migrate 1 GiB of simulated devices' state between two processes: ours, and stock QEMUs, against a bare pump",
+        run: peers::run,
+    },
+];
+
+pub(crate) use peers::pump;
+
+/// Runs benchmarks. The exit status says whether all goals were reached.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    if args.list {
+        BENCHMARKS.iter().for_each(|benchmark| outln!("{:12} {}", benchmark.name, benchmark.about));
+        return ExitCode::SUCCESS;
+    }
+    let chosen = match chosen(&args.names) {
+        Ok(_) if cfg!(debug_assertions) => return run_optimised(),
+        chosen => chosen,
+    };
+    match chosen
+        .and_then(|chosen| measure_all(args, &chosen))
+        .and_then(|outcomes| report(args, &outcomes).map(|()| outcomes))
+    {
+        Ok(outcomes) if outcomes.iter().all(Outcome::is_reached) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(MISSED),
+        Err(error) => {
+            let _ = cli::fail(matches!(args.json, Some(None)), &error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn measure_all(args: &Args, chosen: &[&Benchmark]) -> Result<Vec<Outcome>, String> {
+    let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let setting = Setting { quick: args.quick, folder, cache: args.cache.clone() };
+    let mut outcomes = Vec::new();
+    for benchmark in chosen {
+        outcomes.extend((benchmark.run)(&setting).map_err(|error| format!("{}: {error}", benchmark.name))?);
+    }
+    Ok(outcomes)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Benchmark>, String> {
+    if names.is_empty() {
+        return Ok(BENCHMARKS.iter().collect());
+    }
+    let find = |name: &String| {
+        let found = BENCHMARKS.iter().find(|benchmark| benchmark.name == name);
+        found.ok_or_else(|| format!("there is no benchmark {name}; --list names them"))
+    };
+    names.iter().map(find).collect()
+}
+
+fn report(args: &Args, outcomes: &[Outcome]) -> Result<(), String> {
+    let document = report::document(outcomes, args.quick);
+    match &args.json {
+        Some(None) => cli::print_json(&document),
+        Some(Some(path)) => {
+            let text =
+                serde_json::to_string_pretty(&document).map_err(|error| format!("cannot write JSON: {error}"))?;
+            std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            outln!("{}", report::table(outcomes));
+        }
+        None => outln!("{}", report::table(outcomes)),
+    }
+    Ok(())
+}
+
+/// Becomes the optimised build of this program.
+fn run_optimised() -> ExitCode {
+    if std::env::var_os(REBUILT_VARIABLE).is_some() {
+        eprintln!("the release profile has debug assertions: nothing is measured with them");
+        return ExitCode::from(FAILED);
+    }
+    eprintln!("this build is not optimised; building one that is");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--quiet", "--release", "--package", "xtask", "--manifest-path"]);
+    cargo.arg(soft::workspace().join("Cargo.toml")).arg("--").args(std::env::args_os().skip(1));
+    let error = cargo.env(REBUILT_VARIABLE, "1").exec();
+    eprintln!("cannot run cargo: {error}; is Rust installed?");
+    ExitCode::from(FAILED)
+}

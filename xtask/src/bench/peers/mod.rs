@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `peers`: two processes move the state of the same simulated devices over TCP: a bare pump, this workspace, QEMU.
+//!
+//! The clock is the devices' own log: it runs from the moment the first source enters STOP_COPY until the last target
+//! leaves RESUMING, which is what a guest waits for and where starting processes and preparing devices does not count.
+//! Processor time is that of both processes, and memory the target's peak.
+
+mod cost;
+mod ours;
+mod process;
+pub(crate) mod pump;
+mod stock;
+
+use std::path::PathBuf;
+
+use self::cost::Work;
+use super::measure::{Costly, Costs};
+use super::{Goal, Outcome, Setting, Unit};
+use crate::vm::{ProvisionedQemu, Series};
+
+/// Bytes per second, seconds of processor time per gigabyte, bytes.
+const METRICS: [(&str, Unit); 3] = [
+    ("speed", Unit::BytesPerSecond),
+    ("processor time", Unit::SecondsPerGigabyte),
+    ("memory of the target", Unit::Bytes),
+];
+
+pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
+    let state_bytes = if setting.quick { 64 << 20 } else { 1 << 30 };
+    let library = crate::soft::library()?;
+    let emulators = stock::emulators(setting);
+    let mut outcomes = Vec::new();
+    for (devices, channels) in [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4)] {
+        let work = Work { devices, channels, state_bytes, library: library.clone(), folder: setting.folder.clone() };
+        outcomes.extend(compare(setting, &work, &emulators)?);
+    }
+    Ok(outcomes)
+}
+
+/// A QEMU to compare with.
+struct Emulator {
+    series: Series,
+    /// While it is held nobody replaces it.
+    found: ProvisionedQemu,
+}
+
+fn compare(setting: &Setting, work: &Work, emulators: &[Emulator]) -> Result<Vec<Outcome>, String> {
+    let baseline = Costly::new("bare pump", [None; 3], || pump::measure(work));
+    let goals = [Some(Goal::AtLeast(0.95)), Some(Goal::AtMost(1.1)), None];
+    let mut contenders = vec![Costly::new("this workspace", goals, || ours::measure(work))];
+    for emulator in emulators {
+        for wiring in stock::wirings(work) {
+            let name = stock::name(emulator.series, wiring);
+            contenders.push(Costly::new(name, [None; 3], move || stock::measure(work, &emulator.found.qemu, wiring)));
+        }
+    }
+    let name = format!("peers/{} devices, {} channels", work.devices, work.channels);
+    let rounds = if setting.quick { 1 } else { 5 };
+    setting.compare_costs(Costs { name, metrics: METRICS, baseline, contenders }, rounds)
+}
+
+/// The file in a run's folder with what the devices of a side saw.
+fn log(folder: &std::path::Path, side: &str) -> PathBuf {
+    folder.join(format!("{side}.log"))
+}
