@@ -55,6 +55,7 @@ pub mod device;
 mod hooks;
 pub mod identity;
 mod limits;
+pub mod sched;
 
 #[cfg(feature = "std")]
 mod channel;

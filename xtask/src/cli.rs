@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, hw_test, migrate, probe};
+use crate::{bench, compat, hw_test, migrate, probe, sim};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Compat(compat::Args),
     Migrate(migrate::Args),
     Bench(bench::Args),
+    Sim(sim::Args),
+    Replay(sim::ReplayArgs),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),

@@ -12,6 +12,7 @@ mod migrate;
 mod out;
 mod probe;
 mod qemu;
+mod sim;
 mod soft;
 mod vm;
 
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         cli::Command::Compat(args) => compat::run(&args),
         cli::Command::Migrate(args) => migrate::run(args),
         cli::Command::Bench(args) => bench::run(&args),
+        cli::Command::Sim(args) => sim::run(&args),
+        cli::Command::Replay(args) => sim::replay(&args),
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the caller decides.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use vfio_mig_fsm::{Capabilities, State};
+
+/// What has state to move.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Kind {
+    /// A VFIO device.
+    Device,
+    /// Guest memory.
+    Memory,
+    /// Another process that holds device state: vDPA, vhost-user, vfio-user.
+    Backend,
+    /// State of the VMM that can only be read when nothing runs.
+    VmState,
+}
+
+/// One section of the migration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Section {
+    /// The name by which reports mean it.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The states it has. A section that can be read while the guest runs has PRE_COPY.
+    #[cfg_attr(feature = "serde", serde(with = "super::wire::capabilities"))]
+    pub capabilities: Capabilities,
+    /// Where it was found, and where an abort brings it back to: RUNNING, or STOP for a guest that was paused.
+    #[cfg_attr(feature = "serde", serde(with = "super::wire::state"))]
+    pub home: State,
+    /// Its share of the channel, relative to the other sections'. At least 1.
+    pub weight: u32,
+    /// Whether the target acknowledges its initial bytes before the switchover.
+    pub acknowledged: bool,
+    /// Whether it tells that a new initial phase began; if so it is asked once more behind the P2P barrier.
+    pub reinitialises: bool,
+    /// How many bytes the target takes before it credits any back; `None` for a target that grants no credit.
+    pub credit_bytes: Option<u64>,
+    /// What is known of it beforehand.
+    pub profile: Profile,
+}
+
+impl Section {
+    /// A section of this kind, with the kind's defaults.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kind: Kind, capabilities: Capabilities) -> Self {
+        let is_device = matches!(kind, Kind::Device | Kind::Backend);
+        Self {
+            name: name.into(),
+            kind,
+            capabilities,
+            home: State::Running,
+            weight: 1,
+            acknowledged: is_device && capabilities.has_pre_copy(),
+            reinitialises: kind == Kind::Device && capabilities.has_pre_copy(),
+            credit_bytes: None,
+            profile: if is_device { Profile::device() } else { Profile::default() },
+        }
+    }
+
+    /// Whether it is read while the guest runs. A device found in STOP is not: the path to PRE_COPY would run it.
+    #[must_use]
+    pub fn precopies(&self) -> bool {
+        self.capabilities.has_pre_copy() && self.home == State::Running
+    }
+}
+
+/// How long something takes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Timing {
+    /// As likely too short as too long.
+    pub expected: Duration,
+    /// One standard deviation, in thousandths of `expected`.
+    pub spread_per_mille: u32,
+}
+
+impl Timing {
+    /// A time and its spread.
+    #[must_use]
+    pub const fn new(expected: Duration, spread_per_mille: u32) -> Self {
+        Self { expected, spread_per_mille }
+    }
+}
+
+/// What is known of a section before it moves, from earlier migrations of its like: [`SaveScheduler::learned`](super::SaveScheduler::learned)
+/// gives one to keep.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Profile {
+    /// To its P2P state. The vCPUs run meanwhile.
+    pub quiesce: Timing,
+    /// To STOP_COPY.
+    pub stop: Timing,
+    /// At the target, from the last byte to the acknowledgement.
+    pub load: Timing,
+    /// How fast the source reads it while it is stopped.
+    pub read_bytes_per_s: Option<u64>,
+    /// How fast the target writes it.
+    pub write_bytes_per_s: Option<u64>,
+    /// What STOP_COPY yields, in thousandths of what was announced. 0 means: not known.
+    pub size_per_mille: u32,
+    /// One standard deviation of that.
+    pub size_spread_per_mille: u32,
+}
+
+impl Profile {
+    /// A device of which nothing is known: tens of milliseconds, give or take half.
+    #[must_use]
+    pub const fn device() -> Self {
+        Self {
+            quiesce: Timing::new(Duration::from_millis(20), 500),
+            stop: Timing::new(Duration::from_millis(20), 500),
+            load: Timing::new(Duration::from_millis(40), 500),
+            read_bytes_per_s: None,
+            write_bytes_per_s: None,
+            size_per_mille: 0,
+            size_spread_per_mille: 50,
+        }
+    }
+}
+
+/// Who starts the switchover.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Switchover {
+    /// The scheduler, when its estimate fits.
+    Automatic,
+    /// The caller, by `quiesce` and `stop`; the estimate is for it to read.
+    Manual,
+}
+
+/// What to do when the estimate does not fit and waiting may not help.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Read on.
+    Wait,
+    /// Switch over in spite of the estimate.
+    Switch,
+    /// Give up; the guest stays here.
+    Abort,
+}
+
+/// What to do when the estimate does not fit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Policy {
+    /// The costs that no reading reduces exceed the limit alone.
+    pub infeasible: Verdict,
+    /// What is left has stopped falling.
+    pub level: Verdict,
+    /// What is left grows.
+    pub rising: Verdict,
+    /// How long pre-copy may take, and what then.
+    pub precopy_max: Duration,
+    /// What happens after `precopy_max`. `Wait` means: no limit.
+    pub late: Verdict,
+    /// How often devices may begin anew behind the barrier before the switchover goes on regardless.
+    pub reinit_max: u32,
+    /// Give up a switchover that takes longer than this and run here again.
+    pub switchover_max: Option<Duration>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            infeasible: Verdict::Abort,
+            level: Verdict::Wait,
+            rising: Verdict::Wait,
+            precopy_max: Duration::from_secs(120),
+            late: Verdict::Abort,
+            reinit_max: 8,
+            switchover_max: None,
+        }
+    }
+}
+
+/// A migration's sections and limits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Config {
+    /// What moves.
+    pub sections: Vec<Section>,
+    /// The longest one read may be.
+    pub chunk_bytes_max: u64,
+    /// How much may be read, or being read, and not yet sent, all sections together. At least one chunk.
+    pub inflight_bytes_max: u64,
+    /// How often things are measured and decided. QEMU uses the same 100 ms.
+    pub window: Duration,
+    /// Cap while the guest runs.
+    pub rate_bytes_per_s: Option<u64>,
+    /// Cap while the guest stands.
+    pub switchover_rate_bytes_per_s: Option<u64>,
+    /// The bandwidth, where the caller knows it; what is measured does not override it.
+    pub bandwidth_bytes_per_s: Option<u64>,
+    /// What to assume before anything was measured.
+    pub bandwidth_guess_bytes_per_s: u64,
+    /// The least share, in thousandths, of the sections whose initial bytes are not acknowledged.
+    pub initial_share_per_mille: u32,
+    /// Who starts the switchover.
+    pub switchover: Switchover,
+    /// The downtime promised.
+    pub downtime_max: Duration,
+    /// How sure to be of the promise, in thousandths.
+    pub confidence_per_mille: u32,
+    /// Pausing and resuming vCPUs, and the messages of the commit.
+    pub overhead: Timing,
+    /// What to do when the promise cannot be kept.
+    pub policy: Policy,
+}
+
+impl Config {
+    /// These sections, with defaults for everything else.
+    #[must_use]
+    pub fn new(sections: Vec<Section>) -> Self {
+        Self {
+            sections,
+            chunk_bytes_max: 1 << 20,
+            inflight_bytes_max: 8 << 20,
+            window: Duration::from_millis(100),
+            rate_bytes_per_s: None,
+            switchover_rate_bytes_per_s: None,
+            bandwidth_bytes_per_s: None,
+            bandwidth_guess_bytes_per_s: 125_000_000,
+            initial_share_per_mille: 250,
+            switchover: Switchover::Automatic,
+            downtime_max: Duration::from_millis(300),
+            confidence_per_mille: 980,
+            overhead: Timing::new(Duration::from_millis(2), 300),
+            policy: Policy::default(),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Handing out work: transitions, queries and chunks.
+
+use core::time::Duration;
+
+use vfio_mig_fsm::State;
+
+use super::drr;
+use super::section::Busy;
+use super::source::SaveScheduler;
+use super::step::{SectionId, Step};
+
+/// What became of looking for a chunk to read.
+pub(super) enum Grant {
+    Step(Step),
+    /// The bucket is empty until then.
+    Until(Duration),
+    /// No section is free, or enough is under way.
+    Nothing,
+}
+
+impl SaveScheduler {
+    pub(super) fn transition(&mut self, now: Duration, index: usize, to: State) -> Step {
+        if let Some(progress) = self.progress.get_mut(index) {
+            progress.busy = Busy::Transition { to, since: now };
+            progress.touched = true;
+        }
+        Step::Transition { section: SectionId::new(index), to }
+    }
+
+    pub(super) fn query(&mut self, now: Duration, index: usize) -> Step {
+        if let Some(progress) = self.progress.get_mut(index) {
+            progress.busy = Busy::Query;
+            progress.budget.asked(now);
+        }
+        Step::Query { section: SectionId::new(index) }
+    }
+
+    /// The next chunk while the guest runs: round robin by weight. `barred`: sections that are about to change state.
+    pub(super) fn grant(&mut self, now: Duration, barred: impl Fn(usize) -> bool) -> Grant {
+        let chunk_bytes = match self.chunk_bytes(now) {
+            Ok(bytes) => bytes,
+            Err(grant) => return grant,
+        };
+        for (index, (section, progress)) in self.config.sections.iter().zip(&self.progress).enumerate() {
+            let (Some(claim), Some(initial)) = (self.claims.get_mut(index), self.is_initial.get_mut(index)) else {
+                continue;
+            };
+            let weight = if progress.has_bytes() && !barred(index) { u64::from(section.weight.max(1)) } else { 0 };
+            *claim = drr::Claim { weight, free: progress.is_idle() };
+            *initial = progress.ack.missing().is_some();
+        }
+        drr::guarantee(&mut self.claims, &self.is_initial, self.config.initial_share_per_mille);
+        match self.turns.pick(&self.claims, chunk_bytes) {
+            Some(index) => Grant::Step(self.read(now, index, chunk_bytes, false)),
+            None => Grant::Nothing,
+        }
+    }
+
+    /// The next chunk while the guest stands: the section with the longest way to go comes first. Nobody adds bytes any more, so
+    /// nobody can starve, and the order decides only when the last one is loaded.
+    pub(super) fn grant_stopped(&mut self, now: Duration) -> Grant {
+        let chunk_bytes = match self.chunk_bytes(now) {
+            Ok(bytes) => bytes,
+            Err(grant) => return grant,
+        };
+        let free = self.sections().filter(|(_, _, progress)| {
+            progress.is_idle() && progress.state == Some(State::StopCopy) && progress.has_bytes()
+        });
+        let longest = free.max_by_key(|(index, section, progress)| {
+            (progress.tail(section), progress.remaining_bytes(), core::cmp::Reverse(*index))
+        });
+        match longest.map(|(index, _, _)| index) {
+            Some(index) => Grant::Step(self.read(now, index, chunk_bytes, true)),
+            None => Grant::Nothing,
+        }
+    }
+
+    fn chunk_bytes(&self, now: Duration) -> Result<u64, Grant> {
+        let chunk_bytes = self.bucket.chunk_bytes(self.config.chunk_bytes_max.max(1));
+        let is_room = self.inflight_bytes.saturating_add(chunk_bytes) <= self.config.inflight_bytes_max;
+        if !is_room && self.inflight_bytes > 0 {
+            return Err(Grant::Nothing);
+        }
+        match self.bucket.closed_until(now) {
+            Some(until) => Err(Grant::Until(until)),
+            None => Ok(chunk_bytes),
+        }
+    }
+
+    fn read(&mut self, now: Duration, index: usize, chunk_bytes: u64, stopped: bool) -> Step {
+        let mut bytes_max = chunk_bytes;
+        if let Some(progress) = self.progress.get_mut(index) {
+            bytes_max = bytes_max.min(progress.credit_bytes.unwrap_or(u64::MAX)).max(1);
+            progress.busy = Busy::Read { bytes_max, since: now };
+        }
+        self.turns.charge(index, bytes_max);
+        self.bucket.take(now, bytes_max);
+        self.inflight_bytes = self.inflight_bytes.saturating_add(bytes_max);
+        Step::Read { section: SectionId::new(index), bytes_max, stopped }
+    }
+
+    /// Gives back what was granted and not read.
+    pub(super) fn ungrant(&mut self, index: usize, bytes: u64) {
+        self.turns.refund(index, bytes);
+        self.bucket.refund(bytes);
+        self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
+    }
+}

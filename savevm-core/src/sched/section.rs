@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the scheduler knows of one section.
+
+use core::time::Duration;
+
+use vfio_mig_fsm::State;
+
+use super::ack::Acknowledgement;
+use super::config::{Profile, Section, Timing};
+use super::decision::Restored;
+use super::model::Term;
+use super::query::Budget;
+use super::step::{Sizes, Sum};
+use super::units;
+
+/// The device call under way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Busy {
+    Idle,
+    Transition { to: State, since: Duration },
+    Read { bytes_max: u64, since: Duration },
+    Query,
+    Reset,
+}
+
+/// Bytes and the time they took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Speed {
+    bytes: u64,
+    time: Duration,
+}
+
+/// From how many bytes on a speed is believed.
+const SPEED_BYTES_MIN: u64 = 4 << 20;
+/// One deviation of a measured or remembered speed.
+const SPEED_SPREAD_PER_MILLE: u32 = 60;
+
+impl Speed {
+    pub(super) fn add(&mut self, bytes: u64, time: Duration) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.time = self.time.saturating_add(time);
+    }
+
+    pub(super) fn bytes_per_s(&self) -> Option<u64> {
+        if self.bytes < SPEED_BYTES_MIN { None } else { units::rate(self.bytes, self.time) }
+    }
+}
+
+/// Progress of one section.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// Where it is, unless a failed transition left that open.
+    pub(super) state: Option<State>,
+    pub(super) busy: Busy,
+    pub(super) touched: bool,
+    /// Read from the section, from its first byte.
+    pub(super) read_bytes: u64,
+    /// Of these, not yet taken by the transport.
+    pub(super) unsent_bytes: u64,
+    /// What the target still takes.
+    pub(super) credit_bytes: Option<u64>,
+    pub(super) sizes: Option<Sizes>,
+    pub(super) asked_at: Duration,
+    read_since_query: u64,
+    /// The last read yielded nothing, and nothing since says otherwise.
+    pub(super) drained: bool,
+    /// Queries in a row that claimed initial bytes of which nothing could be read.
+    empty_claims: u32,
+    pub(super) budget: Budget,
+    pub(super) ack: Acknowledgement,
+    /// Asked for its sizes behind the barrier.
+    pub(super) rechecked: bool,
+    /// Began anew since the barrier was last left.
+    pub(super) reopened: bool,
+    /// A request on the way home failed: only a reset is left.
+    pub(super) way_back_failed: bool,
+    /// How fast the guest makes new bytes.
+    dirty_bytes_per_s: u64,
+    read_speed: Speed,
+    pub(super) write_speed: Speed,
+    /// What STOP_COPY is expected to yield, set when it is requested.
+    pub(super) stopped_bytes: u64,
+    pub(super) read_at_stop: u64,
+    pub(super) ended: Option<Sum>,
+    pub(super) finished_at: Option<Duration>,
+    pub(super) loaded: bool,
+    pub(super) restored: Option<Restored>,
+    pub(super) learned: Profile,
+}
+
+/// Claims that yield nothing before they are no longer waited for.
+const EMPTY_CLAIMS_MAX: u32 = 3;
+
+impl Progress {
+    pub(super) fn new(section: &Section) -> Self {
+        Self {
+            state: Some(section.home),
+            busy: Busy::Idle,
+            touched: false,
+            read_bytes: 0,
+            unsent_bytes: 0,
+            credit_bytes: section.credit_bytes,
+            sizes: None,
+            asked_at: Duration::ZERO,
+            read_since_query: 0,
+            drained: false,
+            empty_claims: 0,
+            budget: Budget::default(),
+            ack: Acknowledgement::new(section.acknowledged && section.precopies()),
+            rechecked: false,
+            reopened: false,
+            way_back_failed: false,
+            dirty_bytes_per_s: 0,
+            read_speed: Speed::default(),
+            write_speed: Speed::default(),
+            stopped_bytes: 0,
+            read_at_stop: 0,
+            ended: None,
+            finished_at: None,
+            loaded: false,
+            restored: None,
+            learned: section.profile,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy == Busy::Idle
+    }
+
+    pub(super) fn is_querying(&self) -> bool {
+        self.busy == Busy::Query
+    }
+
+    pub(super) fn is_idle_or_reading(&self) -> bool {
+        matches!(self.busy, Busy::Idle | Busy::Read { .. })
+    }
+
+    pub(super) fn is_precopying(&self) -> bool {
+        matches!(self.state, Some(State::PreCopy | State::PreCopyP2p))
+    }
+
+    /// Has something that can be read in its present state.
+    pub(super) fn has_bytes(&self) -> bool {
+        let is_open = self.credit_bytes != Some(0);
+        match self.state {
+            Some(State::StopCopy) => is_open && self.ended.is_none(),
+            Some(State::PreCopy | State::PreCopyP2p) => is_open && !self.drained,
+            _ => false,
+        }
+    }
+
+    /// `bytes` were read in `time`, of `bytes_max` asked for.
+    pub(super) fn read(&mut self, bytes: u64, bytes_max: u64, time: Duration) {
+        self.read_bytes = self.read_bytes.saturating_add(bytes);
+        self.unsent_bytes = self.unsent_bytes.saturating_add(bytes);
+        self.read_since_query = self.read_since_query.saturating_add(bytes);
+        self.read_speed.add(bytes, time);
+        self.empty_claims = 0;
+        if let Some(credit) = &mut self.credit_bytes {
+            *credit = credit.saturating_sub(bytes);
+        }
+        if let Some(sizes) = &mut self.sizes {
+            let of_initial = sizes.initial_bytes.min(bytes);
+            sizes.initial_bytes = sizes.initial_bytes.saturating_sub(of_initial);
+            sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(bytes.saturating_sub(of_initial));
+            // The rest is what the guest makes while it is read: a trickle that never ends, call by call. It waits for the
+            // next query.
+            let is_trickle = bytes < bytes_max && sizes.initial_bytes == 0 && sizes.dirty_bytes == 0;
+            self.drained |= is_trickle && self.state != Some(State::StopCopy);
+        }
+    }
+
+    /// A new answer of the section about itself.
+    pub(super) fn queried(&mut self, now: Duration, sizes: Sizes) {
+        let before = self.sizes;
+        let age = now.saturating_sub(self.asked_at);
+        if let Some(before) = before {
+            // `before` has been reduced by what was read since.
+            let made = (sizes.initial_bytes.saturating_add(sizes.dirty_bytes))
+                .saturating_sub(before.initial_bytes.saturating_add(before.dirty_bytes));
+            if let Some(rate) = units::rate(made, age).filter(|_| !sizes.reinit) {
+                self.dirty_bytes_per_s = self.dirty_bytes_per_s.midpoint(rate);
+            }
+        }
+        let precopy_bytes = sizes.initial_bytes.saturating_add(sizes.dirty_bytes);
+        if self.drained && self.read_since_query == 0 && sizes.initial_bytes > 0 {
+            self.empty_claims = self.empty_claims.saturating_add(1);
+        }
+        self.budget.answered(self.read_since_query > 0 || before != Some(sizes));
+        self.drained = precopy_bytes == 0;
+        self.read_since_query = 0;
+        self.asked_at = now;
+        self.sizes = Some(sizes);
+    }
+
+    /// The initial bytes have been read, so far as they can be.
+    pub(super) fn initial_is_out(&self) -> bool {
+        let is_read = self.sizes.is_some_and(|sizes| sizes.initial_bytes == 0);
+        (is_read || self.empty_claims >= EMPTY_CLAIMS_MAX) && self.unsent_bytes == 0
+    }
+
+    /// What would be left to read if the vCPUs stopped in `delay`.
+    pub(super) fn pending_bytes(&self, section: &Section, now: Duration, delay: Duration) -> u64 {
+        let Some(sizes) = &self.sizes else { return 0 };
+        let ahead = now.saturating_sub(self.asked_at).saturating_add(delay);
+        let grown = units::bytes_in(ahead, self.dirty_bytes_per_s);
+        let announced = sizes.pending_bytes().saturating_add(grown);
+        match section.profile.size_per_mille {
+            0 => announced,
+            per_mille => units::per_mille(announced, per_mille),
+        }
+    }
+
+    /// What is left of the state of a stopped section, so far as one knows.
+    pub(super) fn remaining_bytes(&self) -> u64 {
+        self.stopped_bytes.saturating_sub(self.read_bytes.saturating_sub(self.read_at_stop))
+    }
+
+    /// The slower of reading it here and writing it there.
+    pub(super) fn bytes_per_s(&self, section: &Section) -> Option<u64> {
+        let read = self.read_speed.bytes_per_s().or(section.profile.read_bytes_per_s);
+        let write = self.write_speed.bytes_per_s().or(section.profile.write_bytes_per_s);
+        match (read, write) {
+            (Some(read), Some(write)) => Some(read.min(write)),
+            (read, write) => read.or(write),
+        }
+    }
+
+    /// Stopping and moving `bytes`, were the channel its own.
+    pub(super) fn own_term(&self, section: &Section, bytes: u64) -> Term {
+        let stop = Term::from(section.profile.stop);
+        let Some(bytes_per_s) = self.bytes_per_s(section) else { return stop };
+        let spread =
+            units::hypotenuse(u64::from(SPEED_SPREAD_PER_MILLE), u64::from(section.profile.size_spread_per_mille));
+        stop.then(Term::new(units::time_for(bytes, bytes_per_s), u32::try_from(spread).unwrap_or(u32::MAX)))
+    }
+
+    /// From now to its acknowledgement, were the channel its own.
+    pub(super) fn tail(&self, section: &Section) -> Duration {
+        let moving = self.bytes_per_s(section).map(|speed| units::time_for(self.remaining_bytes(), speed));
+        section.profile.load.expected.saturating_add(moving.unwrap_or_default())
+    }
+
+    /// Remembers how long a transition took.
+    pub(super) fn learn_transition(&mut self, to: State, took: Duration) {
+        match to {
+            State::RunningP2p | State::PreCopyP2p => learn(&mut self.learned.quiesce, took),
+            State::StopCopy => learn(&mut self.learned.stop, took),
+            _ => {}
+        }
+    }
+
+    pub(super) fn learn_load(&mut self, took: Duration) {
+        learn(&mut self.learned.load, took);
+    }
+
+    /// Remembers speeds and the size, once everything was read.
+    pub(super) fn learn_end(&mut self) {
+        self.learned.read_bytes_per_s = self.read_speed.bytes_per_s().or(self.learned.read_bytes_per_s);
+        self.learned.write_bytes_per_s = self.write_speed.bytes_per_s().or(self.learned.write_bytes_per_s);
+    }
+}
+
+/// Half of what was known, half of what was seen; and as sure as they agree.
+fn learn(timing: &mut Timing, took: Duration) {
+    let before = timing.expected;
+    if before.is_zero() {
+        *timing = Timing::new(took, 250);
+        return;
+    }
+    let off = units::scale(1000, units::nanos(before.abs_diff(took)), units::nanos(before).max(1)).min(1000);
+    timing.expected = Duration::from_nanos(units::nanos(before).midpoint(units::nanos(took)));
+    timing.spread_per_mille = timing.spread_per_mille.midpoint(u32::try_from(off).unwrap_or(1000)).max(20);
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! While the guest stands: pause, stop, drain, and wait for the target's word.
+
+use core::time::Duration;
+
+use vfio_mig_fsm::State;
+
+use super::config::Switchover;
+use super::decision::{Cause, Estimate, External, Phase};
+use super::grant::Grant;
+use super::model::{self, Term};
+use super::source::SaveScheduler;
+use super::step::{SectionId, Step};
+use super::units;
+
+impl SaveScheduler {
+    pub(super) fn poll_quiet(&mut self, now: Duration) -> Step {
+        // A chunk under way is finished; none is begun, for the next thing a section is asked is to stop.
+        if self.config.switchover == Switchover::Automatic && !self.pause_asked {
+            self.pause_asked = true;
+            self.stopped_at = Some(now);
+            return Step::PauseGuest;
+        }
+        Step::Wait { until: None }
+    }
+
+    /// The vCPUs stand.
+    pub(super) fn begin_stopping(&mut self, now: Duration) {
+        self.guest_paused = true;
+        self.stopped_at = self.stopped_at.or(Some(now));
+        self.phase = Phase::Stopped;
+        self.bucket.set_rate(now, self.config.switchover_rate_bytes_per_s);
+    }
+
+    pub(super) fn poll_stopped(&mut self, now: Duration) -> Step {
+        let limit = self.config.policy.switchover_max;
+        let ends_at = limit.zip(self.stopped_at).map(|(limit, at)| at.saturating_add(limit));
+        if ends_at.is_some_and(|at| now >= at) {
+            self.fail(now, Cause::Switchover);
+            return self.poll_undoing(now);
+        }
+        if self.phase == Phase::Ready {
+            return Step::Ready;
+        }
+        // All of them, without waiting for any.
+        if let Some(index) = self.find(|_, progress| progress.is_idle() && progress.state != Some(State::StopCopy)) {
+            self.expect_bytes(now, index);
+            return self.transition(now, index, State::StopCopy);
+        }
+        if let Some(step) = self.finish(now) {
+            return step;
+        }
+        if self.progress.iter().all(|progress| progress.loaded) {
+            self.phase = Phase::Ready;
+            return Step::Ready;
+        }
+        let earlier = |at: Duration| Some(ends_at.map_or(at, |ends_at| ends_at.min(at)));
+        match self.grant_stopped(now) {
+            Grant::Step(step) => step,
+            Grant::Until(until) => Step::Wait { until: earlier(until) },
+            Grant::Nothing => Step::Wait { until: ends_at },
+        }
+    }
+
+    fn expect_bytes(&mut self, now: Duration, index: usize) {
+        let pending =
+            self.section(index).map(|(section, progress)| progress.pending_bytes(section, now, Duration::ZERO));
+        if let Some(progress) = self.progress.get_mut(index) {
+            progress.stopped_bytes = pending.unwrap_or(0);
+            progress.read_at_stop = progress.read_bytes;
+        }
+    }
+
+    /// Closes a section of which everything was sent.
+    fn finish(&mut self, now: Duration) -> Option<Step> {
+        let index = self.find(|_, progress| {
+            progress.ended.is_some() && progress.finished_at.is_none() && progress.unsent_bytes == 0
+        })?;
+        let progress = self.progress.get_mut(index)?;
+        progress.finished_at = Some(now);
+        Some(Step::Finish { section: SectionId::new(index), sum: progress.ended? })
+    }
+
+    /// What a switchover that begins now would cost.
+    pub(super) fn forecast(&self, now: Duration, external: &External) -> Estimate {
+        let quiesce = self.sections().filter(|(_, section, _)| section.capabilities.has_p2p());
+        let delay = quiesce.map(|(_, section, _)| section.profile.quiesce.expected).max().unwrap_or_default();
+        let bandwidth = self.meter.bandwidth();
+        let capped = self.config.switchover_rate_bytes_per_s.unwrap_or(u64::MAX);
+        let bytes_per_s = bandwidth.bytes_per_s.min(capped).max(1);
+        let first = Term::from(self.config.overhead).then(Term::new(external.fixed, 0));
+
+        let mut terms = alloc::vec::Vec::with_capacity(self.progress.len().saturating_add(1));
+        let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
+        let mut order = alloc::vec::Vec::with_capacity(self.progress.len());
+        // What is under way has to leave first, and so has what the caller sends.
+        let mut pending_bytes = external.bytes.saturating_add(self.inflight_bytes);
+        for (_, section, progress) in self.sections() {
+            let bytes = progress.pending_bytes(section, now, delay);
+            pending_bytes = pending_bytes.saturating_add(bytes);
+            let load = Term::from(section.profile.load);
+            terms.push(progress.own_term(section, bytes).then(load));
+            fixed.push(Term::from(section.profile.stop).then(load));
+            let tail = units::time_for(bytes, progress.bytes_per_s(section).unwrap_or(u64::MAX));
+            order.push((section.profile.load.expected.saturating_add(tail), bytes, section));
+        }
+        // The channel, in the order of the drain: the longest way to go first.
+        order.sort_by_key(|(tail, _, _)| core::cmp::Reverse(*tail));
+        let mut channel_free_at = units::time_for(external.bytes.saturating_add(self.inflight_bytes), bytes_per_s);
+        let mut last = Term::default();
+        for (_, bytes, section) in &order {
+            let moving = units::time_for(*bytes, bytes_per_s);
+            channel_free_at = channel_free_at.saturating_add(moving);
+            let spread = units::hypotenuse(
+                u64::from(bandwidth.spread_per_mille),
+                u64::from(section.profile.size_spread_per_mille) / 2,
+            );
+            let sent = Term::new(channel_free_at, u32::try_from(spread).unwrap_or(u32::MAX));
+            let done = sent.then(Term::from(section.profile.load));
+            if done.expected_us >= last.expected_us {
+                last = done;
+            }
+        }
+        terms.push(last);
+        let confidence = self.config.confidence_per_mille;
+        Estimate {
+            downtime: model::interval(first, &terms, confidence),
+            fixed: model::interval(first, &fixed, confidence),
+            pending_bytes,
+            bandwidth_bytes_per_s: bytes_per_s,
+            bandwidth_is_known: bandwidth.is_known,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! When to switch over, and when to say that it cannot be.
+
+use core::time::Duration;
+use std::vec;
+
+use vfio_mig_fsm::Capabilities;
+
+use super::rig::{Fake, MS, Rig, device, fake, memory};
+use crate::sched::{
+    Cause, Config, Decision, Event, External, Hold, Kind, Outcome, Phase, SaveScheduler, Section, Step, Timing, Trend,
+    Verdict, Why,
+};
+
+/// A device whose costs are known exactly.
+fn known() -> Section {
+    let mut section = device("a");
+    section.profile.stop = Timing::new(10 * MS, 0);
+    section.profile.load = Timing::new(20 * MS, 0);
+    section.profile.size_spread_per_mille = 0;
+    section
+}
+
+fn endless(dirty_bytes: u64) -> Fake {
+    let mut fake = fake(0, dirty_bytes, 0);
+    fake.dirties_for_ever = true;
+    fake
+}
+
+#[test]
+fn an_idle_guest_with_16_mib_of_stop_copy_switches_within_3_windows() {
+    let config = Config::new(vec![memory(), device("a")]);
+    let mut rig = Rig::new(config, vec![fake(512 << 20, 0, 0), fake(0, 0, 16 << 20)], 10_000_000_000);
+    let _ = rig.run(Duration::from_secs(20));
+    let ram_out = rig
+        .steps
+        .iter()
+        .rev()
+        .find(|(_, step)| matches!(step, Step::Read { section, stopped: false, .. } if section.index() == 0));
+    let switched = rig.decided(|decision| matches!(decision, Decision::Switch(Why::Fits, _))).expect("a switchover");
+    let since = switched.saturating_sub(ram_out.expect("memory is read").0);
+    assert!(since <= 300 * MS, "switched {since:?} after memory was out");
+    assert_eq!(rig.scheduler.phase(), Phase::Ready);
+}
+
+#[test]
+fn the_stop_copy_size_counts() {
+    // 100 MB at 100 MB/s are a second, whatever pre-copy has drained.
+    let mut config = Config::new(vec![known()]);
+    config.bandwidth_bytes_per_s = Some(100_000_000);
+    config.policy.precopy_max = Duration::from_secs(3);
+    let mut rig = Rig::new(config, vec![fake(0, 0, 100_000_000)], 100_000_000);
+    assert_eq!(rig.run(Duration::from_secs(10)), Step::Ended);
+    assert_eq!(rig.scheduler.outcome(), Some(Outcome::Aborted(Cause::Late)));
+    assert_eq!(rig.decided(|decision| matches!(decision, Decision::Switch(..))), None);
+}
+
+#[test]
+fn the_estimate_has_every_cost_and_adds_the_callers() {
+    let mut config = Config::new(vec![known(), known()]);
+    config.overhead = Timing::new(5 * MS, 0);
+    config.bandwidth_bytes_per_s = Some(100_000_000);
+    let mut rig = Rig::new(config, vec![fake(0, 0, 1_000_000), fake(0, 0, 3_000_000)], 100_000_000);
+    let _ = rig.run(50 * MS);
+    let near = |found: Duration, wanted: Duration| found.abs_diff(wanted) <= 2 * MS;
+    // Two devices beside each other: 5 + 4 MB at 100 MB/s + the last one's load of 20. Stopping hides behind the channel.
+    let alone = rig.scheduler.estimate(rig.now, &External::default()).downtime.expected;
+    assert!(near(alone, 65 * MS), "{alone:?}");
+    let with = rig.scheduler.estimate(rig.now, &External::new(10_000_000, 7 * MS)).downtime.expected;
+    assert!(near(with, 172 * MS), "{with:?}");
+    let fixed = rig.scheduler.estimate(rig.now, &External::default()).fixed.expected;
+    assert!(near(fixed, 35 * MS), "stopping and loading: {fixed:?}");
+}
+
+#[test]
+fn what_cannot_be_is_said_before_anything_is_transferred() {
+    let mut section = device("a");
+    section.profile.load = Timing::new(400 * MS, 50);
+    let mut rig = Rig::new(Config::new(vec![section]), vec![fake(1 << 20, 0, 0)], 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ended);
+    assert_eq!(rig.scheduler.outcome(), Some(Outcome::Aborted(Cause::Infeasible)));
+    assert!(rig.decided(|decision| matches!(decision, Decision::Infeasible(_))).is_some());
+    assert_eq!(rig.first(|step| matches!(step, Step::Read { .. })), None, "bytes were moved for nothing");
+}
+
+fn with_trend(set: impl Fn(&mut Config)) -> Rig {
+    let mut config = Config::new(vec![memory()]);
+    config.bandwidth_bytes_per_s = Some(10_000_000);
+    config.policy.precopy_max = Duration::from_secs(30);
+    set(&mut config);
+    let mut rig = Rig::new(config, vec![endless(50 << 20)], 10_000_000);
+    let _ = rig.run(Duration::from_secs(20));
+    rig
+}
+
+#[test]
+fn level_is_waited_for_switched_or_given_up_as_told() {
+    let waiting = with_trend(|config| config.policy.level = Verdict::Wait);
+    assert_eq!(waiting.scheduler.phase(), Phase::Precopy);
+    let level = |decision: &Decision| matches!(decision, Decision::Iterate(Hold::Downtime { trend: Trend::Level }, _));
+    assert!(waiting.decided(level).is_some());
+
+    let switched = with_trend(|config| config.policy.level = Verdict::Switch);
+    let why = |decision: &Decision| matches!(decision, Decision::Switch(Why::Trend(Trend::Level), _));
+    assert!(switched.decided(why).is_some());
+
+    let given_up = with_trend(|config| config.policy.level = Verdict::Abort);
+    assert_eq!(given_up.scheduler.outcome(), Some(Outcome::Aborted(Cause::Trend(Trend::Level))));
+}
+
+#[test]
+fn falling_is_read_on_and_rising_is_not() {
+    // 50 MB at 10 MB/s: it falls for five seconds, and then it fits. No policy for level or rising cuts in.
+    let mut config = Config::new(vec![memory()]);
+    (config.policy.level, config.policy.rising) = (Verdict::Abort, Verdict::Abort);
+    let mut rig = Rig::new(config, vec![fake(50_000_000, 0, 0)], 10_000_000);
+    assert_eq!(rig.run(Duration::from_secs(20)), Step::Ready);
+
+    let mut config = Config::new(vec![memory()]);
+    config.policy.rising = Verdict::Abort;
+    let mut rig = Rig::new(config, vec![fake(20_000_000, 0, 0)], 10_000_000);
+    for window in 0..40_u64 {
+        let _ = rig.run(Duration::from_millis(100 * window));
+        rig.sections[0].dirty_bytes += 3_000_000;
+    }
+    assert_eq!(rig.scheduler.outcome(), Some(Outcome::Aborted(Cause::Trend(Trend::Rising))));
+}
+
+#[test]
+fn pre_copy_ends() {
+    let late = |verdict| {
+        with_trend(|config| {
+            config.policy.precopy_max = Duration::from_secs(2);
+            config.policy.late = verdict;
+        })
+    };
+    assert_eq!(late(Verdict::Abort).scheduler.outcome(), Some(Outcome::Aborted(Cause::Late)));
+    assert!(late(Verdict::Switch).decided(|decision| matches!(decision, Decision::Switch(Why::Late, _))).is_some());
+}
+
+#[test]
+fn nobody_switches_before_the_initial_bytes_are_acknowledged() {
+    let mut rig = Rig::new(Config::new(vec![device("a")]), vec![fake(1 << 20, 0, 0)], 1_000_000_000);
+    rig.acknowledges = false;
+    let _ = rig.run(Duration::from_secs(2));
+    assert_eq!(rig.scheduler.phase(), Phase::Precopy);
+    let section = crate::sched::SectionId::new(0);
+    rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation: 1 });
+    assert_eq!(rig.run(Duration::from_secs(3)), Step::Ready);
+}
+
+#[test]
+fn a_new_initial_phase_voids_the_acknowledgement() {
+    // It begins anew while it goes quiet, twice.
+    let mut anew = fake(1 << 20, 0, 0);
+    anew.reinits_when_quiet = 2;
+    let mut rig = Rig::new(Config::new(vec![device("a")]), vec![anew], 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(10)), Step::Ready);
+    let announced: vec::Vec<u32> = rig
+        .steps
+        .iter()
+        .filter_map(|(_, step)| match step {
+            Step::Announce { generation, .. } => Some(*generation),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(announced, [1, 2, 3]);
+    assert_eq!(rig.decisions.iter().filter(|(_, decision)| *decision == Decision::GoBack).count(), 2);
+}
+
+#[test]
+fn an_acknowledgement_of_an_old_generation_is_worth_nothing() {
+    let mut anew = fake(1 << 20, 0, 0);
+    anew.reinits_when_quiet = 1;
+    let mut rig = Rig::new(Config::new(vec![device("a")]), vec![anew], 1_000_000_000);
+    let reopened = |decision: &Decision| matches!(decision, Decision::Reopened { .. });
+    while rig.decided(reopened).is_none() {
+        let end = rig.now + MS;
+        let _ = rig.run(end);
+        rig.now = end;
+    }
+    rig.acknowledges = false;
+    let _ = rig.run(Duration::from_secs(1));
+    let section = crate::sched::SectionId::new(0);
+    rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation: 1 });
+    let _ = rig.run(Duration::from_secs(2));
+    assert_eq!(rig.scheduler.phase(), Phase::Precopy);
+    assert!(rig.decided(|decision| matches!(decision, Decision::StaleAcknowledgement { generation: 1, .. })).is_some());
+}
+
+#[test]
+fn a_device_that_always_begins_anew_does_not_hold_the_migration_for_ever() {
+    let mut config = Config::new(vec![device("a")]);
+    config.policy.reinit_max = 3;
+    let mut anew = fake(1 << 20, 0, 0);
+    anew.reinits_when_quiet = u32::MAX;
+    let mut rig = Rig::new(config, vec![anew], 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(20)), Step::Ready);
+    assert!(rig.decided(|decision| *decision == Decision::Persist).is_some());
+}
+
+#[test]
+fn the_caller_may_decide() {
+    let mut config = Config::new(vec![device("a")]);
+    config.switchover = crate::sched::Switchover::Manual;
+    let mut rig = Rig::new(config, vec![fake(1 << 20, 0, 1 << 20)], 1_000_000_000);
+    let _ = rig.run(Duration::from_secs(2));
+    assert_eq!(rig.scheduler.phase(), Phase::Precopy);
+    rig.scheduler.quiesce(rig.now);
+    let _ = rig.run(Duration::from_secs(3));
+    assert_eq!(rig.scheduler.phase(), Phase::Quiet);
+    rig.scheduler.handle(rig.now, Event::Resume);
+    let _ = rig.run(Duration::from_secs(4));
+    assert_eq!(rig.scheduler.phase(), Phase::Precopy, "not paused yet: there is a way back");
+    rig.scheduler.quiesce(rig.now);
+    let _ = rig.run(Duration::from_secs(5));
+    rig.scheduler.stop(rig.now);
+    assert_eq!(rig.run(Duration::from_secs(6)), Step::Ready);
+}
+
+#[test]
+fn sections_that_cannot_be_read_while_running_switch_at_once() {
+    let section = Section::new("a", Kind::VmState, Capabilities::StopCopy);
+    let mut rig = Rig::new(Config::new(vec![section]), vec![fake(0, 0, 1 << 20)], 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(2)), Step::Ready);
+    assert!(rig.now < 100 * MS, "it took {:?}", rig.now);
+    let _: SaveScheduler = rig.scheduler;
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Who reads, how much, how fast, and who is asked.
+
+use core::time::Duration;
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::rig::{MS, Rig, device, fake, memory};
+use crate::sched::bandwidth::Meter;
+use crate::sched::drr::{Claim, Turns};
+use crate::sched::{Config, Step};
+
+fn claims(weights: &[u64]) -> Vec<Claim> {
+    weights.iter().map(|&weight| Claim { weight, free: true }).collect()
+}
+
+proptest! {
+    /// The model: with everybody always ready, bytes are proportional to weights.
+    #[test]
+    fn shares_follow_the_weights_within_5_percent(weights in prop::collection::vec(1_u64..50, 1..9)) {
+        let mut turns = Turns::new(weights.len());
+        let claims = claims(&weights);
+        let mut served = vec![0_u64; weights.len()];
+        let sum: u64 = weights.iter().sum();
+        let picks = sum * 40;
+        for _ in 0..picks {
+            let index = turns.pick(&claims, 1000).unwrap();
+            turns.charge(index, 1000);
+            served[index] += 1000;
+        }
+        for (bytes, weight) in served.iter().zip(&weights) {
+            let fair = picks * 1000 * weight / sum;
+            prop_assert!(bytes.abs_diff(fair) <= fair / 20, "{bytes} bytes where {fair} are fair; {weights:?}");
+        }
+    }
+
+    /// Whoever has something to read is served within a round of everybody's allowance, whatever the others do.
+    #[test]
+    fn nobody_starves(
+        weights in prop::collection::vec(1_u64..20, 2..7),
+        busy in prop::collection::vec(any::<u8>(), 300),
+    ) {
+        let mut turns = Turns::new(weights.len());
+        let mut passed = vec![0_u64; weights.len()];
+        let sum: u64 = weights.iter().sum();
+        for mask in busy {
+            let mut claims = claims(&weights);
+            claims.iter_mut().enumerate().skip(1).for_each(|(index, claim)| claim.free = mask >> (index % 8) & 1 == 0);
+            let Some(index) = turns.pick(&claims, 1000) else { continue };
+            turns.charge(index, 1000);
+            passed.iter_mut().for_each(|bytes| *bytes += 1000);
+            passed[index] = 0;
+            // The first section is always free: it may wait for a round, and for what the others saved up.
+            let most = 1000 * (2 * sum / weights[0] + 6 * weights.len() as u64);
+            prop_assert!(passed[0] <= most, "passed over for {} bytes, {most} allowed", passed[0]);
+        }
+    }
+}
+
+#[test]
+fn a_section_in_the_middle_of_a_read_keeps_its_share() {
+    // The heavy one is never free twice in a row, as a section is that has a read under way.
+    let mut turns = Turns::new(2);
+    let mut served = [0_u64; 2];
+    let mut was_heavy = false;
+    for _ in 0..3000 {
+        let claims = [Claim { weight: 1, free: !was_heavy }, Claim { weight: 1, free: true }];
+        let index = turns.pick(&claims, 1000).unwrap();
+        turns.charge(index, 1000);
+        served[index] += 1;
+        was_heavy = index == 0;
+    }
+    assert!(served[0].abs_diff(served[1]) <= 30, "{served:?}");
+}
+
+/// At 100 KB/s, with a guest that is never done dirtying its memory, QEMU sends no byte of a device for ever.
+fn slow(share_per_mille: u32, weight: u32) -> Rig {
+    let mut ram = memory();
+    ram.weight = weight;
+    let mut config = Config::new(vec![ram, device("a"), device("b")]);
+    config.rate_bytes_per_s = Some(100_000);
+    config.initial_share_per_mille = share_per_mille;
+    let mut endless = fake(64 << 20, 0, 0);
+    endless.dirties_for_ever = true;
+    let mut rig = Rig::new(config, vec![endless, fake(200_000, 0, 0), fake(200_000, 0, 0)], 10_000_000);
+    let _ = rig.run(Duration::from_secs(60));
+    rig
+}
+
+#[test]
+fn all_initial_bytes_are_acknowledged_at_100_kilobytes_a_second() {
+    let rig = slow(250, 1);
+    // Three equal shares: each device's 200 KB at 33 KB/s.
+    let fair = Duration::from_secs(6);
+    for device in &rig.sections[1..] {
+        let at = device.acknowledged_at.expect("an acknowledgement");
+        assert!(at <= fair * 3 / 2, "acknowledged after {at:?}, {fair:?} is fair");
+    }
+    assert!(rig.sections[0].read_bytes > 150_000, "memory was starved instead: {}", rig.sections[0].read_bytes);
+}
+
+#[test]
+fn initial_bytes_have_a_guaranteed_share() {
+    // Memory weighs 48 times as much as both devices: by weight alone they would get 4 %, and take 100 s.
+    let rig = slow(250, 48);
+    let fair = Duration::from_secs(16);
+    for device in &rig.sections[1..] {
+        let at = device.acknowledged_at.expect("an acknowledgement");
+        assert!(at <= fair * 3 / 2, "acknowledged after {at:?}, {fair:?} is the guarantee");
+    }
+}
+
+#[test]
+fn the_rate_is_one_for_all_sections() {
+    let rig = slow(250, 1);
+    let total: u64 = rig.sections.iter().map(|section| section.read_bytes).sum();
+    assert!(total.abs_diff(6_000_000) <= 70_000, "{total} bytes in 60 s at 100 KB/s");
+}
+
+#[test]
+fn no_more_is_under_way_than_allowed() {
+    let mut config = Config::new(vec![memory(), device("a")]);
+    config.inflight_bytes_max = 3 << 20;
+    let mut rig = Rig::new(config, vec![fake(64 << 20, 0, 0), fake(64 << 20, 0, 0)], 10_000_000);
+    let _ = rig.run(Duration::from_secs(3));
+    assert_eq!(rig.inflight_bytes_seen, 3 << 20, "the bound is used, and kept");
+}
+
+#[test]
+fn credit_bounds_what_is_read() {
+    let mut section = device("a");
+    section.credit_bytes = Some(3 << 20);
+    let mut rig = Rig::new(Config::new(vec![section]), vec![fake(64 << 20, 0, 0)], 1_000_000_000);
+    let _ = rig.run(Duration::from_secs(3));
+    assert_eq!(rig.sections[0].read_bytes, 3 << 20, "the target credits nothing back");
+}
+
+#[test]
+fn a_window_without_demand_never_lowers_the_bandwidth() {
+    let mut meter = Meter::new(None, 1);
+    let mut now = Duration::ZERO;
+    let mut carry = |meter: &mut Meter, pause: Duration, bytes_per_s: u64| {
+        for _ in 0..200 {
+            now += pause;
+            meter.offered(now, 1_000_000);
+            now += crate::sched::units::time_for(1_000_000, bytes_per_s);
+            meter.sent(now, 1_000_000);
+        }
+        meter.bandwidth()
+    };
+    let busy = carry(&mut meter, Duration::ZERO, 1_000_000_000);
+    assert_eq!(busy.bytes_per_s, 1_000_000_000);
+    let idle = carry(&mut meter, 100 * MS, 1_000_000_000);
+    assert_eq!(idle.bytes_per_s, 1_000_000_000, "10 MB/s were offered");
+    let slower = carry(&mut meter, Duration::ZERO, 500_000_000);
+    assert!(slower.bytes_per_s <= 510_000_000, "a slower link is noticed: {slower:?}");
+}
+
+#[test]
+fn a_given_bandwidth_wins() {
+    let mut meter = Meter::new(Some(42), 1);
+    meter.offered(Duration::ZERO, 1_000_000);
+    meter.sent(Duration::from_secs(1), 1_000_000);
+    assert_eq!(meter.bandwidth().bytes_per_s, 42);
+}
+
+#[test]
+fn one_query_in_a_window_and_fewer_when_nothing_moves() {
+    let mut config = Config::new(vec![device("idle"), device("busy")]);
+    config.downtime_max = Duration::ZERO;
+    config.policy.infeasible = crate::sched::Verdict::Wait;
+    let mut endless = fake(1 << 20, 1 << 20, 0);
+    endless.dirties_for_ever = true;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 1 << 20), endless], 10_000_000);
+    let _ = rig.run(Duration::from_secs(10));
+    for section in &rig.sections {
+        let close = section.queries.windows(2).find(|pair| pair[1] - pair[0] < 100 * MS);
+        assert_eq!(close, None, "two queries in one window");
+    }
+    let (idle, busy) = (rig.sections[0].queries.len(), rig.sections[1].queries.len());
+    assert!((50..=101).contains(&busy), "{busy} queries of a busy device in 10 s");
+    assert!(idle <= 15, "{idle} queries of an idle device in 10 s");
+}
+
+#[test]
+fn a_trickle_waits_for_the_next_query() {
+    let mut config = Config::new(vec![device("a")]);
+    config.downtime_max = Duration::ZERO;
+    config.policy.infeasible = crate::sched::Verdict::Wait;
+    let mut trickle = fake(0, 100, 0);
+    trickle.dirties_for_ever = true;
+    let mut rig = Rig::new(config, vec![trickle], 10_000_000);
+    let _ = rig.run(Duration::from_secs(1));
+    let reads = rig.steps.iter().filter(|(_, step)| matches!(step, Step::Read { .. })).count();
+    assert!(reads <= 12, "{reads} reads in ten windows");
+}

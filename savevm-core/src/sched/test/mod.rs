@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One test for each rule, named after it. Without the rule it fails.
+
+extern crate std;
+
+mod decide;
+mod fair;
+mod order;
+mod rig;
+mod target;
