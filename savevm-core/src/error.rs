@@ -70,6 +70,12 @@ pub enum Cause {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// The scheduler gave up, as the caller's policy says: the downtime would have been too long.
+    #[error("given up: {reason}")]
+    GivenUp {
+        /// Why.
+        reason: String,
+    },
     /// The VMM could not stop its guest.
     #[error("the VMM could not pause the guest: {reason}")]
     Guest {

@@ -13,6 +13,7 @@
 //! than none.
 
 mod course;
+mod drive;
 mod precopy;
 mod set;
 mod worker;
@@ -42,6 +43,7 @@ use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
 use course::Course;
+use drive::Drive;
 pub use precopy::Precopy;
 use set::SourceSet;
 use worker::Worker;
@@ -224,7 +226,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         let (wire, readers) = (&self.wire, &mut self.readers);
         let workers = devices.iter_mut().zip(progress.iter_mut()).enumerate();
         thread::scope(|scope| {
-            let mut course = Course { helm: Helm::new(wire), vmm, options };
+            let sums = offers.iter().map(|_| DigestSum::default()).collect();
+            let mut course = Course { helm: Helm::new(wire), vmm, options, sums };
             let go = || {
                 course.vmm.enter(Phase::Hello)?;
                 start_senders(scope, wire)?;
@@ -234,15 +237,16 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 course.greet(offers.len())?;
                 course.vmm.enter(Phase::Open)?;
                 for (index, (device, progress)) in workers {
-                    let (spread, lap_began) = (Spread::new(), Instant::now());
-                    let worker = Worker { wire, index, device, progress, spread, lap_began };
+                    let (spread, lap_began, sending) = (Spread::new(), Instant::now(), Duration::ZERO);
+                    let worker = Worker { wire, index, device, progress, spread, lap_began, sending };
                     start(scope, wire, &format!("read {index}"), move || worker.run())?;
                 }
-                course.open(&offers)?;
-                course.read_while_running()?;
-                course.stop_and_drain()?;
-                course.vmm.enter(Phase::Load)?;
-                if wire.role == Role::File { Ok(()) } else { course.collect_acknowledgements(offers.len()) }
+                let homes = course.open(&offers)?;
+                let chunk_bytes = wire.pool().map_or(1, |pool| u64::try_from(pool.buffer_len()).unwrap_or(u64::MAX));
+                let rule = options.precopy.as_ref();
+                let config = precopy::config(&offers, &homes, rule, chunk_bytes);
+                course.drive(&mut Drive::new(config, rule.is_some()))?;
+                if wire.role == Role::File { Ok(()) } else { course.wait_receivers() }
             };
             let outcome = go();
             course.helm.show_progress(course.vmm.hooks);

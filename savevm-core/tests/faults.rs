@@ -108,7 +108,7 @@ fn an_estimate_is_not_needed() {
 
 #[test]
 fn a_source_device_that_answers_nonsense_ends_the_attempt() {
-    for (rule, said) in [("get_state:answer=42@1", "state 42"), ("get_state:answer=42@7+", "state 42")] {
+    for (rule, said) in [("get_state:answer=42@1", "state 42"), ("get_state:answer=42@2+", "state 42")] {
         let (source, target) = (devices(&SET), devices(&SET));
         source[0].set_faults(plan(rule));
         let both = migrate(&source, &target);

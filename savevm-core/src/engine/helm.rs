@@ -14,7 +14,7 @@ use super::task::{Done, Task};
 use super::wire::{Wire, at};
 use crate::error::Cause;
 use crate::hooks::Hooks;
-use crate::link::{Incoming, LinkError};
+use crate::link::LinkError;
 
 /// How often a cancel, silence and progress are looked for.
 const LOOK: Duration = Duration::from_millis(10);
@@ -30,15 +30,13 @@ pub(crate) struct Helm<'w, 'a> {
     shown_bytes: Vec<u64>,
     /// Receivers that have ended.
     ended: usize,
-    /// Source: devices that the target has acknowledged, perhaps while others are still read.
-    loaded: usize,
     /// Whether a cancel is still heard.
     pub(crate) is_cancellable: bool,
 }
 
 impl<'w, 'a> Helm<'w, 'a> {
     pub(crate) const fn new(wire: &'w Wire<'a>) -> Self {
-        Self { wire, local: Vec::new(), shown_bytes: Vec::new(), ended: 0, loaded: 0, is_cancellable: true }
+        Self { wire, local: Vec::new(), shown_bytes: Vec::new(), ended: 0, is_cancellable: true }
     }
 
     /// The next report, whatever it is but the end of a receiver.
@@ -60,29 +58,28 @@ impl<'w, 'a> Helm<'w, 'a> {
         Ok(())
     }
 
-    /// Source: waits until the target has acknowledged this many devices.
-    pub(crate) fn wait_loaded<H: Hooks + ?Sized>(&mut self, hooks: &mut H, count: usize) -> Result<(), Cause> {
-        while self.loaded < count {
-            if let Some(event) = self.look(hooks)? {
-                return Err(out_of_place(event));
-            }
-        }
-        Ok(())
+    /// The next report, if one comes in time.
+    pub(crate) fn next_within<H: Hooks + ?Sized>(
+        &mut self,
+        hooks: &mut H,
+        patience: Duration,
+    ) -> Result<Option<Event>, Cause> {
+        self.look_for(hooks, patience)
     }
 
     fn look<H: Hooks + ?Sized>(&mut self, hooks: &mut H) -> Result<Option<Event>, Cause> {
+        self.look_for(hooks, LOOK)
+    }
+
+    fn look_for<H: Hooks + ?Sized>(&mut self, hooks: &mut H, patience: Duration) -> Result<Option<Event>, Cause> {
         if self.is_cancellable && self.wire.cancel.is_cancelled() {
             return Err(Cause::Cancelled);
         }
-        let next = self.wire.board.next(LOOK);
+        let next = self.wire.board.next(patience.min(LOOK));
         self.show_progress(hooks);
         match next {
             Next::Event(Event::ReceiverEnded) => {
                 self.ended = self.ended.saturating_add(1);
-                Ok(None)
-            }
-            Next::Event(Event::Control(Incoming::Loaded)) => {
-                self.loaded = self.loaded.saturating_add(1);
                 Ok(None)
             }
             Next::Event(event) => Ok(Some(event)),
@@ -115,30 +112,17 @@ impl<'w, 'a> Helm<'w, 'a> {
 
     /// Has every device do the same thing at the same time, and gathers what came of it, in the devices' order.
     pub(crate) fn all<H: Hooks + ?Sized>(&mut self, hooks: &mut H, task: Task) -> Result<Vec<Done>, Cause> {
-        let members: Vec<usize> = (0..self.wire.passages().len()).collect();
-        let done = self.each(hooks, &members, task)?;
-        Ok(done.into_iter().map(|(_, done)| done).collect())
-    }
-
-    /// Has some devices do the same thing at the same time.
-    pub(crate) fn each<H: Hooks + ?Sized>(
-        &mut self,
-        hooks: &mut H,
-        members: &[usize],
-        task: Task,
-    ) -> Result<Vec<(usize, Done)>, Cause> {
-        for &member in members {
-            self.wire.passage(member)?.mailbox.put(task);
-        }
-        let mut gathered = Vec::with_capacity(members.len());
-        while gathered.len() < members.len() {
+        let passages = self.wire.passages();
+        passages.iter().for_each(|passage| passage.mailbox.put(task));
+        let mut gathered = Vec::with_capacity(passages.len());
+        while gathered.len() < passages.len() {
             match self.next(hooks)? {
                 Event::Done { device, done } => gathered.push((device, done)),
                 other => return Err(out_of_place(other)),
             }
         }
         gathered.sort_unstable_by_key(|(device, _)| *device);
-        Ok(gathered)
+        Ok(gathered.into_iter().map(|(_, done)| done).collect())
     }
 
     /// Ends the threads: in good order after a success, at once after a failure, with a word to the peer. Gives the

@@ -1,28 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the thread of a device is asked to do, one thing at a time, and what it answers.
 
-use vfio_mig_fsm::{Capabilities, State};
+use core::time::Duration;
 
-use crate::device::PrecopyInfo;
+use vfio_mig_fsm::State;
+
 use crate::digest::DigestSum;
+use crate::sched::Sizes;
 use crate::sync::{Condvar, Mutex, lock, wait};
-
-/// From where a device is to where it shall go; `None` leaves it there.
-pub(crate) type Rule = fn(Capabilities, State) -> Option<State>;
 
 /// Something to do with one device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
     /// Ask for its state and an estimate of its size.
     Describe,
-    /// Go where the rule leads.
-    Follow(Rule),
-    /// Source: read and send until there is nothing for now, or this many chunks; then ask how much is left.
-    Round { chunks_max: u32 },
-    /// Source: ask how much is left, where the state answers that.
-    Info,
-    /// Source: read and send to the end, and say so.
-    Drain,
+    /// Go to this state.
+    Transition(State),
+    /// Ask how much is left.
+    Query,
+    /// Read and send at most so many bytes, until there is nothing for now, or nothing more.
+    Read { bytes_max: u64 },
 }
 
 /// What came of it.
@@ -32,14 +29,19 @@ pub(crate) enum Done {
         state: State,
         stop_copy_bytes: u64,
     },
-    /// Where the device is now.
-    Followed(State),
-    Round {
-        moved_bytes: u64,
-        info: PrecopyInfo,
+    Moved,
+    Queried(Sizes),
+    /// So many bytes were read and sent, the sending took so long, and there may be more.
+    Read {
+        bytes: u64,
+        sending: Duration,
     },
-    Info(Option<PrecopyInfo>),
     Drained,
+    /// The device has no more state: this much it was, in so many frames.
+    Ended {
+        sum: DigestSum,
+        frames: u64,
+    },
     /// Target: it has its whole state and stands in STOP.
     Loaded(DigestSum),
 }

@@ -21,7 +21,6 @@ use super::plan::Plan;
 use super::task::{Gate, Mailbox};
 use super::window::Window;
 use crate::channel::{Channel, Cut};
-use crate::digest::DigestSum;
 use crate::error::Cause;
 use crate::hooks::Cancel;
 use crate::limits::Limits;
@@ -173,10 +172,6 @@ impl<'a> Wire<'a> {
         }
         self.lane(channel)?.post(item, self.pool());
         Ok(())
-    }
-
-    pub(crate) fn post_end(&self, device: usize, frames: u64, sum: DigestSum) -> Result<(), Cause> {
-        self.send(link::device_end(device, frames, sum))
     }
 
     pub(crate) fn lane(&self, channel: u16) -> Result<&Lane<'a>, Cause> {

@@ -20,7 +20,7 @@ pub(crate) enum Incoming {
     Credit { index: usize, frames: u64 },
     ChannelEnd,
     Switchover,
-    Loaded,
+    Loaded { index: usize, sum: DigestSum },
     Commit,
     Complete,
     Abort { reason: String },
@@ -42,7 +42,9 @@ impl Incoming {
             Message::Credit { device, frames } => Self::Credit { index: index(*device), frames: *frames },
             Message::ChannelEnd => Self::ChannelEnd,
             Message::Switchover => Self::Switchover,
-            Message::Loaded(_) => Self::Loaded,
+            Message::Loaded(loaded) => {
+                Self::Loaded { index: index(loaded.device), sum: sum(loaded.bytes, &loaded.digest)? }
+            }
             Message::Commit => Self::Commit,
             Message::Complete => Self::Complete,
             Message::Abort(abort) => Self::Abort { reason: format!("{} ({})", abort.reason, abort.code) },
@@ -62,7 +64,7 @@ impl Incoming {
             Self::Credit { .. } => "a Credit",
             Self::ChannelEnd => "a ChannelEnd",
             Self::Switchover => "a Switchover",
-            Self::Loaded => "a Loaded",
+            Self::Loaded { .. } => "a Loaded",
             Self::Commit => "a Commit",
             Self::Complete => "a Complete",
             Self::Abort { .. } => "an Abort",

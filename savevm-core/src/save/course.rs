@@ -9,36 +9,32 @@ use vfio_mig_fsm::State;
 
 use super::SaveOptions;
 use super::set::{Offer, Vmm};
+use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::helm::{Helm, out_of_place};
 use crate::engine::lane::Outgoing;
 use crate::engine::plan::Plan;
 use crate::engine::task::{Done, Task};
 use crate::error::Cause;
-use crate::hooks::{Hooks, Phase};
+use crate::hooks::Hooks;
 use crate::link::{self, Incoming};
-
-/// How often a device may begin anew while it is made quiet, before the switchover goes on regardless.
-const REINIT_MAX: u32 = 8;
 
 /// The caller's thread on its way.
 pub(super) struct Course<'c, 'w, 'a, 'h, H: Hooks + ?Sized> {
     pub(super) helm: Helm<'w, 'a>,
     pub(super) vmm: &'c mut Vmm<'h, H>,
     pub(super) options: &'c SaveOptions,
+    /// Of every device that has ended.
+    pub(super) sums: Vec<DigestSum>,
 }
 
 impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
-    fn is_file(&self) -> bool {
+    pub(super) fn is_file(&self) -> bool {
         self.helm.wire.role == Role::File
     }
 
     pub(super) fn next(&mut self) -> Result<Event, Cause> {
         self.helm.next(self.vmm.hooks)
-    }
-
-    pub(super) fn all(&mut self, task: Task) -> Result<Vec<Done>, Cause> {
-        self.helm.all(self.vmm.hooks, task)
     }
 
     /// Says hello on every channel and hears the answers. Prepares for pieces of the size that both sides take.
@@ -84,14 +80,17 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         Ok(())
     }
 
-    /// Offers every device, and waits until the target has taken each of them into RESUMING.
-    pub(super) fn open(&mut self, offers: &[Offer]) -> Result<(), Cause> {
-        let described = self.all(Task::Describe)?;
+    /// Offers every device, and waits until the target has taken each of them into RESUMING. Gives the states they were
+    /// found in.
+    pub(super) fn open(&mut self, offers: &[Offer]) -> Result<Vec<State>, Cause> {
+        let described = self.helm.all(self.vmm.hooks, Task::Describe)?;
+        let mut homes = Vec::with_capacity(offers.len());
         for (index, (offer, done)) in offers.iter().zip(described).enumerate() {
             let Done::Described { state, stop_copy_bytes } = done else { continue };
             if !matches!(state, State::Running | State::Stop) {
                 return Err(Cause::refused(busy(&offer.name, state)));
             }
+            homes.push(state);
             let open = Outgoing::Open {
                 device: link::number(index),
                 name: offer.name.clone(),
@@ -108,76 +107,11 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 other => return Err(out_of_place(other)),
             }
         }
-        Ok(())
+        Ok(homes)
     }
 
-    /// Pre-copy where there is any, then the P2P barrier.
-    pub(super) fn read_while_running(&mut self) -> Result<(), Cause> {
-        let rule = self.options.precopy;
-        for _ in 0..REINIT_MAX {
-            if let Some(rule) = &rule {
-                self.vmm.enter(Phase::PreCopy)?;
-                let members = self.begin_precopy()?;
-                if !members.is_empty() {
-                    self.precopy(&members, rule)?;
-                }
-            }
-            self.vmm.enter(Phase::Switchover)?;
-            self.quiesce()?;
-            // vfio.h, VFIO_PRECOPY_INFO_REINIT: readiness must be judged anew.
-            if rule.is_none() || !self.is_reinitialised()? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts tracking on every running device that can be read while it runs. Gives those that are.
-    fn begin_precopy(&mut self) -> Result<Vec<usize>, Cause> {
-        let done = self.all(Task::Follow(|capabilities, now| match now {
-            State::Running | State::PreCopyP2p if capabilities.has_pre_copy() => Some(State::PreCopy),
-            // Waiting behind the barrier for a set that goes back to pre-copy.
-            State::RunningP2p => Some(State::Running),
-            _ => None,
-        }))?;
-        let is_member = |(index, done)| matches!(done, Done::Followed(State::PreCopy)).then_some(index);
-        Ok(done.into_iter().enumerate().filter_map(is_member).collect())
-    }
-
-    /// The P2P barrier: no device is stopped before all that can are quiet towards each other.
-    fn quiesce(&mut self) -> Result<(), Cause> {
-        self.all(Task::Follow(|capabilities, now| match now {
-            State::Running if capabilities.has_p2p() => Some(State::RunningP2p),
-            State::PreCopy if capabilities.has_p2p() => Some(State::PreCopyP2p),
-            _ => None,
-        }))?;
-        Ok(())
-    }
-
-    /// Whether a device began a new initial phase while it was being made quiet. Leaving pre-copy now would move
-    /// its whole new initial state inside the downtime.
-    fn is_reinitialised(&mut self) -> Result<bool, Cause> {
-        let infos = self.all(Task::Info)?;
-        Ok(infos.iter().any(|done| matches!(done, Done::Info(Some(info)) if info.reinit == Some(true))))
-    }
-
-    /// Stops the guest, then every device, behind the barrier, and reads them all to their end.
-    pub(super) fn stop_and_drain(&mut self) -> Result<(), Cause> {
-        let wire = self.helm.wire;
-        wire.post(0, Outgoing::Plain(Message::Switchover))?;
-        self.vmm.enter(Phase::StopCopy)?;
-        self.vmm.pause_guest()?;
-        self.all(Task::Follow(|_, _| Some(State::StopCopy)))?;
-        self.all(Task::Drain)?;
-        for index in 1..wire.channel_count() {
-            wire.post(index, Outgoing::Plain(Message::ChannelEnd))?;
-        }
-        Ok(())
-    }
-
-    /// Waits for the target's acknowledgement of every device. The session has compared counts and digests.
-    pub(super) fn collect_acknowledgements(&mut self, devices: usize) -> Result<(), Cause> {
-        self.helm.wait_loaded(self.vmm.hooks, devices)?;
+    /// Waits until every channel has said its last word.
+    pub(super) fn wait_receivers(&mut self) -> Result<(), Cause> {
         let receivers = self.helm.wire.lanes.len();
         self.helm.wait_receivers(self.vmm.hooks, receivers)
     }

@@ -19,6 +19,8 @@ use crate::restore::{self, Restored};
 pub(super) struct Progress {
     /// The state it was found in, once this migration has touched it.
     pub(super) home: Option<State>,
+    /// The state it was taken to last.
+    pub(super) state: Option<State>,
     /// Over everything read so far.
     pub(super) digest: Digest,
     /// The next data frame's number.

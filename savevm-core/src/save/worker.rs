@@ -13,9 +13,10 @@ use crate::device::{self, Call, Device, DeviceError};
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
 use crate::engine::spread::{Lap, Spread};
-use crate::engine::task::{Done, Rule, Task};
+use crate::engine::task::{Done, Task};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
+use crate::sched::Sizes;
 
 /// A device that yields its state in small pieces is read again for as long, so that its frames are not as small.
 const GATHERING: Duration = Duration::from_millis(1);
@@ -29,6 +30,8 @@ pub(super) struct Worker<'w, 'a, 'd, D> {
     pub(super) spread: Spread,
     /// When the chunk before was sent.
     pub(super) lap_began: Instant,
+    /// Of the task under way, the time in sending.
+    pub(super) sending: Duration,
 }
 
 /// What came of asking a device for a chunk.
@@ -57,10 +60,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         self.lap_began = Instant::now();
         match task {
             Task::Describe => self.describe(),
-            Task::Follow(rule) => self.follow(rule),
-            Task::Round { chunks_max } => self.round(chunks_max),
-            Task::Info => self.info(),
-            Task::Drain => self.drain(),
+            Task::Transition(to) => self.transition(to),
+            Task::Query => self.query(),
+            Task::Read { bytes_max } => self.read(bytes_max),
         }
     }
 
@@ -72,61 +74,62 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         Ok(Done::Described { state, stop_copy_bytes })
     }
 
-    fn follow(&mut self, rule: Rule) -> Result<Done, Cause> {
+    fn transition(&mut self, to: State) -> Result<Done, Cause> {
         let Self { wire, device, progress, .. } = self;
-        let now = wire.board.in_device(|| device.state())?;
-        let Some(to) = rule(device.capabilities(), now) else { return Ok(Done::Followed(now)) };
-        progress.home.get_or_insert(now);
+        if progress.home.is_none() {
+            progress.home = Some(wire.board.in_device(|| device.state())?);
+        }
         wire.board.in_device(|| device.transition(to))?;
-        Ok(Done::Followed(to))
+        progress.state = Some(to);
+        if to == State::StopCopy {
+            progress.precopy_bytes = progress.digest.sum().bytes;
+        }
+        Ok(Done::Moved)
     }
 
-    fn round(&mut self, chunks_max: u32) -> Result<Done, Cause> {
-        let mut moved_bytes = 0_u64;
-        for _ in 0..chunks_max {
-            match self.send_chunk()? {
-                Chunk::Sent(bytes) => moved_bytes = moved_bytes.saturating_add(bytes),
-                Chunk::Drained(bytes) => {
-                    moved_bytes = moved_bytes.saturating_add(bytes);
+    /// PRECOPY_INFO only in states that answer it: elsewhere it is EINVAL.
+    fn query(&mut self) -> Result<Done, Cause> {
+        let Self { wire, device, progress, .. } = self;
+        let stop_copy_bytes = wire.board.in_device(|| device.stop_copy_bytes()).unwrap_or(0);
+        if !matches!(progress.state, Some(State::PreCopy | State::PreCopyP2p)) {
+            return Ok(Done::Queried(Sizes::new(0, 0, stop_copy_bytes)));
+        }
+        let info = wire.board.in_device(|| device.precopy_info())?;
+        let sizes = Sizes::new(info.initial_bytes, info.dirty_bytes, stop_copy_bytes);
+        Ok(Done::Queried(if info.reinit == Some(true) { sizes.reinitialised() } else { sizes }))
+    }
+
+    /// Chunk by chunk, up to `bytes_max`.
+    fn read(&mut self, bytes_max: u64) -> Result<Done, Cause> {
+        let mut moved = 0_u64;
+        self.sending = Duration::ZERO;
+        while moved < bytes_max {
+            let room = usize::try_from(bytes_max.saturating_sub(moved)).unwrap_or(usize::MAX);
+            match self.send_chunk(room)? {
+                Chunk::Sent(bytes) => moved = moved.saturating_add(bytes),
+                Chunk::Drained(bytes) if bytes > 0 || moved > 0 => {
+                    moved = moved.saturating_add(bytes);
                     break;
                 }
-                Chunk::End => break,
-            }
-        }
-        self.progress.precopy_bytes = self.progress.digest.sum().bytes;
-        let info = self.wire.board.in_device(|| self.device.precopy_info())?;
-        Ok(Done::Round { moved_bytes, info })
-    }
-
-    /// Only states that answer: PRECOPY_INFO elsewhere is EINVAL.
-    fn info(&mut self) -> Result<Done, Cause> {
-        let board = &self.wire.board;
-        let state = board.in_device(|| self.device.state())?;
-        let answers = matches!(state, State::PreCopy | State::PreCopyP2p);
-        let info = if answers { Some(board.in_device(|| self.device.precopy_info())?) } else { None };
-        Ok(Done::Info(info))
-    }
-
-    fn drain(&mut self) -> Result<Done, Cause> {
-        loop {
-            match self.send_chunk()? {
-                Chunk::Sent(_) => {}
-                Chunk::End => break,
-                Chunk::Drained(_) => {
+                Chunk::Drained(_) if self.progress.state == Some(State::StopCopy) => {
                     let detail = "it says there is more to come, in STOP_COPY, where nothing can change";
                     let call = Call::SetState(State::StopCopy);
                     return Err(DeviceError::contract(self.device.name(), call, detail).into());
                 }
+                Chunk::Drained(_) => return Ok(Done::Drained),
+                Chunk::End if moved > 0 => break,
+                Chunk::End => {
+                    let Progress { digest, sequence, .. } = &*self.progress;
+                    return Ok(Done::Ended { sum: digest.sum(), frames: *sequence });
+                }
             }
         }
-        let Progress { sequence, digest, .. } = &*self.progress;
-        self.wire.post_end(self.index, *sequence, digest.sum())?;
-        Ok(Done::Drained)
+        Ok(Done::Read { bytes: moved, sending: self.sending })
     }
 
     /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something
     /// is waited for that others may need.
-    fn send_chunk(&mut self) -> Result<Chunk, Cause> {
+    fn send_chunk(&mut self, room: usize) -> Result<Chunk, Cause> {
         if self.progress.has_ended {
             return Ok(Chunk::End);
         }
@@ -140,7 +143,7 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let waiting = asked.elapsed();
         let (Some(pool), false) = (wire.pool(), wire.board.is_stopped()) else { return Err(Cause::Cancelled) };
         let Some(mut buffer) = pool.take() else { return Err(Cause::Cancelled) };
-        let then = self.fill(&mut buffer, pool.buffer_len())?;
+        let then = self.fill(&mut buffer, pool.buffer_len().min(room))?;
         let length = buffer.filled().len();
         if length == 0 {
             pool.give(buffer);
@@ -169,10 +172,11 @@ impl<D: Device> Worker<'_, '_, '_, D> {
     }
 
     fn lap(&mut self, length: usize, waiting: Duration, send_began: Instant) {
+        let now = Instant::now();
+        self.sending = self.sending.saturating_add(now.saturating_duration_since(send_began));
         if self.wire.channel_count() < 2 {
             return;
         }
-        let now = Instant::now();
         let whole = now.saturating_duration_since(self.lap_began);
         let sending = now.saturating_duration_since(send_began);
         self.lap_began = now;

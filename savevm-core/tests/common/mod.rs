@@ -49,6 +49,9 @@ pub(crate) fn save_options() -> SaveOptions {
     let mut options = SaveOptions::default();
     options.limits.silence_max = Duration::from_secs(5);
     options.limits.chunk_bytes_max = 64 << 10;
+    if let Some(rule) = &mut options.precopy {
+        rule.window = Duration::from_millis(2);
+    }
     options
 }
 
