@@ -21,7 +21,7 @@ use crate::channel::Channel;
 use crate::device::Device;
 use crate::engine::counters::Counters;
 use crate::engine::helm::Helm;
-use crate::engine::threads::{start, start_receivers, start_senders};
+use crate::engine::threads::{Lead, start, start_receivers, start_senders};
 use crate::engine::verdict::{send_complete, wait_verdict};
 use crate::engine::wire::{Reader, Wire};
 use crate::error::{Cause, MigrationError};
@@ -185,6 +185,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         let crew = &Crew { wire, stations, local: OnceLock::new(), one_way };
         let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
         thread::scope(|scope| {
+            let _lead = Lead(wire);
             let mut course = Course { helm: Helm::new(wire), vmm, one_way };
             let go = || {
                 course.vmm.enter(Phase::Hello)?;

@@ -35,7 +35,7 @@ use crate::engine::buffer::Buffer;
 use crate::engine::counters::Counters;
 use crate::engine::helm::Helm;
 use crate::engine::spread::Spread;
-use crate::engine::threads::{start, start_receivers, start_senders};
+use crate::engine::threads::{Lead, start, start_receivers, start_senders};
 use crate::engine::verdict::{Unsent, send_commit, wait_verdict};
 use crate::engine::wire::{Reader, Wire};
 use crate::error::{Cause, MigrationError};
@@ -226,6 +226,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         let (wire, readers) = (&self.wire, &mut self.readers);
         let workers = devices.iter_mut().zip(progress.iter_mut()).enumerate();
         thread::scope(|scope| {
+            let _lead = Lead(wire);
             let sums = offers.iter().map(|_| DigestSum::default()).collect();
             let mut course = Course { helm: Helm::new(wire), vmm, options, sums };
             let go = || {

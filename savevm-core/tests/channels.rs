@@ -407,3 +407,36 @@ fn a_fault_at_every_call_over_two_channels() {
         }
     }
 }
+
+/// Panics when a phase begins.
+struct PanicAt(Phase);
+
+impl Hooks for PanicAt {
+    fn phase(&mut self, phase: Phase) {
+        assert_ne!(phase, self.0, "a VMM's bug");
+    }
+}
+
+#[test]
+fn a_hook_that_panics_leaves_no_thread_behind_and_the_devices_put_back() {
+    for phase in [Phase::Hello, Phase::PreCopy, Phase::StopCopy, Phase::Load] {
+        let set = set(2);
+        let (source, target) = (devices(&borrowed(&set)), devices(&borrowed(&set)));
+        let (left, right) = channels(2);
+        let (mut ours, mut theirs) = (ports(&source), ports(&target));
+        let (panicked, loaded) = std::thread::scope(|scope| {
+            let loading = scope.spawn(|| {
+                let mut options = load_options();
+                options.limits.silence_max = Duration::from_secs(2);
+                savevm_core::load::load(&mut theirs, right, &mut (), &options).and_then(|loaded| loaded.run())
+            });
+            let saving = scope.spawn(|| save::save(&mut ours, left, &mut PanicAt(phase), &save_options()).map(|_| ()));
+            (saving.join().is_err(), loading.join().unwrap())
+        });
+        assert!(panicked, "{phase}: the panic is the caller's to see");
+        assert!(!loaded.unwrap_err().committed, "{phase}");
+        for port in &mut ours {
+            assert_eq!(savevm_core::Device::state(port), Ok(State::Running), "{phase}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! Starting the threads of a scope, none of which is lost without a word.
 
 use std::format;
+use std::net::Shutdown;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, Scope};
 use std::vec::Vec;
@@ -35,6 +36,20 @@ impl Drop for LastWord<'_, '_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.board.fail(Cause::refused("a thread of the migration panicked"));
+        }
+    }
+}
+
+/// Held by who leads: if a hook panics, the other threads end, or the scope would wait for them for ever.
+pub(crate) struct Lead<'w, 'a>(pub(crate) &'w Wire<'a>);
+
+impl Drop for Lead<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.board.stop();
+            self.0.close();
+            self.0.lanes.iter().for_each(|lane| lane.abandon(None));
+            self.0.cut(Shutdown::Both);
         }
     }
 }
