@@ -311,3 +311,49 @@ fn after_a_failure_the_next_attempt_succeeds() {
     }
     migrate(&source, &target).assert_moved();
 }
+
+/// Cuts one of two channels after `reads` and `writes` bytes of the source. Gives the bytes that side and the other
+/// wrote on it.
+fn cut_one_of_two(cut: usize, reads: usize, writes: usize) -> (usize, usize) {
+    let config = ["model=mtty ports=1", "model=mtty ports=1"];
+    let (source, target) = (devices(&config), devices(&config));
+    let mut totals = (Arc::default(), Arc::default());
+    let ends = (0..2)
+        .map(|index| {
+            let (left, right) = common::connection();
+            if index != cut {
+                return (Channel::unix(left).unwrap(), Channel::unix(right).unwrap());
+            }
+            let (left, sent) = Breaking::channel(left, reads, writes);
+            let (right, answered) = Breaking::channel(right, ALL, ALL);
+            totals = (sent, answered);
+            (left, right)
+        })
+        .unzip();
+    let both = migrate_over(&source, &target, ends, &mut (), &mut (), &save_options(), &load_options());
+    match (&both.source, &both.target) {
+        // The Complete was lost: the target runs, the source knows that it may.
+        (Err(source), Ok(_)) => assert!(source.committed, "channel {cut} after {reads}/{writes}: {source}"),
+        _ => both.assert_one_owner(),
+    }
+    if (reads, writes) != (ALL, ALL) && cut != 0 {
+        // All of it is needed before the commit.
+        assert!(!both.source.unwrap_err().committed, "channel {cut} after {reads}/{writes}");
+        assert_all(&both.source_states, State::Running, "source");
+    }
+    (totals.0.load(Ordering::Relaxed), totals.1.load(Ordering::Relaxed))
+}
+
+#[test]
+fn one_of_two_channels_cut_after_any_byte() {
+    for cut in 0..2 {
+        let (sent, answered) = cut_one_of_two(cut, ALL, ALL);
+        assert!(sent > 150 && answered > 100, "channel {cut}: {sent} and {answered} bytes");
+        for writes in 0..sent {
+            cut_one_of_two(cut, ALL, writes);
+        }
+        for reads in 0..answered {
+            cut_one_of_two(cut, reads, ALL);
+        }
+    }
+}
