@@ -121,6 +121,14 @@ struct SourceArgs {
     #[arg(long)]
     no_precopy: bool,
 
+    /// The downtime to keep: pre-copy goes on until what is left is predicted to fit, or no longer gets less
+    #[arg(long, value_name = "MS", default_value_t = 300)]
+    downtime_ms: u64,
+
+    /// Read at most this many bytes per second while the devices run
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    precopy_rate: Option<u64>,
+
     /// Leave pre-copy after this long at the latest
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     precopy_seconds_max: Duration,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The source process.
 
+use core::time::Duration;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -38,6 +39,8 @@ fn options(args: &SourceArgs, cancel: Cancel) -> Result<SaveOptions, String> {
     options.precopy = (!args.no_precopy).then(|| {
         let mut rule = Precopy::default();
         rule.duration_max = args.precopy_seconds_max;
+        rule.downtime_max = Duration::from_millis(args.downtime_ms);
+        rule.rate_bytes_per_s = args.precopy_rate;
         rule
     });
     Ok(options)
