@@ -241,7 +241,7 @@ impl Config {
             initial_share_per_mille: 250,
             switchover: Switchover::Automatic,
             downtime_max: Duration::from_millis(300),
-            confidence_per_mille: 980,
+            confidence_per_mille: 990,
             overhead: Timing::new(Duration::from_millis(2), 300),
             policy: Policy::default(),
         }

@@ -273,6 +273,8 @@ pub enum Decision {
     Iterate(Hold, Estimate),
     /// The switchover begins.
     Switch(Why, Estimate),
+    /// All are quiet and the vCPUs are to be paused; what is left by now is the prediction that counts.
+    Pause(Estimate),
     /// A section began a new initial phase; its acknowledgement is void.
     Reopened {
         /// Which.
@@ -280,7 +282,7 @@ pub enum Decision {
         /// The generation now awaited.
         generation: u32,
     },
-    /// Back to pre-copy from the barrier.
+    /// Back to pre-copy from the barrier: a section began anew, or what is left no longer fits.
     GoBack,
     /// A section began anew too often; the switchover goes on.
     Persist,

@@ -218,7 +218,7 @@ impl SaveScheduler {
         if self.phase != Phase::Precopy {
             return self.unexpected(now, None);
         }
-        let estimate = self.forecast(now, &External::default());
+        let estimate = self.forecast(now, &External::default(), self.quiesce_delay());
         self.begin_quiescing(now, Why::Asked, estimate);
     }
 

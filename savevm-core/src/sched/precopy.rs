@@ -12,6 +12,9 @@ use super::section::Progress;
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 
+/// How often a promise is withdrawn behind the barrier before it is taken at its word: each time costs the devices their quiet.
+const RETREATS_MAX: u32 = 16;
+
 /// The state in which a section waits behind the barrier, if it has one and is not there.
 fn quiet_state(section: &Section, progress: &Progress) -> Option<State> {
     match progress.state {
@@ -44,7 +47,7 @@ impl SaveScheduler {
         }
         self.phase = Phase::Precopy;
         self.reconsider = true;
-        let estimate = self.forecast(now, &External::default());
+        let estimate = self.forecast(now, &External::default(), self.quiesce_delay());
         if estimate.fixed.high > self.config.downtime_max {
             self.decide(now, Decision::Infeasible(estimate));
             if self.config.policy.infeasible == Verdict::Abort && self.config.switchover == Switchover::Automatic {
@@ -124,7 +127,7 @@ impl SaveScheduler {
 
     /// Whether to switch over, and why. Says why not when the reason changes, and gives up where the policy says so.
     fn consider(&mut self, now: Duration) -> Option<(Why, Estimate)> {
-        let estimate = self.forecast(now, &External::default());
+        let estimate = self.forecast(now, &External::default(), self.quiesce_delay());
         let trend = self.history.trend();
         let hold = match self.obstacle(now, &estimate, trend) {
             None => return Some((Why::Fits, estimate)),
@@ -189,6 +192,7 @@ impl SaveScheduler {
     pub(super) fn begin_quiescing(&mut self, now: Duration, why: Why, estimate: Estimate) {
         self.decide(now, Decision::Switch(why, estimate));
         self.predicted = estimate.downtime;
+        self.promised = why == Why::Fits;
         self.phase = Phase::Quiescing;
         for progress in &mut self.progress {
             (progress.rechecked, progress.reopened) = (false, false);
@@ -220,6 +224,16 @@ impl SaveScheduler {
         if self.find(is_waiting).is_none() && self.progress.iter().all(Progress::is_idle_or_reading) {
             return self.leave_barrier(now);
         }
+        // What needs no quiet state is kept up to date until the pause: memory above all.
+        let lags = |section: &Section, progress: &Progress| {
+            progress.is_precopying()
+                && progress.is_idle()
+                && !section.capabilities.has_p2p()
+                && progress.budget.due_at(window) <= now
+        };
+        if let Some(index) = self.find(lags) {
+            return self.query(now, index);
+        }
         let recheck_at = self.sections().filter(|(_, section, progress)| wants_recheck(section, progress));
         let recheck_at = recheck_at.map(|(_, _, progress)| progress.budget.due_at(window)).filter(|at| *at > now).min();
         // Quiet sections, and those without a quiet state, read on while the others get there.
@@ -245,6 +259,17 @@ impl SaveScheduler {
             self.persists = true;
             self.decide(now, Decision::Persist);
         }
+        // The guest ran on while the sections went quiet. This is the last moment at which a promise that can no longer be kept costs
+        // nothing.
+        let estimate = self.forecast(now, &External::default(), Duration::ZERO);
+        let is_broken = self.promised && !self.persists && estimate.downtime.high > self.config.downtime_max;
+        if is_broken && self.retreats < RETREATS_MAX {
+            self.retreats = self.retreats.saturating_add(1);
+            self.go_back(now);
+            return self.poll_precopy(now);
+        }
+        self.predicted = estimate.downtime;
+        self.decide(now, Decision::Pause(estimate));
         self.phase = Phase::Quiet;
         self.poll_quiet(now)
     }

@@ -59,6 +59,9 @@ pub struct SaveScheduler {
     pub(super) predicted: Interval,
     pub(super) reinits: u32,
     pub(super) persists: bool,
+    /// The switchover under way was decided because it fits.
+    pub(super) promised: bool,
+    pub(super) retreats: u32,
     pub(super) pause_asked: bool,
     pub(super) guest_paused: bool,
     pub(super) stopped_at: Option<Duration>,
@@ -93,6 +96,8 @@ impl SaveScheduler {
             predicted: Interval::default(),
             reinits: 0,
             persists: false,
+            promised: false,
+            retreats: 0,
             pause_asked: false,
             guest_paused: false,
             stopped_at: None,
@@ -162,7 +167,8 @@ impl SaveScheduler {
     /// What a switchover now would cost, with what the caller moves beside it.
     #[must_use]
     pub fn estimate(&self, now: Duration, external: &External) -> Estimate {
-        self.forecast(now, external)
+        let delay = if self.phase < Phase::Quiet { self.quiesce_delay() } else { Duration::ZERO };
+        self.forecast(now, external, delay)
     }
 
     /// Something happened.

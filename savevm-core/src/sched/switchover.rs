@@ -81,10 +81,14 @@ impl SaveScheduler {
         Some(Step::Finish { section: SectionId::new(index), sum: progress.ended? })
     }
 
-    /// What a switchover that begins now would cost.
-    pub(super) fn forecast(&self, now: Duration, external: &External) -> Estimate {
+    /// How long it takes until all are quiet.
+    pub(super) fn quiesce_delay(&self) -> Duration {
         let quiesce = self.sections().filter(|(_, section, _)| section.capabilities.has_p2p());
-        let delay = quiesce.map(|(_, section, _)| section.profile.quiesce.expected).max().unwrap_or_default();
+        quiesce.map(|(_, section, _)| section.profile.quiesce.expected).max().unwrap_or_default()
+    }
+
+    /// What a switchover would cost whose vCPUs are paused in `delay`.
+    pub(super) fn forecast(&self, now: Duration, external: &External, delay: Duration) -> Estimate {
         let bandwidth = self.meter.bandwidth();
         let capped = self.config.switchover_rate_bytes_per_s.unwrap_or(u64::MAX);
         let bytes_per_s = bandwidth.bytes_per_s.min(capped).max(1);
@@ -93,22 +97,31 @@ impl SaveScheduler {
         let mut terms = alloc::vec::Vec::with_capacity(self.progress.len().saturating_add(1));
         let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
         let mut order = alloc::vec::Vec::with_capacity(self.progress.len());
+        // What needs no quiet state is read on meanwhile.
+        let read_rate = bandwidth.bytes_per_s.min(self.config.rate_bytes_per_s.unwrap_or(u64::MAX));
+        let mut read_on = units::bytes_in(delay, read_rate);
         // What is under way has to leave first, and so has what the caller sends.
         let mut pending_bytes = external.bytes.saturating_add(self.inflight_bytes);
         for (_, section, progress) in self.sections() {
-            let bytes = progress.pending_bytes(section, now, delay);
+            let mut bytes = progress.pending_bytes(section, now, delay);
+            if !section.capabilities.has_p2p() {
+                let part = read_on.min(progress.unread_bytes());
+                read_on = read_on.saturating_sub(part);
+                bytes = bytes.saturating_sub(part);
+            }
             pending_bytes = pending_bytes.saturating_add(bytes);
             let load = Term::from(section.profile.load);
-            terms.push(progress.own_term(section, bytes).then(load));
+            terms.push(progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s).then(load));
             fixed.push(Term::from(section.profile.stop).then(load));
             let tail = units::time_for(bytes, progress.bytes_per_s(section).unwrap_or(u64::MAX));
-            order.push((section.profile.load.expected.saturating_add(tail), bytes, section));
+            let write = progress.write_time(section, self.config.chunk_bytes_max.min(bytes));
+            order.push((section.profile.load.expected.saturating_add(tail), bytes, write, section));
         }
         // The channel, in the order of the drain: the longest way to go first.
-        order.sort_by_key(|(tail, _, _)| core::cmp::Reverse(*tail));
+        order.sort_by_key(|(tail, _, _, _)| core::cmp::Reverse(*tail));
         let mut channel_free_at = units::time_for(external.bytes.saturating_add(self.inflight_bytes), bytes_per_s);
         let mut last = Term::default();
-        for (_, bytes, section) in &order {
+        for (_, bytes, write, section) in &order {
             let moving = units::time_for(*bytes, bytes_per_s);
             channel_free_at = channel_free_at.saturating_add(moving);
             let spread = units::hypotenuse(
@@ -116,7 +129,7 @@ impl SaveScheduler {
                 u64::from(section.profile.size_spread_per_mille) / 2,
             );
             let sent = Term::new(channel_free_at, u32::try_from(spread).unwrap_or(u32::MAX));
-            let done = sent.then(Term::from(section.profile.load));
+            let done = sent.then(Term::new(*write, 0)).then(Term::from(section.profile.load));
             if done.expected_us >= last.expected_us {
                 last = done;
             }

@@ -349,6 +349,9 @@ impl LoadScheduler {
             LoadEvent::SectionEnd { section, chunks, sum } => self.section_end(section, chunks, sum),
             LoadEvent::LinkFailed => self.fail(Cause::Link),
             LoadEvent::PeerFailed => self.fail(Cause::Peer { section: None }),
+            // With everything acknowledged the source may have given the guest up already: only its word, or its silence,
+            // decides now.
+            LoadEvent::Cancel if self.is_acknowledged() => {}
             LoadEvent::Cancel => self.fail(Cause::Cancelled),
             LoadEvent::Reset { section } => self.was_reset(section, Restored::Reset),
             LoadEvent::ResetFailed { section } => self.was_reset(section, Restored::Lost),
@@ -360,8 +363,15 @@ impl LoadScheduler {
     /// # Errors
     /// The scheduler as it was, if not everything is loaded and acknowledged. A commit then is the source's fault.
     pub fn take_over(self) -> Result<super::owner::Owner, Box<Self>> {
-        let is_told = self.filling.iter().all(|filling| filling.complete && filling.to_acknowledge.is_none());
-        if self.cause.is_some() || !is_told { Err(Box::new(self)) } else { Ok(super::owner::Owner::new(self)) }
+        if self.cause.is_some() || !self.is_acknowledged() {
+            Err(Box::new(self))
+        } else {
+            Ok(super::owner::Owner::new(self))
+        }
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        self.filling.iter().all(|filling| filling.complete && filling.to_acknowledge.is_none())
     }
 
     fn transitioned(&mut self, now: Duration, section: SectionId) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use savevm_core::sched::{Decision, Event, LoadStep, Outcome, Phase, Restored, SectionId, Step};
+use savevm_core::sched::{Cause, Decision, Event, LoadStep, Outcome, Phase, Restored, SectionId, Step};
 use vfio_mig_fsm::State;
 
 use super::Ns;
@@ -17,7 +17,8 @@ struct Account {
     queried_at: Option<Ns>,
     /// Granted to others since this section, which has bytes as the scheduler knows, was served.
     passed_bytes: u64,
-    has_bytes: bool,
+    /// What the section said it has, less what was read since.
+    known_bytes: u64,
     weight: u64,
     /// The read under way may take so much.
     granted: u64,
@@ -93,7 +94,7 @@ impl Check {
                 self.returned(section);
                 let unused = self.granted(section, 0);
                 self.inflight_bytes = self.inflight_bytes.saturating_sub(unused);
-                self.set_bytes(section, false);
+                self.set_bytes(section, 0);
             }
             Event::Read { section, bytes } => {
                 self.returned(section);
@@ -101,6 +102,7 @@ impl Check {
                 self.inflight_bytes = self.inflight_bytes.saturating_sub(unused);
                 if let Some(account) = self.accounts.get_mut(section.index()) {
                     account.credit = account.credit.map(|credit| credit.saturating_sub(bytes));
+                    account.known_bytes = account.known_bytes.saturating_sub(bytes);
                 }
             }
             Event::Sent { bytes, .. } if bytes != u64::MAX => {
@@ -108,7 +110,7 @@ impl Check {
             }
             Event::Queried { section, sizes } => {
                 self.returned(section);
-                self.set_bytes(section, sizes.initial_bytes + sizes.dirty_bytes > 0);
+                self.set_bytes(section, sizes.initial_bytes + sizes.dirty_bytes);
             }
             Event::Credited { section, bytes, .. } => {
                 if let Some(account) = self.accounts.get_mut(section.index()) {
@@ -135,12 +137,12 @@ impl Check {
         }
     }
 
-    fn set_bytes(&mut self, section: SectionId, has_bytes: bool) {
+    fn set_bytes(&mut self, section: SectionId, known_bytes: u64) {
         let account = &mut self.accounts[section.index()];
-        if !has_bytes || !account.has_bytes {
+        if known_bytes == 0 || account.known_bytes == 0 {
             account.passed_bytes = 0;
         }
-        account.has_bytes = has_bytes;
+        account.known_bytes = known_bytes;
     }
 
     /// What a section was granted last, less `bytes`. Kept in its account until the read returns.
@@ -263,13 +265,12 @@ impl World {
         for (index, account) in self.check.accounts.iter_mut().enumerate() {
             let truth = &self.truths[index];
             let is_waiting = reads_in_turns
-                && account.has_bytes
+                && account.known_bytes > 0
                 && account.calls == 0
                 && account.credit != Some(0)
                 && matches!(truth.state, State::PreCopy | State::PreCopyP2p);
             if index == served {
                 account.passed_bytes = 0;
-                account.has_bytes = true;
             } else if is_waiting {
                 account.passed_bytes += bytes;
             } else {
@@ -329,7 +330,13 @@ impl World {
         }
         match self.outcome {
             Some(Outcome::Done { downtime, .. }) => self.check_done(downtime),
-            Some(Outcome::Aborted(_)) => self.check_aborted(),
+            Some(Outcome::Aborted(cause)) => {
+                let is_own = matches!(cause, Cause::Infeasible | Cause::Late | Cause::Trend(_) | Cause::Switchover);
+                if self.faults.is_none() && !is_own {
+                    return Err(format!("nothing went wrong, and it is aborted: {cause}"));
+                }
+                self.check_aborted()
+            }
             Some(Outcome::InDoubt(_)) if self.source_dead => Ok(()),
             other => Err(format!("an outcome that cannot be: {other:?}")),
         }

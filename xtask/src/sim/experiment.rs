@@ -7,6 +7,7 @@
 //! its end. So the oracle sees the future, and what it cannot meet nobody can.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use savevm_core::sched::{Event, Outcome, Phase, SectionId, Verdict};
@@ -59,11 +60,49 @@ pub(super) struct Line {
     within_p95_percent: Option<f64>,
 }
 
-/// Runs the experiment.
-pub(super) fn downtime(first_seed: u64, runs: u64, confidence_per_mille: Option<u32>) -> Result<Vec<Line>, String> {
-    let mut tallies: BTreeMap<(u64, usize), Tally> = BTreeMap::new();
-    let mut feasible: BTreeMap<u64, u64> = BTreeMap::new();
-    for seed in first_seed..first_seed + runs {
+/// What came of some seeds.
+#[derive(Default)]
+struct Part {
+    tallies: BTreeMap<(u64, usize), Tally>,
+    /// By limit.
+    feasible: BTreeMap<u64, u64>,
+}
+
+/// Runs the experiment, on so many threads.
+pub(super) fn downtime(
+    first_seed: u64,
+    runs: u64,
+    jobs: u64,
+    confidence_per_mille: Option<u32>,
+) -> Result<Vec<Line>, String> {
+    let jobs = jobs.clamp(1, 64);
+    let parts = thread::scope(|scope| {
+        let start = |job: u64| {
+            let seeds = (first_seed + job..first_seed + runs).step_by(jobs as usize);
+            scope.spawn(move || some(seeds, confidence_per_mille))
+        };
+        let started: Vec<_> = (0..jobs).map(start).collect();
+        let joined = started.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("a run panicked".into())));
+        joined.collect::<Result<Vec<Part>, String>>()
+    })?;
+    let mut all = Part::default();
+    for part in parts {
+        for (key, tally) in part.tallies {
+            all.tallies.entry(key).or_default().add(tally);
+        }
+        for (limit_ms, count) in part.feasible {
+            *all.feasible.entry(limit_ms).or_default() += count;
+        }
+    }
+    let line = |(&(limit_ms, number), tally): (&(u64, usize), &Tally)| {
+        tally.line(limit_ms, number, all.feasible.get(&limit_ms).copied().unwrap_or(0))
+    };
+    Ok(all.tallies.iter().map(line).collect())
+}
+
+fn some(seeds: impl Iterator<Item = u64>, confidence_per_mille: Option<u32>) -> Result<Part, String> {
+    let mut part = Part::default();
+    for seed in seeds {
         for limit_ms in LIMITS_MS {
             let limit = Duration::from_millis(limit_ms);
             let mut met = false;
@@ -72,7 +111,7 @@ pub(super) fn downtime(first_seed: u64, runs: u64, confidence_per_mille: Option<
                 if let Some(confidence) = confidence_per_mille {
                     scenario.config.confidence_per_mille = confidence;
                 }
-                let tally = tallies.entry((limit_ms, number)).or_default();
+                let tally = part.tallies.entry((limit_ms, number)).or_default();
                 let switchover = run(scenario, number, limit).map_err(|reason| format!("seed {seed}: {reason}"))?;
                 let Some(switchover) = switchover else { continue };
                 let kept = switchover.actual_s <= limit.as_secs_f64();
@@ -82,14 +121,11 @@ pub(super) fn downtime(first_seed: u64, runs: u64, confidence_per_mille: Option<
                 met |= kept;
             }
             if met || oracle(seed, limit)? {
-                *feasible.entry(limit_ms).or_default() += 1;
+                *part.feasible.entry(limit_ms).or_default() += 1;
             }
         }
     }
-    let line = |(&(limit_ms, number), tally): (&(u64, usize), &Tally)| {
-        tally.line(limit_ms, number, feasible.get(&limit_ms).copied().unwrap_or(0))
-    };
-    Ok(tallies.iter().map(line).collect())
+    Ok(part)
 }
 
 /// Nothing switches over but by the word of somebody else.
@@ -166,6 +202,12 @@ fn least_downtime_ns(world: &mut World) -> Ns {
 }
 
 impl Tally {
+    fn add(&mut self, other: Self) {
+        self.switchovers.extend(other.switchovers);
+        self.met += other.met;
+        self.broken += other.broken;
+    }
+
     fn line(&self, limit_ms: u64, number: usize, feasible: u64) -> Line {
         let ratio = |switchover: &Switchover| switchover.actual_s * 1000.0 / limit_ms as f64;
         let error = |one: &Switchover| (one.predicted_s - one.actual_s).abs() / one.actual_s * 100.0;

@@ -43,6 +43,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "experiment")]
     confidence: Option<u32>,
 
+    /// With --experiment: threads to use
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    jobs: u64,
+
     /// Write the event log of the first seed to FILE, for `cargo xtask replay`
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -120,7 +124,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn run_experiment(args: &Args) -> ExitCode {
-    match experiment::downtime(args.seed, args.runs, args.confidence) {
+    match experiment::downtime(args.seed, args.runs, args.jobs, args.confidence) {
         Ok(lines) => {
             if args.json {
                 cli::print_json(&lines);
