@@ -17,6 +17,8 @@ pub(crate) struct Buffer {
     start: usize,
     len: usize,
     filled: usize,
+    /// Received after the source's Switchover. Over several channels a piece that overtook it does not have it.
+    pub(crate) is_stopped: bool,
 }
 
 impl Buffer {
@@ -25,7 +27,7 @@ impl Buffer {
         // Zeroed memory of this size comes from the system untouched: pages that are never used cost nothing.
         let bytes = vec![0; len.saturating_add(slack)];
         let start = bytes.as_ptr().align_offset(PAGE_BYTES);
-        Self { start: if start <= slack { start } else { 0 }, bytes, len, filled: 0 }
+        Self { start: if start <= slack { start } else { 0 }, bytes, len, filled: 0, is_stopped: false }
     }
 
     /// All of it, to be read into.
@@ -116,7 +118,7 @@ impl Pool {
 
     /// Gives a buffer back.
     pub(crate) fn give(&self, mut buffer: Buffer) {
-        buffer.filled = 0;
+        (buffer.filled, buffer.is_stopped) = (0, false);
         let mut state = lock(&self.state);
         state.free.push(buffer);
         state.in_use = state.in_use.saturating_sub(1);

@@ -133,6 +133,7 @@ impl Receiver<'_, '_, '_, '_> {
             }
         }
         buffer.set_filled(header.payload_size());
+        buffer.is_stopped = self.wire.has_stopped();
         if self.wire.board.is_stopped() {
             pool.give(buffer);
             return Ok(true);

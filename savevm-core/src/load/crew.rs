@@ -118,7 +118,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         let started = Instant::now();
         self.wire.board.in_device(|| device.write(buffer.filled()))?;
-        if !self.wire.has_stopped() {
+        if !buffer.is_stopped {
             progress.precopy_bytes = total;
         }
         self.wire.passage(index)?.bytes.store(total, Ordering::Relaxed);
