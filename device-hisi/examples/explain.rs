@@ -5,8 +5,7 @@
 
 use std::{env, fs, process::ExitCode};
 
-use device_hisi::Stream;
-use stream_codec::decode::Blame;
+use device_hisi::{Blame, Stream};
 
 fn main() -> ExitCode {
     let Some(path) = env::args().nth(1) else {

@@ -22,8 +22,7 @@ pub enum Event {
 /// Reads a stream in pieces, as PRE_COPY and STOP_COPY deliver it, or as a transport cuts it. Holds at most 176 bytes.
 ///
 /// ```
-/// use device_hisi::{Event, Match, Reason, StateDecoder, Stream, Version};
-/// use stream_codec::decode::Decoder;
+/// use device_hisi::{Decoder, Event, Match, Reason, StateDecoder, Stream, Version};
 ///
 /// let head = Match {
 ///     version: Version::CURRENT,

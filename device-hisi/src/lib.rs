@@ -36,6 +36,12 @@ pub use self::decoder::{Event, StateDecoder};
 pub use self::error::{Error, Reason};
 pub use self::state::{Match, State, Stream};
 pub use self::version::{MAGIC_V1, MAGIC_V2, MAJOR, Version};
+/// What this crate's decoder and errors are made of.
+#[doc(no_inline)]
+pub use stream_codec::{
+    cursor::CursorError,
+    decode::{Blame, Decoder, Fault, Located, Step},
+};
 
 /// Length of the match part in bytes: all there is of a VF whose guest driver is absent.
 pub const MATCH_BYTES: usize = 40;

@@ -133,6 +133,20 @@ fn writes_are_refused_in_the_kernels_order() {
 }
 
 #[test]
+fn an_owned_session_gives_the_vf_back_with_its_mark() {
+    let mut session = Vf::new(TARGET).into_resuming();
+    assert_eq!(session.room_bytes(), 176);
+    session.write(&match_v2()).unwrap();
+    assert_eq!(session.room_bytes(), 136);
+    let vf = session.into_vf();
+    assert!(vf.is_match_done());
+    assert!(vf.clone().into_resuming().write(&[0; 40]).is_ok(), "the next session compares nothing");
+    let vf = vf.with_match_done(false);
+    assert_eq!(vf.clone().into_resuming().write(&[0; 40]), Err(Refusal::Mismatch));
+    assert!(vf.with_match_done(true).into_resuming().write(&[0; 40]).is_ok());
+}
+
+#[test]
 fn every_mismatch_is_efault_but_stored() {
     let patches: [(usize, &[u8]); 6] =
         [(0, &[0]), (28, &[2]), (12, &[0x56]), (8, &[17]), (16, &[4]), (0, &[0xaa, 0xcc, 0xfe, 0xed])];

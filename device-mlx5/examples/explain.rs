@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::{env, io, process::ExitCode};
 
-use device_mlx5::{Error, Event, Limits, StreamDecoder};
-use stream_codec::decode::{Blame, Decoder};
+use device_mlx5::{Blame, Decoder, Error, Event, Limits, StreamDecoder};
 
 fn main() -> ExitCode {
     let Some(path) = env::args().nth(1) else {

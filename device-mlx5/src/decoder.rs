@@ -44,8 +44,7 @@ pub enum Event<'a> {
 /// without an end mark: a stream cut between two images passes. The transport must say that nothing is missing.
 ///
 /// ```
-/// use device_mlx5::{Encoder, Event, Limits, Part, Phase, StreamDecoder};
-/// use stream_codec::decode::Decoder;
+/// use device_mlx5::{Decoder, Encoder, Event, Limits, Part, Phase, StreamDecoder};
 ///
 /// let mut encoder = Encoder::new();
 /// let mut stream = encoder.stop_copy_size(8192)?.to_vec();
@@ -122,12 +121,20 @@ impl StreamDecoder {
         }
     }
 
+    /// The kernel allocates a buffer for the first image that has content, or as STOP_COPY_SIZE says.
+    fn check_image(&self, record: &Record) -> Result<(), Reason> {
+        let Summary { stop_copy_size, largest_image_bytes, .. } = self.summary;
+        let has_buffer = largest_image_bytes > 0 || stop_copy_size.is_some_and(|bytes| bytes > 0);
+        if record.header.record_bytes == 0 && !has_buffer { Err(Reason::EmptyImage) } else { Ok(()) }
+    }
+
     /// What a record's event means, or `None` if nothing yet.
     fn interpret<'a>(&mut self, event: RecordEvent<'a>) -> Result<Option<Event<'a>>, Error> {
         Ok(match event {
             RecordEvent::Start(record) => {
                 self.summary.start(&record);
                 if record.header.tag == TAG_FW_DATA {
+                    self.check_image(&record).map_err(|reason| Located::new(record.offset, reason))?;
                     let image = Image::new(record, self.summary.images, self.part(&record));
                     self.image = Some(image);
                     Some(Event::ImageStart(image))

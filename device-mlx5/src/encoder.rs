@@ -42,6 +42,9 @@ pub enum EncodeError {
         /// How many were left.
         left: u64,
     },
+    /// An empty image before any other, and no STOP_COPY_SIZE above 0: the kernel refuses it.
+    #[error("an empty image before any other")]
+    EmptyImage,
     /// A stream without state.
     #[error("the stream has no image, or empty ones only")]
     NoImage,
@@ -54,13 +57,15 @@ pub struct Encoder {
     records: u64,
     missing_bytes: u64,
     has_image: bool,
+    /// STOP_COPY_SIZE makes the kernel allocate a buffer for any image.
+    has_size: bool,
 }
 
 impl Encoder {
     /// An encoder at the start of a stream.
     #[must_use]
     pub const fn new() -> Self {
-        Self { records: 0, missing_bytes: 0, has_image: false }
+        Self { records: 0, missing_bytes: 0, has_image: false, has_size: false }
     }
 
     /// The STOP_COPY_SIZE record, whole. The driver writes it as an optional record.
@@ -72,6 +77,7 @@ impl Encoder {
             return Err(EncodeError::StopCopySizeNotFirst { records: self.records });
         }
         self.records = 1;
+        self.has_size = bytes > 0;
         let header = Header { record_bytes: STOP_COPY_SIZE_BYTES, flags: FLAG_OPTIONAL, tag: TAG_STOP_COPY_SIZE };
         let mut record = [0; 24];
         let content = header.encode().into_iter().chain(bytes.to_le_bytes());
@@ -82,8 +88,11 @@ impl Encoder {
     /// The header of a firmware image of `bytes`.
     ///
     /// # Errors
-    /// [`EncodeError::Missing`] or [`EncodeError::TooLarge`].
+    /// [`EncodeError::Missing`], [`EncodeError::TooLarge`] or [`EncodeError::EmptyImage`].
     pub fn image(&mut self, bytes: u64) -> Result<[u8; HEADER_BYTES], EncodeError> {
+        if bytes == 0 && !self.has_image && !self.has_size {
+            return Err(EncodeError::EmptyImage);
+        }
         let header = self.record(Header { record_bytes: bytes, flags: 0, tag: TAG_FW_DATA })?;
         self.has_image |= bytes > 0;
         Ok(header)

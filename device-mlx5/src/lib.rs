@@ -34,6 +34,9 @@ pub use self::form::Form;
 pub use self::image::{Image, Part, Phase};
 pub use self::record::{Error, Limits, Reason};
 pub use self::summary::{Remark, Summary};
+/// What this crate's decoders and errors are made of.
+#[doc(no_inline)]
+pub use stream_codec::decode::{Blame, Decoder, Fault, Located, Step};
 
 use self::record::{Format, Tag};
 

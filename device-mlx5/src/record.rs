@@ -16,8 +16,8 @@
 //! stream.
 //!
 //! ```
+//! use device_mlx5::Decoder;
 //! use device_mlx5::record::{Header, Limits, RecordDecoder, RecordEvent, VIRTIO};
-//! use stream_codec::decode::Decoder;
 //!
 //! let mut stream = Header { record_bytes: 3, flags: 0, tag: 0 }.encode().to_vec();
 //! stream.extend_from_slice(b"abc");

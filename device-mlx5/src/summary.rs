@@ -104,8 +104,7 @@ pub enum Remark {
         /// The largest image.
         image_bytes: u64,
     },
-    /// There were images without content. The kernel hands them to the firmware unless they come last, or refuses one that
-    /// comes first.
+    /// There were images without content. The kernel hands them to the firmware, unless they come last.
     EmptyImages {
         /// How many.
         count: u64,

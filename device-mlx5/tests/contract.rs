@@ -15,7 +15,7 @@ use stream_codec::testkit::check_decoder;
 const LIMITS: Limits = Limits { record_bytes: 300, total_bytes: 1000 };
 
 fn streams() -> Vec<Vec<u8>> {
-    let empty_images = [fw_data(b""), fw_data(b"x"), fw_data(b"")].concat();
+    let empty_images = [stop_copy_size(1), fw_data(b""), fw_data(b"x"), fw_data(b"")].concat();
     let large = [stop_copy_size(0x1000), fw_data(&[0xa5; 200]), optional(9, &[0x5a; 100])].concat();
     let odd_flags = record(Header { record_bytes: 2, flags: 0xffff_ffff, tag: 0 }, b"ab");
     vec![hex(PRE_COPY_STREAM), hex(STREAM_OF_6_2), hex(STREAM_WITH_OPTIONAL), empty_images, large, odd_flags]

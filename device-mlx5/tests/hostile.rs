@@ -91,8 +91,8 @@ fn a_header_split_at_every_byte() {
 
 #[test]
 fn empty_records_of_every_kind() {
-    let bytes = [fw_data(b""), fw_data(b"x"), optional(9, b""), fw_data(b"")].concat();
-    let items = decode(&bytes).unwrap();
+    let bytes = [stop_copy_size(1), fw_data(b""), fw_data(b"x"), optional(9, b""), fw_data(b"")].concat();
+    let items = decode(&bytes).unwrap().split_off(1);
     let lengths = items.iter().map(|item| match item {
         Item::Image { bytes, is_complete: true, .. } => Some(bytes.len()),
         _ => None,
@@ -103,6 +103,7 @@ fn empty_records_of_every_kind() {
 #[test]
 fn a_flood_of_empty_records_costs_no_memory() {
     let mut decoder = StreamDecoder::new(Limits::DEFAULT);
+    common::feed(&mut decoder, &stop_copy_size(1), &mut Vec::new());
     let empty = [fw_data(b""), optional(9, b"")].concat();
     for _ in 0..50_000 {
         let mut rest = &empty[..];
@@ -122,7 +123,8 @@ fn a_flood_of_empty_records_costs_no_memory() {
 fn a_stream_without_image() {
     assert!(matches!(reason(&stop_copy_size(0)), Reason::NoImage { .. }));
     assert!(matches!(reason(&[]), Reason::NoImage { .. }));
-    assert!(matches!(reason(&[stop_copy_size(0), fw_data(b"")].concat()), Reason::NoImage { .. }));
+    assert!(matches!(reason(&[stop_copy_size(1), fw_data(b"")].concat()), Reason::NoImage { .. }));
+    assert_eq!(reason(&[stop_copy_size(0), fw_data(b"")].concat()), Reason::EmptyImage);
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_stream_ends_on_a_record_boundary_after_an_image() {
     assert_eq!(refused(&stop_copy_size(0)), (24, no_image));
     assert_eq!(refused(&[stop_copy_size(0), optional(3, b"abc")].concat()), (43, no_image));
     // An empty image at the end is never loaded, so it is no image.
-    assert_eq!(refused(&[stop_copy_size(0), fw_data(b"")].concat()), (40, no_image));
+    assert_eq!(refused(&[stop_copy_size(1), fw_data(b"")].concat()), (40, no_image));
     assert_eq!(no_image.fault(), Fault::Transport);
     let bytes = [fw_data(b"ab"), fw_data(b"")].concat();
     assert_eq!(
@@ -193,6 +193,10 @@ fn the_encoder_keeps_the_order() {
     assert_eq!(encoder.image(1 << 32), Err(EncodeError::TooLarge { bytes: 1 << 32 }));
     assert!(encoder.image(0).is_ok());
     assert_eq!(encoder.finish(), Err(EncodeError::NoImage));
+    let mut without_size = Encoder::new();
+    assert_eq!(without_size.image(0), Err(EncodeError::EmptyImage));
+    assert!(without_size.stop_copy_size(0).is_ok());
+    assert_eq!(without_size.image(0), Err(EncodeError::EmptyImage));
     assert!(encoder.image(5).is_ok());
     assert_eq!(encoder.payload(6), Err(EncodeError::TooMuch { bytes: 6, left: 5 }));
     assert_eq!(encoder.payload(3), Ok(()));

@@ -11,6 +11,7 @@ use crate::digest::DigestSum;
 use crate::hooks::Phase;
 use crate::link::LinkError;
 use crate::restore::Restored;
+use crate::tap::TapError;
 
 /// A migration ended without success on this side.
 ///
@@ -61,6 +62,9 @@ pub enum Cause {
         #[source]
         error: Box<LinkError>,
     },
+    /// A connection to a QEMU failed, or carried what its format has not.
+    #[error(transparent)]
+    Qemu(#[from] crate::qemu::StreamError),
     /// The peer gave up and said why.
     #[error("the peer gave up: {reason}")]
     Peer {
@@ -98,6 +102,15 @@ pub enum Cause {
         /// The target's.
         received: DigestSum,
     },
+    /// The caller's tap on a device's stream does not let it pass.
+    #[error("the check of {device}'s stream refuses it: {error}")]
+    Tap {
+        /// The device's name.
+        device: String,
+        /// What the tap says.
+        #[source]
+        error: Box<TapError>,
+    },
     /// A device yields or receives more than the caller allows.
     #[error("{device}: the state exceeds the limit of {limit} bytes; raise the limit if that is what the device holds")]
     TooLarge {
@@ -109,6 +122,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// A tap's refusal of the stream of `device`.
+    pub(crate) fn tap(device: &str) -> impl FnOnce(TapError) -> Self + '_ {
+        move |error| Self::Tap { device: device.into(), error: error.into() }
+    }
+
     /// A refusal, in a sentence.
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Self::Refused { reason: reason.into() }

@@ -5,7 +5,8 @@
 //! # What it is not
 //!
 //! It is no VMM: it neither knows guest memory nor pauses vCPUs, but asks ([`Hooks`]). It opens no socket, and no
-//! thread of it outlives the call that started it. It knows no vendor's format: device state is bytes with a count and a digest.
+//! thread of it outlives the call that started it. It knows no vendor's format: device state is bytes with a count and a
+//! digest. Who knows one can look at the bytes as they pass, and stop the migration ([`tap`]).
 //!
 //! # The promise
 //!
@@ -56,6 +57,7 @@ mod hooks;
 pub mod identity;
 mod limits;
 pub mod sched;
+pub mod tap;
 
 #[cfg(feature = "std")]
 mod channel;
@@ -71,6 +73,8 @@ pub mod kernel;
 mod link;
 #[cfg(feature = "std")]
 pub mod load;
+#[cfg(feature = "std")]
+pub mod qemu;
 #[cfg(feature = "std")]
 mod restore;
 #[cfg(feature = "std")]

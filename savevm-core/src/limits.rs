@@ -5,8 +5,9 @@ use core::time::Duration;
 
 /// Bounds that hold whatever a device or a peer says.
 ///
-/// The memory of one side is `buffer_bytes_max`, a buffer for control frames per channel, the stacks of its threads, and
-/// a few hundred bytes per device. Nothing else grows with what is received.
+/// The memory of one side is `buffer_bytes_max`, a buffer for control frames per channel, the stacks of its threads, a
+/// few hundred bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing
+/// else grows with what is received.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -39,5 +40,14 @@ impl Default for Limits {
             devices_max: 256,
             silence_max: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    /// The length of a data buffer.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub(crate) fn chunk_len(&self) -> usize {
+        usize::try_from(self.chunk_bytes_max.max(1)).unwrap_or(usize::MAX)
     }
 }

@@ -14,6 +14,7 @@ use stream_codec::frame::{
 use crate::digest::DigestSum;
 use crate::error::Cause;
 use crate::limits::Limits;
+use crate::tap::Refusal;
 pub(crate) use incoming::Incoming;
 
 /// The connection failed, or carried what it may not.
@@ -104,8 +105,17 @@ pub(crate) fn code(cause: &Cause) -> AbortCode {
         Cause::Refused { .. } => AbortCode::INCOMPATIBLE,
         Cause::Digest { .. } => AbortCode::INTEGRITY,
         Cause::TooLarge { .. } => AbortCode::RESOURCES,
+        Cause::Tap { error, .. } => tap_code(error.refusal),
         Cause::Link { error, .. } if matches!(**error, LinkError::Silent { .. }) => AbortCode::TIMEOUT,
         Cause::Link { .. } => AbortCode::PROTOCOL,
         _ => AbortCode::OTHER,
+    }
+}
+
+const fn tap_code(refusal: Refusal) -> AbortCode {
+    match refusal {
+        Refusal::Damaged | Refusal::Incomplete => AbortCode::INTEGRITY,
+        Refusal::Incompatible => AbortCode::INCOMPATIBLE,
+        Refusal::TooLarge => AbortCode::RESOURCES,
     }
 }

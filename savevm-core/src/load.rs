@@ -31,6 +31,7 @@ use crate::link::Incoming;
 use crate::restore;
 use crate::save::DeviceSum;
 use crate::sync::Mutex;
+use crate::tap::Taps;
 use course::Course;
 use crew::{Crew, Station};
 use set::TargetSet;
@@ -43,6 +44,8 @@ pub struct LoadOptions {
     pub limits: Limits,
     /// Ends the migration from another thread.
     pub cancel: Cancel,
+    /// Who looks at the streams before they are written to the devices; nobody by default.
+    pub taps: Taps,
 }
 
 /// Loads a set of devices from a source at the other end of `channels`, up to the acknowledgement of every one.
@@ -104,6 +107,7 @@ pub struct Loaded<'a, D: Device + Send, H: Hooks + ?Sized> {
     set: TargetSet<'a, D, H>,
     readers: Vec<Reader<'a>>,
     wire: Wire<'a>,
+    taps: Taps,
     one_way: bool,
 }
 
@@ -128,7 +132,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         one_way: bool,
     ) -> Self {
         let (readers, wire) = Wire::new(channels, Role::Target, options.limits, options.cancel.clone());
-        Self { set: TargetSet::new(devices, hooks, options.cancel.clone()), readers, wire, one_way }
+        let set = TargetSet::new(devices, hooks, options.cancel.clone());
+        Self { set, readers, wire, taps: options.taps.clone(), one_way }
     }
 
     /// What arrived.
@@ -181,7 +186,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         let TargetSet { devices, progress, vmm, .. } = &mut self.set;
         let stations = devices.iter_mut().zip(progress.iter_mut());
         let stations = stations.map(|(device, progress)| Mutex::new(Station { device, progress })).collect();
-        let (wire, readers, one_way) = (&self.wire, &mut self.readers, self.one_way);
+        let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
         let crew = &Crew { wire, stations, local: OnceLock::new(), one_way };
         let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
         thread::scope(|scope| {
@@ -193,7 +198,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
                 start_receivers(scope, wire, readers, deliver)?;
                 let offered = course.greet()?;
                 course.vmm.enter(Phase::Open)?;
-                course.compare(offered, pairing, crew)?;
+                course.compare(offered, pairing, crew, taps)?;
                 for index in 0..offered {
                     start(scope, wire, &format!("write {index}"), move || {
                         if let Err(cause) = crew.load(index) {

@@ -42,6 +42,7 @@ use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
+use crate::tap::Taps;
 use course::Course;
 use drive::Drive;
 pub use precopy::Precopy;
@@ -60,11 +61,19 @@ pub struct SaveOptions {
     pub cancel: Cancel,
     /// Distinguishes this attempt from every other; both sides print it.
     pub nonce: [u8; 16],
+    /// Who looks at the streams before they are sent; nobody by default.
+    pub taps: Taps,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { limits: Limits::default(), precopy: Some(Precopy::default()), cancel: Cancel::new(), nonce: [0; 16] }
+        Self {
+            limits: Limits::default(),
+            precopy: Some(Precopy::default()),
+            cancel: Cancel::new(),
+            nonce: [0; 16],
+            taps: Taps::default(),
+        }
     }
 }
 
@@ -161,7 +170,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         options: &SaveOptions,
     ) -> Self {
         let (readers, wire) = Wire::new(channels, role, options.limits, options.cancel.clone());
-        Self { set: SourceSet::new(devices, hooks, options.cancel.clone()), readers, wire }
+        Self { set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps), readers, wire }
     }
 
     /// What moved, and what both sides agree on.

@@ -17,7 +17,7 @@ use stream_codec::qemu::{
     Event, Item, Limits, MainDecoder, MainOptions, MultifdDecoder, MultifdItem, MultifdOptions, RamRecord,
     ReturnPathDecoder, ReturnPathItem, VfioRecord, VmState, Vmdesc, VmdescLimits,
 };
-use stream_codec::testkit::check_decoder;
+use stream_codec::testkit::{check_bytes, check_decoder};
 
 /// The real thing: machine `none`, saved by QEMU 10.0.2.
 const NONE: &[u8] = include_bytes!("../testdata/qemu/none.bin");
@@ -73,6 +73,39 @@ fn every_item_by_search() {
 fn every_item_without_footers() {
     let options = MainOptions { limits: LIMITS, vmdesc: vmdesc(), ..MainOptions::default() };
     check_main(&options, &[&every_item(false)]);
+}
+
+/// Wherever a package says it ends, and whatever is there of it, it is cut there, however the stream came.
+#[test]
+fn a_package_that_ends_inside_something() {
+    let start = b"QEVM\0\0\0\x03\x08\0\x07\0\x04";
+    let contents = [
+        b"\x01\0\0\0\x01\x04vfio\0\0\0\0\0\0\0\x01\xff\xff\xff\xff\xef\x10\0\x04\0\0\0\0\0\0\0\x02ab",
+        &b"\x04\0\0\0\x02\x03cpu\0\0\0\0\0\0\0\x07payload\x7e\0\0\0\x02\x08\0\x02\0\x04\0\0\0\x09"[..],
+    ];
+    for content in contents {
+        for end in 1..content.len() {
+            for here in [end - 1, end, content.len()] {
+                let stream = [&start[..], &(end as u32).to_be_bytes(), &content[..here]].concat();
+                let options = MainOptions { limits: LIMITS, ..MainOptions::default() };
+                let decoder = || MainDecoder::new(options.clone());
+                (0..50).for_each(|seed| check_bytes(decoder, main_record, LIMITS.main_bytes(), &stream, seed));
+            }
+        }
+    }
+}
+
+/// The search for the end of a payload looks ahead. What it has looked at in vain comes as events that consume nothing,
+/// as many as there are items in it.
+#[test]
+fn small_items_that_were_looked_at_before() {
+    let mut stream = b"QEVM\0\0\0\x03\x04\0\0\0\x02\x03cpu\0\0\0\0\0\0\0\x07".to_vec();
+    // What might be a footer, and the start of the header of a section with a name of 255 bytes.
+    stream.extend_from_slice(b"\x7e\0\0\0\x02\x04\0\0\0\x03\xff");
+    stream.extend_from_slice(b"\x7e\0\0\0\x02");
+    (0..60).for_each(|_| stream.extend_from_slice(b"\x08\0\x0b\0\0"));
+    stream.push(0);
+    check_main(&MainOptions { limits: LIMITS, vmdesc_follows: false, ..MainOptions::default() }, &[&stream]);
 }
 
 #[test]

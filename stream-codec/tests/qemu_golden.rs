@@ -16,7 +16,7 @@ use qemu_common::{Options, decode_main, decode_return_path, vmdesc_of};
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{
     Command, Extent, Item, MainDecoder, MainOptions, MultifdDecoder, MultifdItem, MultifdOptions, PciConfigState,
-    RamBlock, RamRecord, SectionKind, Value, VfioRecord, VmState, Vmdesc, VmdescLimits,
+    RamBlock, RamRecord, SectionKind, Value, VfioRecord, VmState, VmStateReader, Vmdesc, VmdescLimits,
 };
 
 const NONE: &[u8] = include_bytes!("../testdata/qemu/none.bin");
@@ -99,24 +99,40 @@ fn the_fields_of_the_smallest_stream() {
     );
 }
 
-#[test]
-fn fields_know_where_they_stand() {
-    let vmdesc = Some(Vmdesc::parse(qemu_common::streams::VMDESC.as_bytes(), &VmdescLimits::DEFAULT).unwrap());
-    let options = MainOptions { vmdesc, ..MainOptions::default() };
-    let parts = items(MainDecoder::new(options), &every_item(true), |event| match event.item {
-        Item::VmState(VmState::Field(field)) => {
+/// What a part says about itself.
+fn part(part: &VmState<'_>) -> String {
+    match part {
+        VmState::Field(field) => {
             let value = match field.value() {
                 Some(Value::Unsigned(value)) => value.to_string(),
                 other => format!("{other:?}"),
             };
             format!("{}:{} ×{} {:?} = {value}", field.path, field.name, field.count, field.index)
         }
-        Item::VmState(VmState::Subsection { path, name, version_id }) => format!("{path}:{name} v{version_id}"),
+        VmState::Subsection { path, name, version_id } => format!("{path}:{name} v{version_id}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the fields are read along with the stream, or of a payload that was kept.
+#[test]
+fn fields_know_where_they_stand() {
+    let vmdesc = Vmdesc::parse(qemu_common::streams::VMDESC.as_bytes(), &VmdescLimits::DEFAULT).unwrap();
+    let options = MainOptions { vmdesc: Some(vmdesc.clone()), ..MainOptions::default() };
+    let along = items(MainDecoder::new(options), &every_item(true), |event| match event.item {
+        Item::VmState(state) => part(&state),
         _ => String::new(),
     });
-    let parts = parts.iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let along = along.iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let payload = cpu_payload();
+    let mut reader = VmStateReader::new(&vmdesc, "cpu", 1, &payload).unwrap();
+    let mut kept = Vec::new();
+    while let Some(event) = reader.next_part().unwrap() {
+        kept.push(part(&event.item));
+    }
+    assert_eq!(along, kept.iter().collect::<Vec<_>>());
     assert_eq!(
-        parts,
+        kept,
         [
             ":halted ×1 None = 1",
             "lvt[0]:on ×1 None = Some(Bool(true))",
@@ -326,4 +342,26 @@ fn sections_of_one_name_have_their_descriptions_in_order() {
     ]);
     let main = decode_main(&stream, &Options::default());
     assert_eq!((main.result, main.field_bytes), (Ok(()), 5));
+}
+
+#[test]
+fn parts_of_a_whole_payload_are_encoded_as_they_stood() {
+    let json = br#"{"devices": [{"name": "rtc", "instance_id": 0, "vmsd_name": "rtc", "version": 1,
+        "fields": [{"name": "index", "type": "uint8", "size": 1}],
+        "subsections": [{"vmsd_name": "rtc/irq", "version": 3,
+            "fields": [{"name": "count", "type": "uint16", "size": 2}]}]}]}"#;
+    let vmdesc = Vmdesc::parse(json, &VmdescLimits::DEFAULT).unwrap();
+    let payload = b"\x09\x05\x07rtc/irq\0\0\0\x03\x12\x34";
+    let mut reader = VmStateReader::new(&vmdesc, "rtc", 0, payload).unwrap();
+    let (mut encoded, mut parts) = (Vec::new(), Vec::new());
+    while let Some(event) = reader.next_part().unwrap() {
+        event.item.encode(&mut encoded).unwrap();
+        parts.push(match event.item {
+            VmState::Field(field) => format!("{} {}/{}", event.offset, field.path, field.name),
+            VmState::Subsection { name, version_id, .. } => format!("{} {name} v{version_id}", event.offset),
+            _ => panic!("{event:?}"),
+        });
+    }
+    assert_eq!(parts, ["0 /index", "1 rtc/irq v3", "14 rtc/irq/count"]);
+    assert_eq!(encoded, payload);
 }

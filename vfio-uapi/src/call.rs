@@ -6,6 +6,8 @@ use core::fmt;
 
 use nix::errno::Errno;
 
+mod iommu;
+
 /// A kernel call of this crate, as errors name it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -64,6 +66,16 @@ pub enum Call {
     MapDma,
     /// `VFIO_IOMMU_UNMAP_DMA`.
     UnmapDma,
+    /// `VFIO_IOMMU_GET_INFO`.
+    IommuInfo,
+    /// `VFIO_IOMMU_DIRTY_PAGES` with START.
+    DirtyPagesStart,
+    /// `VFIO_IOMMU_DIRTY_PAGES` with STOP.
+    DirtyPagesStop,
+    /// `VFIO_IOMMU_DIRTY_PAGES` with GET_BITMAP.
+    DirtyPages,
+    /// `VFIO_IOMMU_UNMAP_DMA` with GET_DIRTY_BITMAP.
+    UnmapDmaDirty,
     /// `VFIO_GROUP_GET_STATUS`.
     GroupStatus,
     /// `VFIO_GROUP_SET_CONTAINER`.
@@ -74,10 +86,20 @@ pub enum Call {
     GetDeviceFd,
     /// `IOMMU_IOAS_ALLOC`.
     IoasAlloc,
+    /// `IOMMU_IOAS_IOVA_RANGES`.
+    IoasIovaRanges,
     /// `IOMMU_IOAS_MAP`.
     IoasMap,
     /// `IOMMU_IOAS_UNMAP`.
     IoasUnmap,
+    /// `IOMMU_GET_HW_INFO`.
+    HwInfo,
+    /// `IOMMU_HWPT_ALLOC`.
+    HwptAlloc,
+    /// `IOMMU_HWPT_SET_DIRTY_TRACKING`.
+    SetDirtyTracking,
+    /// `IOMMU_HWPT_GET_DIRTY_BITMAP`.
+    GetDirtyBitmap,
     /// `IOMMU_DESTROY`.
     Destroy,
     /// `open` of a device node.
@@ -118,13 +140,23 @@ impl Call {
             Self::SetIommu => "VFIO_SET_IOMMU",
             Self::MapDma => "VFIO_IOMMU_MAP_DMA",
             Self::UnmapDma => "VFIO_IOMMU_UNMAP_DMA",
+            Self::IommuInfo => "VFIO_IOMMU_GET_INFO",
+            Self::DirtyPagesStart => "VFIO_IOMMU_DIRTY_PAGES START",
+            Self::DirtyPagesStop => "VFIO_IOMMU_DIRTY_PAGES STOP",
+            Self::DirtyPages => "VFIO_IOMMU_DIRTY_PAGES GET_BITMAP",
+            Self::UnmapDmaDirty => "VFIO_IOMMU_UNMAP_DMA GET_DIRTY_BITMAP",
             Self::GroupStatus => "VFIO_GROUP_GET_STATUS",
             Self::SetContainer => "VFIO_GROUP_SET_CONTAINER",
             Self::UnsetContainer => "VFIO_GROUP_UNSET_CONTAINER",
             Self::GetDeviceFd => "VFIO_GROUP_GET_DEVICE_FD",
             Self::IoasAlloc => "IOMMU_IOAS_ALLOC",
+            Self::IoasIovaRanges => "IOMMU_IOAS_IOVA_RANGES",
             Self::IoasMap => "IOMMU_IOAS_MAP",
             Self::IoasUnmap => "IOMMU_IOAS_UNMAP",
+            Self::HwInfo => "IOMMU_GET_HW_INFO",
+            Self::HwptAlloc => "IOMMU_HWPT_ALLOC",
+            Self::SetDirtyTracking => "IOMMU_HWPT_SET_DIRTY_TRACKING",
+            Self::GetDirtyBitmap => "IOMMU_HWPT_GET_DIRTY_BITMAP",
             Self::Destroy => "IOMMU_DESTROY",
             Self::Open => "open",
             Self::Sysfs => "reading sysfs",
@@ -151,11 +183,20 @@ impl Call {
             Self::RegionRead | Self::RegionWrite => region(errno),
             Self::BindIommufd => bind(errno),
             Self::AttachPageTable | Self::DetachPageTable => page_table(self, errno),
-            Self::ApiVersion | Self::CheckExtension | Self::SetIommu | Self::MapDma | Self::UnmapDma => {
-                container(self, errno)
+            Self::ApiVersion
+            | Self::CheckExtension
+            | Self::SetIommu
+            | Self::MapDma
+            | Self::UnmapDma
+            | Self::IommuInfo => iommu::container(self, errno),
+            Self::DirtyPagesStart | Self::DirtyPagesStop | Self::DirtyPages | Self::UnmapDmaDirty => {
+                iommu::dirty_pages(self, errno)
             }
             Self::GroupStatus | Self::SetContainer | Self::UnsetContainer | Self::GetDeviceFd => group(self, errno),
-            Self::IoasAlloc | Self::IoasMap | Self::IoasUnmap | Self::Destroy => iommufd(self, errno),
+            Self::IoasAlloc | Self::IoasIovaRanges | Self::IoasMap | Self::IoasUnmap | Self::Destroy => {
+                iommu::iommufd(self, errno)
+            }
+            Self::HwInfo | Self::HwptAlloc | Self::SetDirtyTracking | Self::GetDirtyBitmap => iommu::hwpt(self, errno),
             Self::Open => open(errno),
             Self::Sysfs => None,
         }
@@ -331,25 +372,12 @@ fn page_table(call: Call, errno: Errno) -> Meaning {
         (_, Errno::ENOTTY) => "the device fd came from a group",
         (Call::AttachPageTable, Errno::ENOENT) => "no such object in the iommufd",
         (Call::AttachPageTable, Errno::EINVAL) => {
-            "the object is of the wrong type or does not suit the device, or the device is not bound"
+            "the object is of the wrong type or does not suit the device, its IOMMU cannot track dirty pages as the \
+             object demands, the device is not bound, or the kernel (before 6.15) has no PASIDs"
         }
+        (_, Errno::EOPNOTSUPP) => "the device's driver has no PASIDs",
         (Call::DetachPageTable, Errno::EINVAL) => "the device is not bound",
         (_, Errno::EBUSY) => "a device of the group is being reset, or another owner has the DMA",
-        _ => return None,
-    })
-}
-
-fn container(call: Call, errno: Errno) -> Meaning {
-    Some(match (call, errno) {
-        (Call::SetIommu, Errno::EINVAL) => "no group is in the container yet, or its IOMMU is set already",
-        (Call::SetIommu, Errno::ENODEV) => "no IOMMU driver of that type serves the container's groups",
-        (Call::MapDma, Errno::EEXIST) => "the range overlaps a mapping",
-        (Call::MapDma, Errno::ENOSPC) => "the limit of mappings is reached",
-        (Call::MapDma, Errno::ENOMEM) => "the memory exceeds RLIMIT_MEMLOCK",
-        (Call::MapDma | Call::UnmapDma, Errno::EINVAL) => {
-            "address or length is unaligned, outside the IOMMU's range, cuts a mapping, or no IOMMU is set"
-        }
-        (_, Errno::ENOTTY) => "this is no VFIO container",
         _ => return None,
     })
 }
@@ -368,21 +396,6 @@ fn group(call: Call, errno: Errno) -> Meaning {
         (Call::GetDeviceFd, Errno::EACCES) => "the VF token is missing or wrong",
         (Call::GetDeviceFd, Errno::EBUSY) => "the device is in use through its character device",
         (_, Errno::ENOTTY) => "this is no VFIO group",
-        _ => return None,
-    })
-}
-
-fn iommufd(call: Call, errno: Errno) -> Meaning {
-    Some(match (call, errno) {
-        (_, Errno::ENOENT) => "no such object or mapping",
-        (Call::Destroy, Errno::EBUSY) => "the object is in use",
-        (Call::IoasMap, Errno::EEXIST) => "the range overlaps a mapping",
-        (Call::IoasMap, Errno::ENOMEM) => "the memory exceeds RLIMIT_MEMLOCK",
-        (Call::IoasMap | Call::IoasUnmap, Errno::EINVAL) => {
-            "address or length is unaligned or outside the IOMMU's range"
-        }
-        (_, Errno::E2BIG | Errno::EOPNOTSUPP) => "the kernel is too old for this call",
-        (_, Errno::ENOTTY) => "this is no iommufd",
         _ => return None,
     })
 }

@@ -8,7 +8,9 @@
 
 use std::os::fd::AsFd;
 
-use crate::ioctl::{contract, dma_logging};
+use crate::ioctl::hwpt::{self, DirtyRequest};
+use crate::ioctl::{contract, dma_logging, iommufd, mock, type1};
+use crate::open::{CdevId, Container, Ioas, Iommufd};
 
 /// `VFIO_DEVICE_FEATURE` with any `argsz` up to 64 (more is sent as 64), any `flags`, and a payload from `buffer`'s
 /// byte 8 on, which receives the answer.
@@ -67,4 +69,117 @@ pub fn dma_logging_report(
     bitmap: &mut [u64],
 ) -> Result<(), i32> {
     dma_logging::report(device.as_fd(), iova, length, page_size, bitmap)
+}
+
+/// `IOMMU_HWPT_ALLOC` with any flags and ids. Returns the id.
+///
+/// # Errors
+///
+/// The errno.
+pub fn hwpt_alloc(iommufd: &impl AsFd, flags: u32, device: u32, ioas: u32) -> Result<u32, i32> {
+    hwpt::hwpt_alloc(iommufd.as_fd(), flags, device, ioas)
+}
+
+/// `IOMMU_HWPT_SET_DIRTY_TRACKING` of any id.
+///
+/// # Errors
+///
+/// The errno.
+pub fn set_dirty_tracking(iommufd: &impl AsFd, hwpt: u32, enable: bool) -> Result<(), i32> {
+    hwpt::set_dirty_tracking(iommufd.as_fd(), hwpt, enable)
+}
+
+/// `IOMMU_HWPT_GET_DIRTY_BITMAP` of any id, flags, start, length and page size, into a bitmap that has a bit per page: else
+/// EINVAL, before the call.
+///
+/// # Errors
+///
+/// The errno.
+pub fn dirty_bitmap(
+    iommufd: &impl AsFd,
+    hwpt_id: u32,
+    flags: u32,
+    [iova, length, page_size]: [u64; 3],
+    bitmap: &mut [u64],
+) -> Result<(), i32> {
+    hwpt::get_dirty_bitmap(iommufd.as_fd(), DirtyRequest { hwpt_id, flags, iova, length, page_size }, bitmap)
+}
+
+/// `VFIO_IOMMU_DIRTY_PAGES` GET_BITMAP of any start, length and page size, into a bitmap that has a bit per page: else
+/// EINVAL, before the call.
+///
+/// # Errors
+///
+/// The errno.
+pub fn dirty_pages(container: &impl AsFd, [iova, length, page_size]: [u64; 3], bitmap: &mut [u64]) -> Result<(), i32> {
+    type1::dirty_pages(container.as_fd(), iova, length, page_size, bitmap)
+}
+
+/// `IOMMU_DESTROY` of any id.
+///
+/// # Errors
+///
+/// The errno.
+pub fn destroy(iommufd: &impl AsFd, id: u32) -> Result<(), i32> {
+    iommufd::destroy(iommufd.as_fd(), id)
+}
+
+/// A device behind the kernel's simulated IOMMU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MockDevice {
+    /// Its own id.
+    pub id: u32,
+    /// The page table it is attached to.
+    pub hwpt: u32,
+    /// Its id as a bound device.
+    pub device: CdevId,
+}
+
+/// Makes a device behind the kernel's simulated IOMMU, attached to `ioas`; if so wished one whose IOMMU cannot track.
+///
+/// # Errors
+///
+/// The errno: ENOTTY if the kernel was built without CONFIG_IOMMUFD_TEST.
+pub fn mock_device(iommufd: &impl AsFd, ioas: u32, tracks: bool) -> Result<MockDevice, i32> {
+    // MOCK_FLAGS_DEVICE_NO_DIRTY.
+    let flags = u32::from(!tracks);
+    let [id, hwpt, device] = mock::device(iommufd.as_fd(), ioas, flags)?;
+    Ok(MockDevice { id, hwpt, device: CdevId::from_raw(device) })
+}
+
+/// Attaches such a device to another page table or address space.
+///
+/// # Errors
+///
+/// The errno.
+pub fn mock_attach(iommufd: &impl AsFd, device: MockDevice, table: u32) -> Result<(), i32> {
+    mock::replace(iommufd.as_fd(), device.id, table)
+}
+
+/// Has the simulated IOMMU mark those pages of a range dirty in page table `hwpt` that have a bit in `bitmap`; tracking has
+/// to run. Returns their number.
+///
+/// # Errors
+///
+/// The errno; EINVAL before the call if the bitmap has fewer bits than the range has pages.
+pub fn mock_dirty(iommufd: &impl AsFd, hwpt: u32, range: [u64; 3], bitmap: &[u64]) -> Result<u64, i32> {
+    mock::dirty(iommufd.as_fd(), hwpt, range, bitmap)
+}
+
+/// Maps memory of its own, which is never freed: `length` bytes at `iova`.
+///
+/// # Errors
+///
+/// As [`Iommufd::map`].
+pub fn map(iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64, length: u64) -> crate::Result<()> {
+    mock::map(iommufd, ioas, iova, length)
+}
+
+/// The same for a container.
+///
+/// # Errors
+///
+/// As [`Container::map_dma`].
+pub fn map_dma(container: &Container<impl AsFd>, iova: u64, length: u64) -> crate::Result<()> {
+    mock::map_dma(container, iova, length)
 }

@@ -11,10 +11,12 @@ use crate::ioctl::dma_logging;
 use crate::{Call, Device, Error, Refusal, Result};
 
 mod bitmap;
+mod ranges;
 #[cfg(test)]
 mod test;
 
 pub use bitmap::{DirtyBitmap, DirtyPages};
+pub use ranges::DirtyRanges;
 
 /// The most ranges a kernel takes: one page of 16-byte descriptors, and pages are at most 64 KiB. With pages of 4 KiB
 /// the limit is 256, and the kernel says E2BIG.
@@ -133,7 +135,7 @@ impl<F: AsFd> Device<F> {
         let result = dma_logging::report(self.as_fd(), iova, length, page_size, bitmap.zeroed_words());
         match result {
             Ok(()) => bitmap.clear_tail(),
-            Err(_) => bitmap.set_all(),
+            Err(_) => bitmap.mark_all(),
         }
         result.map_err(|errno| self.error(Call::DmaLoggingReport, errno))
     }

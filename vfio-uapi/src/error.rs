@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::{Call, DeviceState};
+use crate::{Call, DeviceState, DmaRange};
 
 /// The result of a call of this crate.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
@@ -195,6 +195,23 @@ pub enum Refusal {
     BitmapSize {
         /// The size, in bytes.
         bytes: u64,
+    },
+    /// A page table that was allocated without dirty tracking, or by the kernel itself: it has no dirty bits to read.
+    #[error("the page table was allocated without dirty tracking")]
+    NoDirtyTracking,
+    /// A range with a hole. The kernel finds no dirty page there and reports success.
+    #[error("nothing is known to be mapped at {iova:#x}, where the kernel would find every page clean")]
+    NotMapped {
+        /// The first address of the range that is not mapped.
+        iova: u64,
+    },
+    /// Two bitmaps of different pages.
+    #[error("the other bitmap is of {range} in pages of {page_size:#x}")]
+    OtherPages {
+        /// The other range.
+        range: DmaRange,
+        /// The other page size, in bytes.
+        page_size: u64,
     },
     /// A name with a NUL, a blank or nothing in it: it would reach the kernel as another one.
     #[error("not a device name or token")]

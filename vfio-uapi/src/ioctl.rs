@@ -12,7 +12,7 @@
 #![expect(unsafe_code)]
 
 use core::ffi::c_void;
-use core::mem::{offset_of, size_of};
+use core::mem::{offset_of, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -27,9 +27,13 @@ pub(crate) mod dma_logging;
 #[cfg(not(miri))]
 pub(crate) mod fake;
 pub(crate) mod group;
+pub(crate) mod hwpt;
 pub(crate) mod iommufd;
+#[cfg(feature = "contract")]
+pub(crate) mod mock;
 #[cfg(test)]
 mod test;
+pub(crate) mod type1;
 
 /// A result whose error is the raw errno: `nix` folds numbers it has no name for, and drivers do leak such numbers.
 pub(crate) type RawResult<T> = Result<T, i32>;
@@ -66,6 +70,11 @@ pub(crate) const fn argsz<T>() -> u32 {
 fn address<T>(pointer: *const T) -> u64 {
     // Lossless: no target of Linux has addresses of more than 64 bits.
     u64::try_from(pointer.expose_provenance()).unwrap_or_default()
+}
+
+/// The bits a bitmap has; `None` beyond u64.
+fn bits(bitmap: &[u64]) -> Option<u64> {
+    u64::try_from(size_of_val(bitmap)).ok()?.checked_mul(8)
 }
 
 /// A payload of `VFIO_DEVICE_FEATURE`: what follows the 8-byte header.

@@ -10,9 +10,11 @@ use core::mem::{align_of, offset_of, size_of};
 use nix::request_code_none;
 use vfio_bindings::bindings::vfio as sys;
 
+use crate::ioctl::hwpt::{self, GetDirtyBitmap, HwInfo, HwptAlloc, IovaRange, IovaRanges, SetDirtyTracking};
 use crate::ioctl::iommufd::{self, Destroy, IoasAlloc, IoasMap, IoasUnmap};
+use crate::ioctl::type1::{DirtyPages, Info, UnmapDirty};
 use crate::ioctl::{Feature, PrecopyInfoV2, cdev};
-use crate::open::{DmaAccess, GroupStatus};
+use crate::open::{DmaAccess, GroupStatus, HwCapabilities, HwptFlags};
 use crate::{DeviceFlags, DeviceState, FeatureOp, IrqFlags, MigrationFlags, RegionFlags, ioctls};
 
 #[cfg(test)]
@@ -107,6 +109,33 @@ structs! {
         { size: 0, flags: 4, ioas_id: 8, __reserved: 12, user_va: 16, length: 24, iova: 32 }
     "IOMMU_IOAS_UNMAP": struct "iommu_ioas_unmap" as IoasUnmap, size 24 align 8
         { size: 0, ioas_id: 4, iova: 8, length: 16 }
+    "IOMMU_IOAS_IOVA_RANGES": struct "iommu_iova_range" as IovaRange, size 16 align 8 { start: 0, last: 8 }
+    "IOMMU_IOAS_IOVA_RANGES": struct "iommu_ioas_iova_ranges" as IovaRanges, size 32 align 8
+        { size: 0, ioas_id: 4, num_iovas: 8, __reserved: 12, allowed_iovas: 16, out_iova_alignment: 24 }
+    "IOMMU_GET_HW_INFO": struct "iommu_hw_info" as HwInfo
+        { size: 0, flags: 4, dev_id: 8, data_len: 12, data_uptr: 16, out_data_type: 24 }
+    // The macros that came with the fields: those of the dirty bits, and for the PASIDs none before that of vfio.h.
+    "IOMMU_HWPT_GET_DIRTY_BITMAP": struct "iommu_hw_info" as HwInfo, size 40 align 8 { out_capabilities: 32 }
+    "VFIO_DEVICE_ATTACH_PASID": struct "iommu_hw_info" as HwInfo { out_max_pasid_log2: 28 }
+    "IOMMU_HWPT_ALLOC": struct "iommu_hwpt_alloc" as HwptAlloc
+        { size: 0, flags: 4, dev_id: 8, pt_id: 12, out_hwpt_id: 16, __reserved: 20 }
+    "IOMMU_FAULT_QUEUE_ALLOC": struct "iommu_hwpt_alloc" as HwptAlloc, size 48 align 8
+        { data_type: 24, data_len: 28, data_uptr: 32, fault_id: 40, __reserved2: 44 }
+    "IOMMU_HWPT_SET_DIRTY_TRACKING": struct "iommu_hwpt_set_dirty_tracking" as SetDirtyTracking, size 16 align 4
+        { size: 0, flags: 4, hwpt_id: 8, __reserved: 12 }
+    "IOMMU_HWPT_GET_DIRTY_BITMAP": struct "iommu_hwpt_get_dirty_bitmap" as GetDirtyBitmap, size 48 align 8
+        { size: 0, hwpt_id: 4, flags: 8, __reserved: 12, iova: 16, length: 24, page_size: 32, data: 40 }
+    "VFIO_IOMMU_GET_INFO": struct "vfio_iommu_type1_info" as sys::vfio_iommu_type1_info
+        { argsz: 0, flags: 4, iova_pgsizes: 8 }
+    "VFIO_IOMMU_INFO_CAPS": struct "vfio_iommu_type1_info" as Info
+        { argsz: 0, flags: 4, iova_pgsizes: 8, cap_offset: 16 }
+    "VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION": struct "vfio_iommu_type1_info_cap_migration"
+        as sys::vfio_iommu_type1_info_cap_migration, size 32 align 8
+        { flags: 8, pgsize_bitmap: 16, max_dirty_bitmap_size: 24 }
+    "VFIO_IOMMU_DIRTY_PAGES": struct "vfio_bitmap" as sys::vfio_bitmap, size 24 align 8 { pgsize: 0, size: 8, data: 16 }
+    "VFIO_IOMMU_DIRTY_PAGES": struct "vfio_iommu_type1_dirty_bitmap" as DirtyPages { argsz: 0, flags: 4 }
+    "VFIO_IOMMU_DIRTY_PAGES": struct "vfio_iommu_type1_dirty_bitmap_get" as sys::vfio_iommu_type1_dirty_bitmap_get,
+        size 40 align 8 { iova: 0, size: 8, bitmap: 16 }
 }
 
 // What the kernel sees of a feature: 8 bytes of header, then the payload. A SET of the state has argsz 16.
@@ -121,6 +150,13 @@ const _: () = {
     assert!(size_of::<Feature<sys::vfio_device_feature_dma_logging_report>>() == 40);
     assert!(size_of::<Feature<PrecopyInfoV2>>() == 8);
     assert!(size_of::<sys::vfio_device_info>() >= 20);
+    // The kernel finds the bitmap of DIRTY_PAGES behind an 8-byte header, that of UNMAP_DMA behind the struct, and the
+    // capabilities behind the info.
+    assert!(offset_of!(DirtyPages, get) == 8 && size_of::<DirtyPages>() == 48);
+    assert!(offset_of!(UnmapDirty, argsz) == 0 && offset_of!(UnmapDirty, flags) == 4);
+    assert!(offset_of!(UnmapDirty, iova) == 8 && offset_of!(UnmapDirty, size) == 16);
+    assert!(offset_of!(UnmapDirty, bitmap) == 24 && size_of::<UnmapDirty>() == 48);
+    assert!(offset_of!(Info, capabilities) == 24 && size_of::<Info>() == 4096);
     assert!(cdev::BIND_ARGSZ == 16 && cdev::ATTACH_ARGSZ == 12 && cdev::DETACH_ARGSZ == 8);
 };
 
@@ -186,6 +222,28 @@ numbers! {
     "VFIO_DMA_MAP_FLAG_READ": "VFIO_DMA_MAP_FLAG_READ" = DmaAccess::READ.bits(), 1;
     "VFIO_DMA_MAP_FLAG_WRITE": "VFIO_DMA_MAP_FLAG_WRITE" = DmaAccess::WRITE.bits(), 2;
     "VFIO_DEVICE_BIND_FLAG_TOKEN": "VFIO_DEVICE_BIND_FLAG_TOKEN" = sys::VFIO_DEVICE_BIND_FLAG_TOKEN, 1;
+    "VFIO_DEVICE_ATTACH_PASID": "VFIO_DEVICE_ATTACH_PASID" = sys::VFIO_DEVICE_ATTACH_PASID, 1;
+    "VFIO_DEVICE_DETACH_PASID": "VFIO_DEVICE_DETACH_PASID" = sys::VFIO_DEVICE_DETACH_PASID, 1;
+    "VFIO_IOMMU_DIRTY_PAGES": "VFIO_IOMMU_DIRTY_PAGES_FLAG_START" = sys::VFIO_IOMMU_DIRTY_PAGES_FLAG_START, 1;
+    "VFIO_IOMMU_DIRTY_PAGES": "VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP" = sys::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, 2;
+    "VFIO_IOMMU_DIRTY_PAGES": "VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP"
+        = sys::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP, 4;
+    "VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP": "VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP"
+        = sys::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, 1;
+    "VFIO_IOMMU_INFO_PGSIZES": "VFIO_IOMMU_INFO_PGSIZES" = sys::VFIO_IOMMU_INFO_PGSIZES, 1;
+    "VFIO_IOMMU_INFO_CAPS": "VFIO_IOMMU_INFO_CAPS" = sys::VFIO_IOMMU_INFO_CAPS, 2;
+    "VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION": "VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION"
+        = sys::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 2;
+    "IOMMU_HWPT_ALLOC": "IOMMU_HWPT_ALLOC_NEST_PARENT" = HwptFlags::NEST_PARENT.bits(), 1;
+    "IOMMU_HWPT_SET_DIRTY_TRACKING": "IOMMU_HWPT_ALLOC_DIRTY_TRACKING" = HwptFlags::DIRTY_TRACKING.bits(), 2;
+    "VFIO_DEVICE_ATTACH_PASID": "IOMMU_HWPT_ALLOC_PASID" = HwptFlags::PASID.bits(), 8;
+    "IOMMU_HWPT_SET_DIRTY_TRACKING": "IOMMU_HW_CAP_DIRTY_TRACKING" = HwCapabilities::DIRTY_TRACKING.bits(), 1;
+    "VFIO_DEVICE_ATTACH_PASID": "IOMMU_HW_CAP_PCI_PASID_EXEC" = HwCapabilities::PCI_PASID_EXEC.bits(), 2;
+    "VFIO_DEVICE_ATTACH_PASID": "IOMMU_HW_CAP_PCI_PASID_PRIV" = HwCapabilities::PCI_PASID_PRIV.bits(), 4;
+    "VFIO_DEVICE_FEATURE_ZPCI_ERROR": "IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED"
+        = HwCapabilities::PCI_ATS_NOT_SUPPORTED.bits(), 8;
+    "IOMMU_HWPT_SET_DIRTY_TRACKING": "IOMMU_HWPT_DIRTY_TRACKING_ENABLE" = hwpt::DIRTY_TRACKING_ENABLE, 1;
+    "IOMMU_HWPT_GET_DIRTY_BITMAP": "IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR" = hwpt::DIRTY_BITMAP_NO_CLEAR, 1;
     "IOMMU_IOAS_MAP": "IOMMU_IOAS_MAP_FIXED_IOVA" = iommufd::MAP_FIXED_IOVA, 1;
     "IOMMU_IOAS_MAP": "IOMMU_IOAS_MAP_WRITEABLE" = iommufd::MAP_WRITEABLE, 2;
     "IOMMU_IOAS_MAP": "IOMMU_IOAS_MAP_READABLE" = iommufd::MAP_READABLE, 4;
@@ -228,9 +286,11 @@ requests! {
         8 => DEVICE_GET_REGION_INFO,
         9 => DEVICE_GET_IRQ_INFO,
         11 => DEVICE_RESET,
+        12 => IOMMU_GET_INFO,
         13 => IOMMU_MAP_DMA,
         14 => IOMMU_UNMAP_DMA,
         17 => DEVICE_FEATURE,
+        17 => IOMMU_DIRTY_PAGES,
         18 => DEVICE_BIND_IOMMUFD,
         19 => DEVICE_ATTACH_IOMMUFD_PT,
         20 => DEVICE_DETACH_IOMMUFD_PT,
@@ -240,7 +300,12 @@ requests! {
     0x80 => {
         0 => IOMMU_DESTROY,
         1 => IOMMU_IOAS_ALLOC,
+        4 => IOMMU_IOAS_IOVA_RANGES,
         5 => IOMMU_IOAS_MAP,
         6 => IOMMU_IOAS_UNMAP,
+        9 => IOMMU_HWPT_ALLOC,
+        10 => IOMMU_GET_HW_INFO,
+        11 => IOMMU_HWPT_SET_DIRTY_TRACKING,
+        12 => IOMMU_HWPT_GET_DIRTY_BITMAP,
     }
 }

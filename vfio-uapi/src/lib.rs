@@ -52,7 +52,7 @@ mod state;
 pub use call::Call;
 pub use data::{DataFd, LoadFd, PrecopyInfo, PrecopyInfoVersion, Read, SaveFd, SavePhase};
 pub use device::Device;
-pub use dma::{DirtyBitmap, DirtyPages, DmaRange};
+pub use dma::{DirtyBitmap, DirtyPages, DirtyRanges, DmaRange};
 pub use error::{Error, Refusal, Result, SetStateError};
 pub use info::{DeviceFlags, DeviceInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 pub use ioctls::{FdKind, IOCTLS, Ioctl};

@@ -19,16 +19,24 @@ mod cdev;
 mod container;
 mod discover;
 mod group;
+mod hwpt;
+#[cfg(test)]
+#[cfg(not(miri))]
+mod hwpt_test;
 mod iommufd;
+mod mapped;
 #[cfg(test)]
 #[cfg(not(miri))]
 mod test;
+mod type1;
 
 pub use cdev::{BindError, Cdev, CdevId};
 pub use container::{Container, DmaAccess};
 pub use discover::{Bus, VfioDevice, discover, discover_in, find};
 pub use group::{Group, GroupStatus};
+pub use hwpt::{AfterRead, HwCapabilities, HwInfo, Hwpt, HwptFlags, IovaRanges, TrackedHwpt, Unchanged};
 pub use iommufd::{Ioas, Iommufd};
+pub use type1::{DirtyPagesInfo, IommuInfo};
 
 /// Where sysfs and the device nodes are.
 #[derive(Clone, Debug, Eq, PartialEq)]

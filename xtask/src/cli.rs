@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, hw_test, migrate, probe, sim};
+use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe, qemu, sim};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -22,13 +22,19 @@ pub(crate) enum Command {
     HwTest(hw_test::Args),
     Probe(probe::Args),
     Compat(compat::Args),
+    Inspect(inspect::Args),
     Migrate(migrate::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
+    KernelSource(kernel_source::Args),
     Sim(sim::Args),
     Replay(sim::ReplayArgs),
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// One side of a migration with a QEMU, for the tests
+    #[command(hide = true)]
+    QemuPeer(qemu::peer::Args),
     /// Move device state between two processes as fast as the machine can, for `bench`
     #[command(hide = true)]
     Pump(bench::pump::Args),

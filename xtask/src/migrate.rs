@@ -18,8 +18,10 @@ use std::sync::Arc;
 
 use clap::{Subcommand, ValueEnum};
 use savevm_core::kernel::KernelDevice;
+use savevm_core::tap;
 use savevm_core::{Cancel, Channel, Device, Limits};
 
+use crate::check_stream::{self, Checks};
 use crate::device::DeviceSpec;
 use crate::soft::SoftArgs;
 pub(crate) use address::Address;
@@ -81,6 +83,13 @@ struct Common {
     /// which only a driver that keeps its state over a close does. What the device holds is lost
     #[arg(long)]
     reset_first: bool,
+
+    /// Look at each device's stream as it passes, and give up if it is damaged, incomplete or does not fit: for devices of
+    /// hisi_acc_vfio_pci, mlx5_vfio_pci and virtio_vfio_pci, whose drivers let much of that pass. Nothing that was refused
+    /// is written to the target's device, and the target does not run. Useful on either side; the target's also compares a
+    /// hisi stream with the device itself, which it asks in PRE_COPY what it is
+    #[arg(long)]
+    check_stream: bool,
 
     /// Print one JSON document with the outcome on standard output
     #[arg(long)]
@@ -169,15 +178,28 @@ pub(crate) fn run(args: Args) -> ExitCode {
 /// The opened devices of one side.
 type Devices = Vec<KernelDevice<OwnedFd>>;
 
-/// Opens the devices of one side, and resets them where that was asked for.
-fn open(common: &Common) -> Result<Devices, String> {
+/// What one side has before it looks for the other.
+struct Opened {
+    devices: Devices,
+    checks: Checks,
+    cancel: Cancel,
+}
+
+/// Opens the devices of one side, resets them and prepares to check their streams where that was asked for.
+fn open(common: &Common, side: tap::Side) -> Result<Opened, String> {
+    let cancel = cancel_on_signals()?;
     let mut devices = crate::device::open_all(&common.devices).map_err(|error| error.to_string())?;
     if common.reset_first {
         for device in &mut devices {
             device.reset().map_err(|error| error.to_string())?;
         }
     }
-    Ok(devices)
+    let mut checks = Checks::default();
+    if common.check_stream {
+        checks = check_stream::prepare(side, &mut devices, common.state_bytes_max)?;
+        checks.notes.iter().for_each(|note| eprintln!("--check-stream: {note}"));
+    }
+    Ok(Opened { devices, checks, cancel })
 }
 
 fn names(devices: &Devices) -> Vec<String> {

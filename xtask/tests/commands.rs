@@ -203,3 +203,12 @@ fn bench_names_what_it_can_measure() {
     assert_eq!(unknown.status.code(), Some(2));
     assert!(json(&unknown)["error"].as_str().unwrap().contains("no-such-thing"), "{unknown:?}");
 }
+
+#[test]
+fn fuzz_names_its_targets() {
+    let listed = json(&run(&["fuzz", "--list", "--json", "device-hisi", "stream-codec/frame"]));
+    assert_eq!(listed, serde_json::json!(["device-hisi/resume", "device-hisi/state", "stream-codec/frame"]));
+    let unknown = run(&["fuzz", "--json", "no-such-thing"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(json(&unknown)["error"].as_str().unwrap().contains("no-such-thing"), "{unknown:?}");
+}

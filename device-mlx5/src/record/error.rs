@@ -69,6 +69,10 @@ pub enum Reason {
         /// How many records came before.
         index: u64,
     },
+    /// An image without content before any that has some, and no STOP_COPY_SIZE to make the kernel allocate a buffer for it:
+    /// it has none to show the firmware, and says EINVAL.
+    #[error("an empty image before any other, for which the kernel has no buffer")]
+    EmptyImage,
     /// The stream ends inside a record header. The kernel would not notice.
     #[error("the stream ends {have} bytes into a record header of {HEADER_BYTES}")]
     TruncatedHeader {
@@ -96,9 +100,10 @@ pub enum Reason {
 impl Blame for Reason {
     fn fault(&self) -> Fault {
         match self {
-            Self::RecordTooLarge { .. } | Self::StopCopySizeLength { .. } | Self::StopCopySizeNotFirst { .. } => {
-                Fault::Sender
-            }
+            Self::RecordTooLarge { .. }
+            | Self::StopCopySizeLength { .. }
+            | Self::StopCopySizeNotFirst { .. }
+            | Self::EmptyImage => Fault::Sender,
             Self::RecordLimit { .. } | Self::TotalLimit { .. } => Fault::Limits,
             Self::UnknownTag { .. } | Self::Bare { .. } => Fault::Versions,
             Self::TruncatedHeader { .. } | Self::TruncatedRecord { .. } | Self::NoImage { .. } => Fault::Transport,

@@ -19,6 +19,7 @@ use crate::engine::wire::at;
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
 use crate::link::{self, Incoming};
+use crate::tap::Taps;
 
 /// The caller's thread on its way.
 pub(super) struct Course<'c, 'w, 'a, 'h, H: Hooks + ?Sized> {
@@ -88,18 +89,22 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         }
     }
 
-    /// Receives the offer, and compares all of it with what is here.
+    /// Receives the offer, and compares all of it with what is here. What fits is watched from here on.
     pub(super) fn compare<D: Device>(
         &mut self,
         offered: usize,
         mut pairing: Pairing,
         crew: &Crew<'_, '_, '_, D>,
+        taps: &Taps,
     ) -> Result<(), Cause> {
         let mut reasons: Vec<String> = Vec::new();
         for _ in 0..offered {
             match self.next()? {
                 Event::Control(Incoming::Open { index, name, identity }) => {
-                    reasons.extend(pairing.pair(index, &name, &identity).err());
+                    match pairing.pair(index, &name, &identity) {
+                        Ok(local) => crew.watch(local, taps, &identity),
+                        Err(reason) => reasons.push(reason),
+                    }
                 }
                 other => return Err(out_of_place(other)),
             }

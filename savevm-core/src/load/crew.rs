@@ -21,8 +21,10 @@ use crate::engine::task::Done;
 use crate::engine::window::Work;
 use crate::engine::wire::Wire;
 use crate::error::Cause;
+use crate::hooks::Phase;
 use crate::link;
 use crate::sync::{Mutex, MutexGuard, lock};
+use crate::tap::{Side, Subject, Taps};
 
 /// One local device and what is known of it.
 pub(super) struct Station<'d, D> {
@@ -46,6 +48,14 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let station = local.and_then(|local| self.stations.get(*local));
         let unknown = || Cause::refused(format!("the stream speaks of device {index}, which was never offered"));
         station.map(lock).ok_or_else(unknown)
+    }
+
+    /// Prepares to look at the stream of a local device, which is that of a source's device with this identity.
+    pub(super) fn watch(&self, local: usize, taps: &Taps, stream_identity: &str) {
+        let Some(mut station) = self.stations.get(local).map(lock) else { return };
+        let Station { device, progress } = &mut *station;
+        let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
+        progress.watched = taps.watch(&Subject { side: Side::Target, name, stream_identity, identity, capabilities });
     }
 
     /// A receiver has a chunk: it keeps it for later, leaves it to the device's thread, or writes it.
@@ -116,8 +126,12 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if total > limit {
             return Err(Cause::TooLarge { device: device.name().to_string(), limit });
         }
+        let phase = if buffer.is_stopped { Phase::StopCopy } else { Phase::PreCopy };
+        let passed = progress.watched.data(phase, buffer.filled()).map_err(Cause::tap(device.name()))?;
         let started = Instant::now();
-        self.wire.board.in_device(|| device.write(buffer.filled()))?;
+        if !passed.is_empty() {
+            self.wire.board.in_device(|| device.write(passed))?;
+        }
         if !buffer.is_stopped {
             progress.precopy_bytes = total;
         }
@@ -125,7 +139,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         Ok(started.elapsed())
     }
 
-    /// Compares what arrived with what was sent, and only then has the device load it.
+    /// Compares what arrived with what was sent, asks whoever looks at the stream, and only then has the device load it.
     ///
     /// mlx5, virtio and pds load a truncated state without complaint (`spec/kernel/uapi.md` section 3.4), so the
     /// comparison is the proof and the driver's answer is not.
@@ -137,6 +151,11 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
             return Err(Cause::Digest { device: device.name().to_string(), sent, received });
         }
         let board = &self.wire.board;
+        let held = progress.watched.end().map_err(Cause::tap(device.name()))?;
+        if !held.is_empty() {
+            board.in_device(|| device.write(&held))?;
+            drop(held);
+        }
         board.in_device(|| device.transition(State::Stop))?;
         match board.in_device(|| device.state())? {
             State::Stop => Ok(received),

@@ -11,6 +11,7 @@ use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::identity::{self, Question};
 use crate::restore::{self, Restored};
+use crate::tap::Watched;
 
 /// What is known of one local device while it is filled.
 #[derive(Debug, Default)]
@@ -18,6 +19,7 @@ pub(super) struct Progress {
     pub(super) touched: bool,
     pub(super) digest: Digest,
     pub(super) precopy_bytes: u64,
+    pub(super) watched: Watched,
 }
 
 /// The VMM and where the migration is.
@@ -87,22 +89,22 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> TargetSet<'a, D, H> {
 }
 
 impl Pairing {
-    /// Finds the local device for one of the offer. A reason to refuse leaves a gap that is never used.
-    pub(super) fn pair(&mut self, index: usize, name: &str, identity: &str) -> Result<(), String> {
-        let found = self.here.iter().position(|(here, _)| here == name);
+    /// Finds the local device for one of the offer, by its number here. A reason to refuse leaves a gap that is never used.
+    pub(super) fn pair(&mut self, index: usize, name: &str, identity: &str) -> Result<usize, String> {
+        let found = self.here.iter().enumerate().find(|(_, (here, _))| here == name);
         if self.local.len() <= index {
             self.local.resize(index.saturating_add(1), usize::MAX);
         }
         if let Some(slot) = self.local.get_mut(index) {
-            *slot = found.unwrap_or(usize::MAX);
+            *slot = found.map_or(usize::MAX, |(local, _)| local);
         }
-        let Some((_, ours)) = found.and_then(|found| self.here.get(found)) else {
+        let Some((local, (_, ours))) = found else {
             let here: Vec<&str> = self.here.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!("the source offers device '{name}', here there is {}", here.join(", ")));
         };
         let verdict = identity::compatible_texts(identity, ours, Question::Instance);
         if verdict.is_compatible() {
-            return Ok(());
+            return Ok(local);
         }
         Err(format!("device '{name}' of source and target: they do not read each other's state, because {verdict}"))
     }

@@ -13,6 +13,7 @@ use crate::engine::threads::in_parallel;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::restore::{self, Restored};
+use crate::tap::{Side, Subject, Taps, Watched};
 
 /// What is known of one device while it is read.
 #[derive(Debug, Default)]
@@ -29,6 +30,7 @@ pub(super) struct Progress {
     pub(super) precopy_bytes: u64,
     /// The device has said that nothing will follow.
     pub(super) has_ended: bool,
+    pub(super) watched: Watched,
 }
 
 /// What the target is told of a device.
@@ -80,8 +82,13 @@ impl<H: Hooks + ?Sized> Vmm<'_, H> {
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel) -> Self {
-        let progress = devices.iter().map(|_| Progress::default()).collect();
+    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: &Taps) -> Self {
+        let progress = |device: &D| {
+            let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
+            let subject = Subject { side: Side::Source, name, stream_identity: identity, identity, capabilities };
+            Progress { watched: taps.watch(&subject), ..Progress::default() }
+        };
+        let progress = devices.iter().map(progress).collect();
         let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None };
         Self { devices, progress, vmm, armed: true }
     }

@@ -16,6 +16,7 @@ use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Task};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
+use crate::hooks::Phase;
 use crate::sched::Sizes;
 
 /// A device that yields its state in small pieces is read again for as long, so that its frames are not as small.
@@ -119,7 +120,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 Chunk::Drained(_) => return Ok(Done::Drained),
                 Chunk::End if moved > 0 => break,
                 Chunk::End => {
-                    let Progress { digest, sequence, .. } = &*self.progress;
+                    let Progress { digest, sequence, watched, .. } = &mut *self.progress;
+                    watched.end().map_err(Cause::tap(self.device.name()))?;
                     return Ok(Done::Ended { sum: digest.sum(), frames: *sequence });
                 }
             }
@@ -154,6 +156,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             if total > limit {
                 return Err(Cause::TooLarge { device: self.device.name().into(), limit });
             }
+            let phase = if self.progress.state == Some(State::StopCopy) { Phase::StopCopy } else { Phase::PreCopy };
+            let watched = self.progress.watched.data(phase, buffer.filled());
+            watched.map_err(Cause::tap(self.device.name()))?;
             let send_began = Instant::now();
             wire.send_data(self.index, sequence, buffer, self.spread.is_spread())?;
             self.lap(length, waiting, send_began);

@@ -63,6 +63,7 @@ mod drr;
 mod events;
 mod grant;
 mod inbox;
+mod load_step;
 mod log;
 mod model;
 mod owner;
@@ -82,11 +83,12 @@ mod wire;
 pub use committed::Committed;
 pub use config::{Config, Kind, Policy, Profile, Section, Switchover, Timing, Verdict};
 pub use decision::{Cause, Decision, Estimate, External, Hold, Interval, Outcome, Phase, Restored, Trend, Why};
+pub use load_step::{LoadEvent, LoadSection, LoadStep};
 pub use log::{Divergence, Record, Replayed, replay};
 pub use owner::Owner;
 pub use source::SaveScheduler;
 pub use step::{Event, SectionId, Sizes, Step, Sum};
-pub use target::{LoadEvent, LoadScheduler, LoadSection, LoadStep};
+pub use target::LoadScheduler;
 
 #[cfg(test)]
 mod test;

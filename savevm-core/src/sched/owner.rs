@@ -6,8 +6,9 @@ use core::time::Duration;
 use vfio_mig_fsm::State;
 
 use super::decision::Cause;
+use super::load_step::{LoadEvent, LoadStep};
 use super::step::SectionId;
-use super::target::{Busy, LoadEvent, LoadScheduler, LoadStep};
+use super::target::{Busy, LoadScheduler};
 
 /// The guest is here. Sections hold its only state: none of them is ever reset again.
 #[derive(Clone, Debug)]

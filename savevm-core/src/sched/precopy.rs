@@ -165,7 +165,9 @@ impl SaveScheduler {
         }
         // Sizes may be old because nothing moved; before a switchover they are asked for once more.
         let fresh = self.config.window.saturating_mul(2);
-        let is_old = |progress: &Progress| progress.is_precopying() && now.saturating_sub(progress.asked_at) > fresh;
+        let is_old = |progress: &Progress| {
+            progress.is_precopying() && (now.saturating_sub(progress.asked_at) > fresh || progress.is_blurred())
+        };
         let stale = self.find(|_, progress| is_old(progress))?;
         self.progress.iter_mut().filter(|progress| is_old(progress)).for_each(|progress| progress.budget.hurry());
         Some(Hold::Sizes { section: SectionId::new(stale) })

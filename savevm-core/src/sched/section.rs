@@ -62,6 +62,8 @@ pub(super) struct Progress {
     pub(super) sizes: Option<Sizes>,
     pub(super) asked_at: Duration,
     read_since_query: u64,
+    /// Its last answer had a stop-copy size.
+    stop_copy_is_known: bool,
     /// The last read yielded nothing, and nothing since says otherwise.
     pub(super) drained: bool,
     /// Queries in a row that claimed initial bytes of which nothing could be read.
@@ -103,6 +105,7 @@ impl Progress {
             sizes: None,
             asked_at: Duration::ZERO,
             read_since_query: 0,
+            stop_copy_is_known: false,
             drained: false,
             empty_claims: 0,
             budget: Budget::default(),
@@ -194,6 +197,7 @@ impl Progress {
         }
         self.budget.answered(self.read_since_query > 0 || before != Some(sizes));
         self.drained = precopy_bytes == 0;
+        self.stop_copy_is_known = sizes.stop_copy_bytes > precopy_bytes;
         self.read_since_query = 0;
         self.asked_at = now;
         self.sizes = Some(sizes);
@@ -215,6 +219,12 @@ impl Progress {
             0 => announced,
             per_mille => units::per_mille(announced, per_mille),
         }
+    }
+
+    /// So much was read since it was asked that the error of its answer outweighs what is left.
+    pub(super) fn is_blurred(&self) -> bool {
+        let stop_copy_bytes = self.sizes.map_or(0, |sizes| sizes.stop_copy_bytes);
+        self.stop_copy_is_known && self.read_since_query > stop_copy_bytes
     }
 
     /// What can be read while the guest runs, so far as one knows.

@@ -63,7 +63,7 @@ use super::{
 /// |---|---|
 /// | CALL | `open`, `get_state`, `set_state`, `step`, `read`, `write`, `precopy_info`, `mig_data_size`, `reset` |
 /// | PLACE | of `set_state`: the state asked for; of `step`: the step |
-/// | ACTION | an errno (`EIO` or a number); `error-state=`errno: fails and leaves the device in ERROR; `dead=`errno: fails and ends the session; `delay=`time; `hang=`time: returns `ETIMEDOUT` after that, or on a reset; `short=`size: no more bytes than that; `answer=`number or number`/`number: succeeds with that state, size, or initial and dirty bytes |
+/// | ACTION | an errno (`EIO` or a number); `error-state=`errno: fails and leaves the device in ERROR; `dead=`errno: fails and ends the session; `delay=`time; `hang=`time: returns `ETIMEDOUT` after that, or on a reset; `short=`size: no more bytes than that; `flip=`number: one bit of that byte is wrong, counted from 0 in what is read; `answer=`number or number`/`number: succeeds with that state, size, or initial and dirty bytes |
 /// | WHEN | `@2`: the second matching call only; `@2+`: the second and all later ones; without it: every one |
 ///
 /// ```

@@ -44,6 +44,7 @@ const SLICE: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Default)]
 pub(super) struct Faulted {
     pub(super) short: Option<u64>,
+    pub(super) flip: Option<usize>,
     pub(super) answer: Option<(u64, u64)>,
 }
 
@@ -87,6 +88,7 @@ impl Shared {
                     return Err(Errno::ETIMEDOUT);
                 }
                 Action::Short(bytes) => faulted.short = Some(bytes),
+                Action::Flip(byte) => faulted.flip = usize::try_from(byte).ok(),
                 Action::Answer(first, second) => faulted.answer = Some((first, second)),
             }
         }

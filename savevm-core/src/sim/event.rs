@@ -37,6 +37,16 @@ pub enum SimEvent {
         /// Which way its bytes go.
         direction: Direction,
     },
+    /// The driver refused a write. Not counted among the session's bytes, and yet the driver has seen it.
+    #[non_exhaustive]
+    WriteRefused {
+        /// The session's number.
+        id: u64,
+        /// Bytes that were to be written.
+        bytes: u64,
+        /// Why it failed.
+        errno: Errno,
+    },
     /// A data session ended.
     #[non_exhaustive]
     SessionEnded {

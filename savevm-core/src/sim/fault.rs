@@ -86,6 +86,8 @@ pub enum Action {
     Hang(Duration),
     /// At most this many bytes are read or written.
     Short(u64),
+    /// It succeeds, with the highest bit of this byte of what it reads flipped, counted from 0 (`read` only).
+    Flip(u64),
     /// It succeeds with these numbers: the state, the size, or the initial and the dirty bytes.
     Answer(u64, u64),
 }
@@ -231,13 +233,14 @@ fn parse_action(text: &str) -> Result<Action, &'static str> {
         "delay" => units::duration(value).map(Action::Delay).ok_or(TIME),
         "hang" => units::duration(value).map(Action::Hang).ok_or(TIME),
         "short" => units::bytes(value).map(Action::Short).ok_or("bytes, as in short=7"),
+        "flip" => units::number(value).map(Action::Flip).ok_or("the number of a byte, as in flip=7"),
         "answer" => parse_answer(value).ok_or("a number or two, as in answer=42 or answer=0/0xffff"),
         _ => Err(EXPECTED_ACTION),
     }
 }
 
 const EXPECTED_ACTION: &str =
-    "an errno (EIO), delay=T, hang=T, short=N, answer=N, answer=N/N, error-state=ERRNO or dead=ERRNO";
+    "an errno (EIO), delay=T, hang=T, short=N, flip=N, answer=N, answer=N/N, error-state=ERRNO or dead=ERRNO";
 
 fn parse_answer(text: &str) -> Option<Action> {
     let (first, second) = text.split_once('/').unwrap_or((text, "0"));
@@ -286,6 +289,7 @@ mod test {
             ("step:STOP:EIO", "an arc"),
             ("read:EIO@0", "a count from 1"),
             ("read:short=many", "bytes"),
+            ("read:flip=many", "the number of a byte"),
         ] {
             let error = FaultRule::parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");

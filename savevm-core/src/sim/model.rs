@@ -220,6 +220,12 @@ pub trait Model: Send {
     /// Whatever the driver answers.
     fn write(&mut self, data: &[u8], now: Duration) -> Result<usize, Failure>;
 
+    /// The memory that a write names cannot be read. Nothing has been stored; a driver that takes its stream apart as it
+    /// comes has the session end then (mlx5).
+    fn write_unreadable(&mut self) -> Failure {
+        Errno::EFAULT.into()
+    }
+
     /// Answers a pre-copy query; asked in PRE_COPY and PRE_COPY_P2P only. This is where drivers produce
     /// their next incremental image. `version2` tells whether the caller opted in to `REINIT`.
     ///

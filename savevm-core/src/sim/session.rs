@@ -8,7 +8,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use super::driver::{Core, Shared, SleepIf as _};
 use super::fault::Call;
-use super::{Errno, Failure, PrecopySizes};
+use super::{Errno, Failure, PrecopySizes, SimEvent};
 
 /// Which way the bytes of a session go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +139,9 @@ impl SimSession {
         }
         let read = core.model.read(state, now, buffer);
         let read = core.survive(read)?;
+        if let Some(byte) = faulted.flip.and_then(|byte| buffer.get_mut(..read)?.get_mut(byte)) {
+            *byte ^= 0x80;
+        }
         core.count(buffer.get(..read).unwrap_or_default());
         drop(core);
         self.pay(&mut debt, shared.timing.read(read));
@@ -177,9 +180,26 @@ impl SimSession {
         let mut core = shared.core();
         core.alive_state(*id)?;
         let written = core.model.write(data, now);
+        if let Err(failure) = &written {
+            let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            core.tell(&SimEvent::WriteRefused { id: *id, bytes, errno: failure.errno });
+        }
         let written = core.survive(written)?;
         core.count(data.get(..written).unwrap_or(data));
         Ok(written)
+    }
+
+    /// A write that passed [`check_write`](Self::check_write), from memory that cannot be read: what it answers, which is
+    /// `EFAULT` unless the session is over.
+    #[must_use]
+    pub fn write_unreadable(&self) -> Errno {
+        let Inner { shared, id, .. } = &*self.inner;
+        let mut core = shared.core();
+        if !core.alive(*id) {
+            return Errno::ENODEV;
+        }
+        let failure = core.model.write_unreadable();
+        core.survive::<()>(Err(failure)).err().unwrap_or(failure.errno)
     }
 
     /// GET_PRECOPY_INFO, after the checks of the argument.

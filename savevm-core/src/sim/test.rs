@@ -182,6 +182,21 @@ fn faults_hit_the_call_they_name() {
 }
 
 #[test]
+fn a_flipped_bit_is_the_only_difference() {
+    let saved = |fault: &str| {
+        let device = device(&std::format!("model=plain initial=1KiB stop=1KiB {fault}"));
+        let session = device.set_state(STOP_COPY).unwrap().unwrap();
+        let mut buffer = [0; 100];
+        let mut read = || session.read(&mut buffer).map(|length| buffer[..length].to_vec()).unwrap();
+        [read(), read()].concat()
+    };
+    let (whole, damaged) = (saved(""), saved("fault=read:flip=7@2 fault=read:flip=100@1"));
+    let differences: Vec<usize> = (0..whole.len()).filter(|byte| whole[*byte] != damaged[*byte]).collect();
+    assert_eq!(differences, [107], "a byte that was not read cannot be wrong");
+    assert_eq!(whole[107] ^ damaged[107], 0x80);
+}
+
+#[test]
 fn from_error_only_a_reset_leads_out() {
     let device = device("model=plain initial=1KiB stop=1KiB fault=step:STOP>STOP_COPY:error-state=EIO@1");
     assert_eq!(device.set_state(STOP_COPY).err(), Some(Errno::EIO));

@@ -389,8 +389,7 @@ impl Session {
         }
         self.check_phase(Kind::Data)?;
         self.channels.require_open(Kind::Data, channel)?;
-        let limit =
-            if by == self.role { self.data_bytes_max } else { self.limits.data_bytes.min(self.data_bytes_max) };
+        let limit = if by == self.role { self.data_bytes_max } else { self.limits.data_bytes.min(self.data_bytes_max) };
         if length > limit {
             return Err(Violation::DataLength { device, length, limit });
         }

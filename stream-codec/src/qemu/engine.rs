@@ -116,7 +116,9 @@ impl<G: Grammar> Engine<G> {
                     self.missing = what;
                     let taken = self.collect(rest, carried, least).map_err(|reason| self.fail(reason))?;
                     consumed = consumed.saturating_add(taken);
-                    if taken < least {
+                    // With every byte that has come the grammar is asked again, even if it wanted more of them: at the
+                    // end of a package it finds out that more will not come.
+                    if !carried || taken == 0 {
                         return Ok(Step { consumed, event: None });
                     }
                 }

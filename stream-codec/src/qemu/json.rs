@@ -241,10 +241,7 @@ impl<'a> Reader<'a> {
         }
         let number = self.text.get(start..self.position).unwrap_or_default();
         let number = core::str::from_utf8(number).unwrap_or_default();
-        if number.is_empty() || number.parse::<f64>().is_err() {
-            return Err(self.expected("a value"));
-        }
-        Ok(number)
+        if is_number(number) { Ok(number) } else { Err(self.expected("a value")) }
     }
 
     /// Reads and forgets a value of any kind.
@@ -268,6 +265,23 @@ impl<'a> Reader<'a> {
         self.position = end;
         Ok(())
     }
+}
+
+/// RFC 8259, section 6: no sign but a minus, no needless zero, and digits on both sides of a point.
+fn is_number(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (text, None),
+    };
+    let mantissa = mantissa.strip_prefix('-').unwrap_or(mantissa);
+    let (whole, fraction) = match mantissa.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (mantissa, None),
+    };
+    let exponent = exponent.map(|exponent| exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
+    let has_needless_zero = whole.len() > 1 && whole.starts_with('0');
+    digits(whole) && !has_needless_zero && fraction.is_none_or(digits) && exponent.is_none_or(digits)
 }
 
 #[cfg(test)]
@@ -310,6 +324,11 @@ mod test {
             ("\"\\u12g4\"", 3),
             ("1 1", 2),
             ("--1", 3),
+            ("+1", 2),
+            ("01", 2),
+            ("1.", 2),
+            (".5", 2),
+            ("1e", 2),
         ] {
             let error = skip(text).unwrap_err();
             assert!(matches!(error.reason, JsonReason::Expected { .. }), "{text}: {error}");

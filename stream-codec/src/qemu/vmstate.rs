@@ -208,6 +208,8 @@ impl<'a> VmStateReader<'a> {
     pub fn next_part(&mut self) -> Result<Option<Event<'_, VmState<'_>>>, Error> {
         let offset = self.cursor.offset();
         let before = self.cursor.peek();
+        // A token's places count from where its item starts.
+        self.cursor = Cursor::at(before, offset);
         let token = self.walk.next(self.vmdesc, &mut self.cursor).map_err(|stop| {
             let have = before.len();
             Located::new(

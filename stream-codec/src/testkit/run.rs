@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use crate::decode::{Decoder, Step};
 
-/// How many events in a row may come without consuming anything.
-const IDLE_EVENTS_MAX: u32 = 16;
+/// How many events in a row may come without consuming anything, beside those that bytes held from before may become.
+const IDLE_EVENTS_MAX: usize = 16;
 
 /// What a decoder made of a stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,8 @@ fn feed<D: Decoder + 'static, T>(
     records: &mut Vec<T>,
     offset: &mut u64,
 ) -> Result<(), D::Error> {
-    let mut idle_events = 0u32;
+    let mut idle_events = 0usize;
+    let mut idle_events_max = decoder.buffered_bytes().saturating_add(IDLE_EVENTS_MAX);
     loop {
         let (consumed, is_starved) = {
             let Step { consumed, event } = decoder.decode(piece)?;
@@ -68,8 +69,13 @@ fn feed<D: Decoder + 'static, T>(
             assert!(piece.is_empty(), "progress: more input wanted while {} bytes are left", piece.len());
             return Ok(());
         }
-        idle_events = if consumed == 0 { idle_events.saturating_add(1) } else { 0 };
-        assert!(idle_events <= IDLE_EVENTS_MAX, "progress: {idle_events} events in a row consumed nothing");
+        if consumed == 0 {
+            idle_events = idle_events.saturating_add(1);
+        } else {
+            // Every event stands for at least one byte, or goes with one that does.
+            (idle_events, idle_events_max) = (0, buffered_bytes.saturating_add(IDLE_EVENTS_MAX));
+        }
+        assert!(idle_events <= idle_events_max, "progress: {idle_events} events in a row consumed nothing");
     }
 }
 

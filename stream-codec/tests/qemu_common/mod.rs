@@ -182,6 +182,9 @@ fn read_fields(vmdesc: &Vmdesc, idstr: &str, payload: &[u8]) -> u64 {
     let mut bytes = 0;
     while let Some(event) = reader.next_part().unwrap() {
         assert_eq!(event.offset, bytes);
+        let mut encoded = Vec::new();
+        event.item.encode(&mut encoded).unwrap();
+        assert_eq!(encoded, event.raw);
         bytes += event.raw.len() as u64;
     }
     assert_eq!(bytes, payload.len() as u64);

@@ -4,7 +4,7 @@
 
 use core::hint::black_box;
 
-use super::{DmaRange, check_page_size};
+use super::{DirtyRanges, DmaRange, check_page_size};
 use crate::Refusal;
 
 /// The smallest page size a report takes, in bytes.
@@ -81,21 +81,54 @@ impl DirtyBitmap {
         DirtyPages { bitmap: self, next_word: 0, word: 0 }
     }
 
+    /// The stretches of dirty pages, ascending.
+    #[must_use]
+    pub const fn dirty_ranges(&self) -> DirtyRanges<'_> {
+        DirtyRanges::new(self)
+    }
+
+    /// Whether no page is dirty.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Adds the dirty pages of another reading of the same pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OtherPages`] if the other bitmap has another range or page size; nothing is added then.
+    pub fn union(&mut self, other: &Self) -> Result<(), Refusal> {
+        if (self.range, self.page_size) != (other.range, other.page_size) {
+            return Err(Refusal::OtherPages { range: other.range, page_size: other.page_size });
+        }
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+        Ok(())
+    }
+
+    /// Marks every page dirty.
+    pub fn mark_all(&mut self) {
+        self.words.fill(u64::MAX);
+        self.clear_tail();
+    }
+
+    /// The number of pages, dirty and clean.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
     /// All words, zeroed and resident: the kernel only ever sets bits, and skips memory that is not there.
-    pub(super) fn zeroed_words(&mut self) -> &mut [u64] {
+    pub(crate) fn zeroed_words(&mut self) -> &mut [u64] {
         // Not to be optimised away as a repetition: writing is what brings the pages in.
         black_box(&mut self.words).fill(0);
         &mut self.words
     }
 
-    /// Marks every page dirty.
-    pub(super) fn set_all(&mut self) {
-        self.words.fill(u64::MAX);
-        self.clear_tail();
-    }
-
     /// Clears the bits after the last page, so that a driver that rounds up does not invent pages.
-    pub(super) fn clear_tail(&mut self) {
+    pub(crate) fn clear_tail(&mut self) {
         let used = self.pages.checked_rem(64).unwrap_or_default();
         if let (1.., Some(last)) = (used, self.words.last_mut()) {
             *last &= !u64::MAX.checked_shl(u32::try_from(used).unwrap_or_default()).unwrap_or_default();

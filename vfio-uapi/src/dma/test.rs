@@ -79,13 +79,61 @@ fn bits_are_pages_from_the_start_of_the_range() {
 fn no_page_lies_beyond_the_range() {
     for pages in [1, 63, 64, 65, 128, 130] {
         let mut bitmap = DirtyBitmap::new(range(0, pages * PAGE), PAGE).unwrap();
-        bitmap.set_all();
+        bitmap.mark_all();
         assert_eq!(bitmap.dirty_pages(), pages);
         assert_eq!(bitmap.iter().last(), Some((pages - 1) * PAGE));
         bitmap.zeroed_words().fill(u64::MAX);
         bitmap.clear_tail();
         assert_eq!(bitmap.dirty_pages(), pages);
     }
+}
+
+#[test]
+fn stretches_of_dirty_pages_are_as_long_as_they_can_be() {
+    let mut bitmap = DirtyBitmap::new(range(0x10_0000, 200 * PAGE), PAGE).unwrap();
+    let mut stretches = |words: [u64; 4]| {
+        bitmap.zeroed_words().copy_from_slice(&words);
+        let page = |iova: u64| (iova - 0x10_0000) / PAGE;
+        bitmap.dirty_ranges().map(|range| (page(range.iova), range.length / PAGE)).collect::<Vec<_>>()
+    };
+    assert_eq!(stretches([0, 0, 0, 0]), []);
+    assert_eq!(stretches([0b1011, 0, 0, 0]), [(0, 2), (3, 1)]);
+    assert_eq!(stretches([1 << 63, 1, 0, 1 << 7]), [(63, 2), (199, 1)]);
+    assert_eq!(stretches([0, u64::MAX, u64::MAX, 0b11]), [(64, 130)]);
+    assert_eq!(stretches([u64::MAX, u64::MAX, u64::MAX, 0xff]), [(0, 200)]);
+}
+
+#[test]
+fn stretches_are_the_pages_of_the_slow_way() {
+    // Any words will do; the multiplier only spreads the bits.
+    for seed in 1..200_u64 {
+        let mut bitmap = DirtyBitmap::new(range(0, 150 * PAGE), PAGE).unwrap();
+        for (index, word) in bitmap.zeroed_words().iter_mut().enumerate() {
+            *word = (seed + index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(seed as u32);
+        }
+        bitmap.clear_tail();
+        let pages =
+            bitmap.dirty_ranges().flat_map(|range| (0..range.length / PAGE).map(move |n| range.iova + n * PAGE));
+        assert_eq!(pages.collect::<Vec<_>>(), bitmap.iter().collect::<Vec<_>>(), "{seed}");
+    }
+}
+
+#[test]
+fn readings_of_the_same_pages_add_up() {
+    let reading = |words: [u64; 2]| {
+        let mut bitmap = DirtyBitmap::new(range(PAGE, 70 * PAGE), PAGE).unwrap();
+        bitmap.zeroed_words().copy_from_slice(&words);
+        bitmap
+    };
+    let mut sum = reading([0b01, 0]);
+    assert!(!sum.is_clean() && reading([0, 0]).is_clean() && !reading([0, 1]).is_clean());
+    sum.union(&reading([0b10, 4])).unwrap();
+    assert_eq!(sum.words(), [0b11, 4]);
+    let other = DirtyBitmap::new(range(0, 70 * PAGE), PAGE).unwrap();
+    assert_eq!(sum.union(&other), Err(Refusal::OtherPages { range: other.range(), page_size: PAGE }));
+    let other = DirtyBitmap::new(range(0, 70 * PAGE), 2 * PAGE).unwrap();
+    sum.union(&other).unwrap_err();
+    assert_eq!(sum.words(), [0b11, 4], "nothing of the other is in it");
 }
 
 #[test]

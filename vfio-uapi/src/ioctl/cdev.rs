@@ -58,10 +58,35 @@ pub(crate) fn attach(device: BorrowedFd<'_>, pt_id: u32) -> RawResult<u32> {
     Ok(attach.pt_id)
 }
 
+/// `VFIO_DEVICE_ATTACH_IOMMUFD_PT` of one PASID; returns the id it is attached to.
+pub(crate) fn attach_pasid(device: BorrowedFd<'_>, pt_id: u32, pasid: u32) -> RawResult<u32> {
+    let mut attach = sys::vfio_device_attach_iommufd_pt {
+        argsz: super::argsz::<sys::vfio_device_attach_iommufd_pt>(),
+        flags: sys::VFIO_DEVICE_ATTACH_PASID,
+        pt_id,
+        pasid,
+    };
+    // SAFETY: the kernel reads and writes at most the 16 bytes of `attach`, all integers.
+    unsafe { raw::attach(device.as_raw_fd(), &raw mut attach) }.map_err(last_errno)?;
+    Ok(attach.pt_id)
+}
+
 /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`.
 pub(crate) fn detach(device: BorrowedFd<'_>) -> RawResult<()> {
     let mut detach = sys::vfio_device_detach_iommufd_pt { argsz: DETACH_ARGSZ, ..Default::default() };
     // SAFETY: the kernel reads at most the first `argsz` bytes of the larger `detach`, all integers.
+    unsafe { raw::detach(device.as_raw_fd(), &raw mut detach) }.map_err(last_errno)?;
+    Ok(())
+}
+
+/// `VFIO_DEVICE_DETACH_IOMMUFD_PT` of one PASID.
+pub(crate) fn detach_pasid(device: BorrowedFd<'_>, pasid: u32) -> RawResult<()> {
+    let mut detach = sys::vfio_device_detach_iommufd_pt {
+        argsz: super::argsz::<sys::vfio_device_detach_iommufd_pt>(),
+        flags: sys::VFIO_DEVICE_DETACH_PASID,
+        pasid,
+    };
+    // SAFETY: the kernel reads at most the 12 bytes of `detach`, all integers.
     unsafe { raw::detach(device.as_raw_fd(), &raw mut detach) }.map_err(last_errno)?;
     Ok(())
 }

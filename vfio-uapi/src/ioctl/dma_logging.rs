@@ -2,12 +2,11 @@
 
 //! The DMA logging features: the two whose payload holds an address.
 
-use core::mem::size_of_val;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vfio_bindings::bindings::vfio as sys;
 
-use super::{Feature, Op, Payload, RawResult, address, feature, last_errno, raw};
+use super::{Feature, Op, Payload, RawResult, address, bits, feature, last_errno, raw};
 
 // SAFETY: u64, u32, u32, u64 without padding, and vfio.h defines feature 6 with them. The kernel only reads through
 // `ranges`.
@@ -54,8 +53,7 @@ pub(crate) fn stop(device: BorrowedFd<'_>) -> RawResult<()> {
 /// The argument of a report, for which `bitmap` has to be large enough; `None` if it is not.
 pub(super) fn report_message(iova: u64, length: u64, page_size: u64, bitmap: &mut [u64]) -> Option<Feature<Report>> {
     let pages = length.checked_div(page_size).filter(|_| length.checked_rem(page_size) == Some(0))?;
-    let bits = u64::try_from(size_of_val(bitmap)).ok()?.checked_mul(8)?;
-    if pages > bits {
+    if pages > bits(bitmap)? {
         return None;
     }
     let payload = Report { iova, length, page_size, bitmap: address(bitmap.as_mut_ptr()) };

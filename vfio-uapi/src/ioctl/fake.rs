@@ -7,6 +7,7 @@
 
 use core::cell::RefCell;
 use core::ffi::{c_int, c_long, c_void};
+use core::ptr::with_exposed_provenance_mut;
 use core::slice;
 use std::collections::VecDeque;
 
@@ -39,6 +40,16 @@ pub(crate) fn script<const N: usize>(answers: [(Ask, Answer); N]) {
 /// Asserts that every scripted call was made.
 pub(crate) fn done() {
     SCRIPT.with_borrow(|script| assert!(script.is_empty(), "{} scripted calls were not made", script.len()));
+}
+
+/// The `count` words behind the address at byte `at` of a message, as the kernel reaches them. The caller of the ioctl has
+/// as many there, and waits for the answer.
+pub(crate) fn words_at(message: &mut [u8], at: usize, count: usize) -> &mut [u64] {
+    let address = u64::from_ne_bytes(message[at..at + 8].try_into().unwrap());
+    let words = with_exposed_provenance_mut(usize::try_from(address).unwrap());
+    // SAFETY: the words outlive the call, during which the message is borrowed, and their owner does not touch them
+    // meanwhile; any u64 is valid.
+    unsafe { slice::from_raw_parts_mut(words, count) }
 }
 
 /// Answers a call as the kernel would: by address, argsz bytes of it.

@@ -116,6 +116,7 @@ impl<F: AsFd> Iommufd<F> {
         unsafe { raw::ioas_map(self.as_fd().as_raw_fd(), &raw mut map) }
             .map_err(last_errno)
             .map_err(|errno| self.error(Call::IoasMap, errno))?;
+        ioas.record_mapping(iova, length);
         Ok(())
     }
 }

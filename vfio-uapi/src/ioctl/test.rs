@@ -7,6 +7,7 @@ use core::ptr::with_exposed_provenance_mut;
 use core::slice;
 
 use super::dma_logging::report_message;
+use super::hwpt::{DirtyRequest, dirty_message};
 use super::*;
 
 /// Does to a message what the kernel does: reads the header, then reads and writes the payload bytes `argsz` announces.
@@ -110,4 +111,22 @@ fn a_bitmap_too_small_for_its_range_has_no_message() {
     assert!(report_message(0, (128 << 12) + 1, 1 << 12, &mut bitmap).is_none());
     assert!(report_message(0, u64::MAX, 1, &mut bitmap).is_none());
     assert!(report_message(0, 1 << 12, 0, &mut bitmap).is_none());
+}
+
+#[test]
+fn dirty_bits_and_a_container_s_pages_find_their_bitmap() {
+    let mut bitmap = [0_u64; 2];
+    let request = |length, page_size| DirtyRequest { hwpt_id: 7, flags: 1, iova: 0, length, page_size };
+    let message = dirty_message(request(70 << 12, 1 << 12), &mut bitmap).unwrap();
+    let words = with_exposed_provenance_mut::<u64>(message.data.try_into().unwrap());
+    // SAFETY: the address is that of `bitmap`, two words, which nothing else refers to meanwhile.
+    let words = unsafe { slice::from_raw_parts_mut(words, 2) };
+    words[1] |= 1 << 5;
+    assert_eq!(bitmap, [0, 1 << 5]);
+    let described = type1::describe(128 << 12, 1 << 12, &mut bitmap).unwrap();
+    assert_eq!((described.pgsize, described.size), (4096, 16));
+    for (length, page_size) in [(129 << 12, 1 << 12), ((128 << 12) + 1, 1 << 12), (u64::MAX, 1), (1 << 12, 0)] {
+        assert!(dirty_message(request(length, page_size), &mut bitmap).is_none(), "{length:#x} {page_size}");
+        assert!(type1::describe(length, page_size, &mut bitmap).is_none(), "{length:#x} {page_size}");
+    }
 }

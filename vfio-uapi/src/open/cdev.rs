@@ -18,6 +18,12 @@ pub struct Cdev<F>(Device<F>);
 pub struct CdevId(u32);
 
 impl CdevId {
+    /// The id of a device that was bound elsewhere, for instance by the process that handed in its fd.
+    #[must_use]
+    pub const fn from_raw(id: u32) -> Self {
+        Self(id)
+    }
+
     /// The number.
     #[must_use]
     pub const fn raw(self) -> u32 {
@@ -123,5 +129,27 @@ impl<F: AsFd> Device<F> {
     /// ENOTTY for a device opened by its group.
     pub fn detach(&self) -> Result<()> {
         cdev::detach(self.as_fd()).map_err(|errno| self.error(Call::DetachPageTable, errno))
+    }
+
+    /// Attaches one PASID of the device to an address space or page table (Linux 6.15). Returns the id of what it is
+    /// attached to now.
+    ///
+    /// A page table has to be allocated with [`HwptFlags::PASID`](super::HwptFlags::PASID).
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach); EOPNOTSUPP if the driver has no PASIDs: of all drivers only the plain vfio-pci has
+    /// them, and no driver that can migrate. EINVAL also from kernels before 6.15.
+    pub fn attach_pasid(&self, id: u32, pasid: u32) -> Result<u32> {
+        cdev::attach_pasid(self.as_fd(), id, pasid).map_err(|errno| self.error(Call::AttachPageTable, errno))
+    }
+
+    /// Detaches one PASID of the device (Linux 6.15). Succeeds if it was not attached.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_pasid`](Self::attach_pasid).
+    pub fn detach_pasid(&self, pasid: u32) -> Result<()> {
+        cdev::detach_pasid(self.as_fd(), pasid).map_err(|errno| self.error(Call::DetachPageTable, errno))
     }
 }

@@ -58,6 +58,10 @@ impl<F> Container<F> {
         self.fd
     }
 
+    pub(crate) const fn shared_label(&self) -> &Arc<str> {
+        &self.label
+    }
+
     pub(crate) fn error(&self, call: Call, errno: i32) -> Error {
         Error::kernel(&self.label, call, errno)
     }

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::mapped::Mapped;
 use super::{label, open_node};
-use crate::{Call, Error, Result, ioctl};
+use crate::{Call, DmaRange, Error, Refusal, Result, ioctl};
 
 /// An iommufd.
 #[derive(Debug)]
@@ -17,20 +18,46 @@ pub struct Iommufd<F> {
 }
 
 /// An address space of an iommufd. It lives until it is destroyed or the iommufd is closed.
-#[derive(Debug, Eq, Hash, PartialEq)]
-pub struct Ioas(u32);
+///
+/// It remembers what [`Iommufd::map`] mapped, because the kernel keeps silent where dirty pages are asked for and nothing
+/// is mapped.
+#[derive(Debug)]
+pub struct Ioas {
+    id: u32,
+    mapped: Arc<Mapped>,
+}
 
 impl Ioas {
-    /// The address space with this id, which was allocated elsewhere.
+    /// The address space with this id, which was allocated elsewhere. What is mapped in it is not known here: see
+    /// [`declare_mapped`](Self::declare_mapped).
     #[must_use]
-    pub const fn from_id(id: u32) -> Self {
-        Self(id)
+    pub fn from_id(id: u32) -> Self {
+        Self { id, mapped: Arc::default() }
     }
 
     /// The id, for [`Device::attach`](crate::Device::attach).
     #[must_use]
     pub const fn id(&self) -> u32 {
-        self.0
+        self.id
+    }
+
+    /// Says that a range is mapped, by other means than [`Iommufd::map`]. [`Iommufd::dirty_bitmap`] believes it: pages of
+    /// it that are not mapped are reported clean.
+    pub fn declare_mapped(&self, range: DmaRange) {
+        self.mapped.insert(range.iova, range.length);
+    }
+
+    /// Says that nothing in a range is mapped any more, by other means than [`Iommufd::unmap`].
+    pub fn declare_unmapped(&self, range: DmaRange) {
+        self.mapped.remove(range.iova, range.length);
+    }
+
+    pub(super) const fn mapped(&self) -> &Arc<Mapped> {
+        &self.mapped
+    }
+
+    pub(crate) fn record_mapping(&self, iova: u64, length: u64) {
+        self.mapped.insert(iova, length);
     }
 }
 
@@ -59,6 +86,14 @@ impl<F> Iommufd<F> {
     pub(crate) fn error(&self, call: Call, errno: i32) -> Error {
         Error::kernel(&self.label, call, errno)
     }
+
+    pub(crate) fn refused(&self, call: Call, reason: Refusal) -> Error {
+        Error::refused(&self.label, call, reason)
+    }
+
+    pub(crate) fn answer(&self, call: Call, what: &'static str) -> Error {
+        Error::answer(&self.label, call, what)
+    }
 }
 
 impl<F: AsFd> Iommufd<F> {
@@ -70,17 +105,21 @@ impl<F: AsFd> Iommufd<F> {
     ///
     /// ENOTTY if this is no iommufd.
     pub fn alloc_ioas(&self) -> Result<Ioas> {
-        ioctl::iommufd::ioas_alloc(self.as_fd()).map(Ioas).map_err(|errno| self.error(Call::IoasAlloc, errno))
+        ioctl::iommufd::ioas_alloc(self.as_fd()).map(Ioas::from_id).map_err(|errno| self.error(Call::IoasAlloc, errno))
     }
 
     /// Takes the mappings within `[iova, iova + length)` away from the devices, and returns the bytes that were mapped.
+    ///
+    /// Dirty bits of a page table that were not read until then are lost: see [`dirty_bitmap`](Self::dirty_bitmap).
     ///
     /// # Errors
     ///
     /// ENOENT if nothing is mapped there; EINVAL if the range cuts a mapping.
     pub fn unmap(&self, ioas: &Ioas, iova: u64, length: u64) -> Result<u64> {
-        ioctl::iommufd::ioas_unmap(self.as_fd(), ioas.0, iova, length)
-            .map_err(|errno| self.error(Call::IoasUnmap, errno))
+        let unmapped = ioctl::iommufd::ioas_unmap(self.as_fd(), ioas.id, iova, length)
+            .map_err(|errno| self.error(Call::IoasUnmap, errno))?;
+        ioas.mapped.remove(iova, length);
+        Ok(unmapped)
     }
 
     /// Destroys an address space that no device is attached to.
@@ -89,7 +128,7 @@ impl<F: AsFd> Iommufd<F> {
     ///
     /// EBUSY while a device is attached; ENOENT if it does not exist.
     pub fn destroy(&self, ioas: Ioas) -> Result<()> {
-        ioctl::iommufd::destroy(self.as_fd(), ioas.0).map_err(|errno| self.error(Call::Destroy, errno))
+        ioctl::iommufd::destroy(self.as_fd(), ioas.id).map_err(|errno| self.error(Call::Destroy, errno))
     }
 }
 

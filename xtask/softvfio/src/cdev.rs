@@ -38,7 +38,7 @@ pub(crate) fn ioctl(
         return Some(Err(Errno::EINVAL));
     };
     match number {
-        request::DEVICE_ATTACH_IOMMUFD_PT => Some(attach(machine, device, bound, process, argument)),
+        request::DEVICE_ATTACH_IOMMUFD_PT => Some(attach(machine, bound, process, argument)),
         request::DEVICE_DETACH_IOMMUFD_PT => Some(detach(machine, bound, process, argument)),
         _ => None,
     }
@@ -112,16 +112,10 @@ fn release(device: &Device, binding: &mut Option<Binding>) {
     }
 }
 
-fn attach(
-    machine: &Machine,
-    device: &Device,
-    bound: &Binding,
-    process: &dyn Process,
-    argument: u64,
-) -> Result<i64, Errno> {
+fn attach(machine: &Machine, bound: &Binding, process: &dyn Process, argument: u64) -> Result<i64, Errno> {
     let mut attach = Argument::<12>::read(process, argument)?;
     check_pasid(machine, attach.u32(0), attach.u32(4), 16)?;
-    let id = bound.iommufd()?.attach(bound.device_id, device.node.is_mdev(), attach.u32(8))?;
+    let id = bound.iommufd()?.attach(bound.device_id, attach.u32(8))?;
     attach.set_u32(8, id);
     attach.write(process, argument)?;
     Ok(0)

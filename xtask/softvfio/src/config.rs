@@ -17,7 +17,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    fn parse(name: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         let (iommufd, new) = match name {
             "6.12" => (false, false),
             "6.12-iommufd" => (true, false),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use savevm_core::sim::Errno;
 
 use crate::abi::{Argument, field, request};
+use crate::config::Kernel;
 use crate::machine::{Process, lock};
 use crate::mappings::Mappings;
 
@@ -29,12 +30,20 @@ struct Inner {
     iommu: Option<u64>,
     mappings: Mappings,
     tracking: bool,
+    /// What a GET_BITMAP beyond 2^64 ends with: EINVAL in 6.12, EOVERFLOW in 7.3.
+    wrapped: Errno,
+}
+
+impl Inner {
+    fn new(wrapped: Errno) -> Self {
+        Self { iommu: None, mappings: Mappings::default(), tracking: false, wrapped }
+    }
 }
 
 impl Container {
-    pub(crate) fn new() -> Self {
-        let inner = Inner { iommu: None, mappings: Mappings::default(), tracking: false };
-        Self { groups: AtomicU32::new(0), inner: Mutex::new(inner) }
+    pub(crate) fn new(kernel: Kernel) -> Self {
+        let wrapped = if kernel.has_drivers_of_7 { Errno::EOVERFLOW } else { Errno::EINVAL };
+        Self { groups: AtomicU32::new(0), inner: Mutex::new(Inner::new(wrapped)) }
     }
 
     pub(crate) fn attach(&self) {
@@ -44,7 +53,8 @@ impl Container {
     /// The IOMMU goes with the last group.
     pub(crate) fn detach(&self) {
         if self.groups.fetch_sub(1, Ordering::SeqCst) == 1 {
-            *lock(&self.inner) = Inner { iommu: None, mappings: Mappings::default(), tracking: false };
+            let mut inner = lock(&self.inner);
+            *inner = Inner::new(inner.wrapped);
         }
     }
 
@@ -185,7 +195,7 @@ impl Inner {
         if size == 0 || (iova | size) & (PAGE_BYTES - 1) != 0 {
             return Err(Errno::EINVAL);
         }
-        iova.checked_add(size.wrapping_sub(1)).ok_or(Errno::EOVERFLOW)?;
+        iova.checked_add(size.wrapping_sub(1)).ok_or(self.wrapped)?;
         check_bitmap(page, bytes, size)?;
         if self.mappings.cuts(iova, size) {
             return Err(Errno::EINVAL);

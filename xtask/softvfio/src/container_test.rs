@@ -7,8 +7,12 @@ use super::*;
 use crate::abi::UserMemory as _;
 use crate::fake::{BASE, FakeProcess, halves};
 
+fn unattached(kernel: &str) -> (Container, FakeProcess) {
+    (Container::new(Kernel::parse(kernel).unwrap()), FakeProcess::new())
+}
+
 fn container(kind: u64) -> (Container, FakeProcess) {
-    let (container, process) = (Container::new(), FakeProcess::new());
+    let (container, process) = unattached("6.12");
     container.attach();
     container.ioctl(&process, request::SET_IOMMU, kind).unwrap();
     (container, process)
@@ -26,7 +30,7 @@ fn bitmap(container: &Container, process: &FakeProcess, [iova, size, page, bytes
 
 #[test]
 fn a_container_needs_a_group_and_an_iommu() {
-    let (container, process) = (Container::new(), FakeProcess::new());
+    let (container, process) = unattached("6.12");
     assert_eq!(container.ioctl(&process, request::SET_IOMMU, TYPE1_V2), Err(Errno::EINVAL));
     container.attach();
     assert_eq!(container.ioctl(&process, request::IOMMU_GET_INFO, BASE), Err(Errno::EINVAL));
@@ -99,7 +103,7 @@ fn dirty_pages() {
         ([0x10_0000, 0x2_0000, 0x1000, 8], Err(Errno::EINVAL)),
         ([0x10_0000, 0, 0x1000, 8], Err(Errno::EINVAL)),
         ([0x10_0800, 0x1000, 0x1000, 8], Err(Errno::EINVAL)),
-        ([u64::MAX - 0xfff, 0x2000, 0x1000, 8], Err(Errno::EOVERFLOW)),
+        ([u64::MAX - 0xfff, 0x2000, 0x1000, 8], Err(Errno::EINVAL)),
     ] {
         assert_eq!(bitmap(&container, &process, query), expected, "{query:x?}");
     }
@@ -111,4 +115,19 @@ fn dirty_pages() {
     let (old, process) = self::container(TYPE1);
     let answer = old.ioctl(&process, request::IOMMU_DIRTY_PAGES, process.words(&[8, 1]));
     assert_eq!(answer, Err(Errno::EACCES), "not a version 2 IOMMU");
+}
+
+#[test]
+fn a_bitmap_beyond_the_last_address_ends_as_the_kernel_ends_it() {
+    for (kernel, errno) in [("6.12", Errno::EINVAL), ("6.12-iommufd", Errno::EINVAL), ("7.3", Errno::EOVERFLOW)] {
+        let (container, process) = unattached(kernel);
+        for round in 0..2 {
+            container.attach();
+            container.ioctl(&process, request::SET_IOMMU, TYPE1_V2).unwrap();
+            container.ioctl(&process, request::IOMMU_DIRTY_PAGES, process.words(&[8, 1])).unwrap();
+            let wrapped = bitmap(&container, &process, [u64::MAX - 0xfff, 0x2000, 0x1000, 8]);
+            assert_eq!(wrapped, Err(errno), "{kernel}, round {round}");
+            container.detach();
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use savevm_core::sim::Errno;
 
 use super::*;
+use crate::abi::UserMemory;
 use crate::fake::{BASE, FakeProcess, halves};
 
 struct Setup {
@@ -71,31 +72,33 @@ fn mappings_collide_and_go() {
     assert_eq!(s.map(0x10_0800, 0x1000), Err(Errno::EINVAL));
     assert_eq!(s.map(0x10_0000, 0), Err(Errno::EINVAL));
     assert_eq!(s.map(u64::MAX - 0xfff, 0x2000), Err(Errno::EOVERFLOW));
-    assert_eq!(s.map(IOVA_LAST + 1, 0x1000), Err(Errno::EINVAL));
+    assert_eq!(s.map(APERTURE.1 + 1, 0x1000), Ok(0), "no IOMMU is attached yet");
+    s.iommufd.attach(s.device, s.ioas).unwrap();
+    assert_eq!(s.map(APERTURE.1 + 0x1001, 0x1000), Err(Errno::EINVAL));
     let unmap = |iova, length: u64| s.run(IOAS_UNMAP, &[&[24, s.ioas][..], &halves(iova), &halves(length)].concat());
     assert_eq!(unmap(0x10_0000, 0x1000), Err(Errno::ENOENT), "half a mapping");
     assert_eq!(unmap(0x20_0000, 0x1000), Err(Errno::ENOENT), "nothing there");
     assert_eq!(unmap(0, u64::MAX), Ok(0));
-    assert_eq!(s.process.u32_at(16), 0x2000, "how much it was");
+    assert_eq!(s.process.u32_at(16), 0x3000, "how much it was");
 }
 
 #[test]
 fn attaching_an_address_space_makes_a_table_that_cannot_track() {
     let s = setup();
-    let auto = s.iommufd.attach(s.device, false, s.ioas).unwrap();
+    let auto = s.iommufd.attach(s.device, s.ioas).unwrap();
     assert!(![s.ioas, s.tracking, s.plain].contains(&auto));
     assert_eq!(s.run(HWPT_SET_DIRTY_TRACKING, &[16, 1, auto, 0]), Err(Errno::EOPNOTSUPP));
-    assert_eq!(s.iommufd.attach(s.device, false, s.device), Err(Errno::EINVAL));
-    assert_eq!(s.iommufd.attach(s.device, false, 999), Err(Errno::ENOENT));
-    assert_eq!(s.iommufd.attach(s.device, false, s.tracking), Ok(s.tracking));
+    assert_eq!(s.iommufd.attach(s.device, s.device), Err(Errno::EINVAL));
+    assert_eq!(s.iommufd.attach(s.device, 999), Err(Errno::ENOENT));
+    assert_eq!(s.iommufd.attach(s.device, s.tracking), Ok(s.tracking));
     assert_eq!(s.run(DESTROY, &[8, s.tracking]), Err(Errno::EBUSY));
     s.iommufd.detach(s.device);
     assert_eq!(s.run(DESTROY, &[8, s.tracking]), Ok(0));
     assert_eq!(s.run(DESTROY, &[8, s.tracking]), Err(Errno::ENOENT));
     assert_eq!(s.run(DESTROY, &[8, s.ioas]), Err(Errno::EBUSY), "a table is on it");
     let mdev = s.iommufd.add_device(true);
-    assert_eq!(s.iommufd.attach(mdev, true, s.ioas), Ok(s.ioas));
-    assert_eq!(s.iommufd.attach(mdev, true, s.plain), Err(Errno::EINVAL));
+    assert_eq!(s.iommufd.attach(mdev, s.ioas), Ok(s.ioas));
+    assert_eq!(s.iommufd.attach(mdev, s.plain), Err(Errno::EINVAL));
     let hwpt = s.run(HWPT_ALLOC, &[48, 0, mdev, s.ioas, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(hwpt, Err(Errno::ENOENT), "no page table for an emulated device");
 }
@@ -126,4 +129,80 @@ fn dirty_tracking_checks_in_the_kernels_order() {
         let found = s.bitmap(hwpt, flags, iova, length, page);
         assert_eq!(found, expected, "hwpt {hwpt} flags {flags} {iova:#x}+{length:#x} page {page:#x}");
     }
+}
+
+const IOVA: u64 = 1 << 24;
+
+impl Setup {
+    /// Has the simulated IOMMU mark pages of `page` bytes from `IOVA` on, by the bits of `bits`. The bitmap follows the
+    /// command in memory.
+    fn write_pages(&self, hwpt: u32, page: u64, bits: u32) -> Result<i64, Errno> {
+        let numbers = [IOVA, 32 * page, page, BASE + 128, 0].map(halves).concat();
+        let mut words = [&[72, 13, hwpt, 0, 0, 0][..], &numbers, &[0, 0]].concat();
+        words.resize(32, 0);
+        words.push(bits);
+        self.run(TEST_CMD, &words)
+    }
+
+    /// The first 32 pages of `page` bytes.
+    fn dirty(&self, flags: u32, page: u64) -> u32 {
+        self.process.copy_out(BASE + 512, &[0; 8]).unwrap();
+        self.bitmap(self.tracking, flags, IOVA, 32 * page, page).unwrap();
+        self.process.u32_at(512)
+    }
+
+    fn track(&self, on: u32) {
+        self.run(HWPT_SET_DIRTY_TRACKING, &[16, on, self.tracking, 0]).unwrap();
+    }
+}
+
+#[test]
+fn dirty_bits_are_reported_until_they_are_cleared() {
+    let s = setup();
+    assert_eq!(s.write_pages(s.tracking, 0x1000, 1), Err(Errno::EINVAL), "tracking is off");
+    s.track(1);
+    assert_eq!(s.write_pages(s.tracking, 0x1000, 0x8000_0005), Ok(0));
+    assert_eq!(s.process.u32_at(56), 3, "how many");
+    assert_eq!([s.dirty(1, 0x1000), s.dirty(1, 0x1000)], [0x8000_0005; 2]);
+    assert_eq!(s.dirty(1, 0x2000), 0x0000_8003, "merged");
+    assert_eq!([s.dirty(0, 0x1000), s.dirty(0, 0x1000)], [0x8000_0005, 0]);
+    // Pages smaller than the IOMMU's share its bit.
+    s.write_pages(s.tracking, 0x800, 2).unwrap();
+    assert_eq!(s.dirty(1, 0x400), 0b1100);
+    s.track(1);
+    assert_eq!(s.dirty(1, 0x1000), 0, "starting clears, also what runs already");
+}
+
+#[test]
+fn the_kernel_s_silent_losses_are_silent_here() {
+    let s = setup();
+    s.track(1);
+    s.write_pages(s.tracking, 0x1000, 7).unwrap();
+    let words = [&[48, s.tracking, 0, 0][..], &halves(IOVA), &halves(0x3000), &halves(0x1000), &halves(8)].concat();
+    assert_eq!(s.run(HWPT_GET_DIRTY_BITMAP, &words), Ok(0), "no memory for the bits");
+    assert_eq!(s.dirty(0, 0x1000), 0, "and they are gone");
+    s.write_pages(s.tracking, 0x1000, 7).unwrap();
+    s.track(0);
+    assert_eq!(s.dirty(0, 0x1000), 0, "tracking is off");
+}
+
+#[test]
+fn devices_of_the_test_interface_come_and_go() {
+    let s = setup();
+    let device = |flags| s.run(TEST_CMD, &[&[72, 12, s.ioas, 0, 0, 0, 0, flags][..], &[0; 10]].concat());
+    assert_eq!(device(2), Err(Errno::EINVAL));
+    device(1).unwrap();
+    let [mock, table, id] = [16, 20, 24].map(|at| s.process.u32_at(at));
+    let hw_info = |id| s.run(GET_HW_INFO, &[40, 0, id, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!((hw_info(id), s.process.u32_at(32)), (Ok(0), 0), "it cannot track");
+    let hwpt = [48, HWPT_DIRTY_TRACKING, id, s.ioas, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(s.run(HWPT_ALLOC, &hwpt), Err(Errno::EOPNOTSUPP));
+    let replace = |table| s.run(TEST_CMD, &[&[72, 10, mock, 0, table][..], &[0; 13]].concat());
+    assert_eq!(replace(s.tracking), Err(Errno::EINVAL));
+    assert_eq!(replace(s.plain), Ok(0));
+    assert_eq!(s.run(DESTROY, &[8, table]), Err(Errno::ENOENT), "the kernel's own table went with its device");
+    assert_eq!(s.run(IOAS_IOVA_RANGES, &[&[32, s.ioas, 0, 0][..], &[0; 4]].concat()), Err(EMSGSIZE));
+    assert_eq!(s.run(DESTROY, &[8, mock]), Ok(0));
+    assert_eq!(hw_info(id), Err(Errno::ENOENT));
+    assert_eq!(s.run(TEST_CMD, &[&[72, 99][..], &[0; 16]].concat()), Err(Errno::EOPNOTSUPP));
 }

@@ -25,6 +25,7 @@ mod log;
 mod machine;
 mod mappings;
 mod models;
+mod page_tables;
 mod shim;
 mod store;
 mod tree;

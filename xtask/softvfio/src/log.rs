@@ -44,6 +44,7 @@ fn line(event: &SimEvent) -> Option<String> {
         SimEvent::SessionEnded { id, direction, bytes, digest, .. } => {
             format!("session {id} {} ends bytes={bytes} crc64={digest:016x}", way(*direction))
         }
+        SimEvent::WriteRefused { id, bytes, errno, .. } => format!("session {id} load refuses bytes={bytes}: {errno}"),
         SimEvent::Reset => "reset".to_owned(),
         _ => return None,
     })

@@ -169,7 +169,7 @@ impl Machine {
         }
         let path = path.strip_prefix("vfio/").ok_or(Errno::ENOENT)?;
         if path == "vfio" {
-            return Ok(File::Container(Container::new()));
+            return Ok(File::Container(Container::new(self.kernel)));
         }
         if let Some(cdev) = path.strip_prefix("devices/vfio").filter(|_| self.kernel.iommufd) {
             let cdev: u32 = cdev.parse().map_err(|_| Errno::ENOENT)?;

@@ -11,6 +11,7 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
     BytesPerSecond,
+    RecordsPerSecond,
     /// Of processor time, by 10⁹ bytes.
     SecondsPerGigabyte,
     Bytes,

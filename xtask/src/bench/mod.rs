@@ -12,6 +12,7 @@ mod engine;
 mod measure;
 mod peers;
 mod report;
+mod tap;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -32,12 +33,13 @@ const REBUILT_VARIABLE: &str = "SAVEVM_BENCH_REBUILT";
 /// Compare the speed of what this workspace does with what the machine could do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every benchmark runs contenders for the same work in one process, in turn, in an order that rotates, after one run of
-each that does not count. What counts is the ratio to the baseline within a round: its median over the rounds is held
-against the goal, its quartiles say how far to trust it. Between runs only ratios can be compared.
+Every benchmark runs contenders for the same work in one process, in turn, in an order that
+rotates, after one run of each that does not count. What counts is the ratio to the baseline
+within a round: its median over the rounds is held against the goal, its quartiles say how far
+to trust it. Between runs only ratios can be compared.
 
-An xtask that was built without optimisation builds itself again (`cargo run --release`) and measures that one; the
-alias `cargo xtask` is optimised already.
+An xtask that was built without optimisation builds itself again (`cargo run --release`) and
+measures that one; the alias `cargo xtask` is optimised already.
 
 Exit status: 0 all goals reached; 1 a goal missed; 2 something could not be measured.")]
 pub(crate) struct Args {
@@ -106,7 +108,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 3] = [
+const BENCHMARKS: [Benchmark; 4] = [
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
@@ -121,6 +123,11 @@ const BENCHMARKS: [Benchmark; 3] = [
         name: "peers",
         about: "migrate 1 GiB of simulated devices' state between two processes: ours, and stock QEMUs, against a bare pump",
         run: peers::run,
+    },
+    Benchmark {
+        name: "tap",
+        about: "look at a stream while it passes, against the same migration with nobody looking",
+        run: tap::run,
     },
 ];
 

@@ -71,6 +71,7 @@ fn judged(measured: &Measured) -> String {
 fn value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1u32 << 20)),
+        Unit::RecordsPerSecond => format!("{:.1} M/s", value / 1e6),
         Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
         Unit::Bytes => format!("{:.0} MiB", value / f64::from(1u32 << 20)),
     }

@@ -38,10 +38,14 @@ pub(crate) enum Group {
     Transfer,
     /// DMA logging features.
     DmaLogging,
+    /// Dirty pages that an IOMMU keeps.
+    DirtyTracking,
     /// What the libraries make of the device.
     Library,
     /// Whole migrations by two processes, with kills and cuts.
     Migrate,
+    /// Streams that are looked at as they pass.
+    CheckStream,
     /// The same tests on the simulator, held against the kernel.
     Simulator,
     /// Whole migrations from one QEMU to another.
@@ -52,7 +56,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -64,8 +68,10 @@ impl Group {
         Self::Exhaustion,
         Self::Transfer,
         Self::DmaLogging,
+        Self::DirtyTracking,
         Self::Library,
         Self::Migrate,
+        Self::CheckStream,
         Self::Simulator,
         Self::Qemu,
         Self::Suite,
@@ -85,8 +91,10 @@ impl Group {
             Self::Exhaustion => "exhaustion",
             Self::Transfer => "transfer",
             Self::DmaLogging => "dma-logging",
+            Self::DirtyTracking => "dirty-tracking",
             Self::Library => "library",
             Self::Migrate => "migrate",
+            Self::CheckStream => "check-stream",
             Self::Simulator => "simulator",
             Self::Qemu => "qemu",
             Self::Suite => "suite",

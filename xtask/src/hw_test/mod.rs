@@ -34,7 +34,7 @@ use record::Run;
 use report::Report;
 use supervise::Limits;
 
-/// Prove that device state can be moved: on simulated devices, in a real kernel, or on a real device
+/// Prove that device state can be moved: on simulated devices, in a real kernel, with a stock QEMU, or on a real device
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 everything that ran passed and something ran; 1 a test failed or nothing ran; \
                         2 a prerequisite is missing.")]
@@ -72,7 +72,7 @@ enum Target {
     Soft,
     /// A real kernel and its mtty driver in a virtual machine.
     Vm(target::vm::Args),
-    /// Two stock QEMUs that migrate simulated devices to each other, with every byte between them recorded and checked.
+    /// Stock QEMUs that migrate simulated devices to each other, to us and from us, with every byte recorded and checked.
     Qemu(target::qemu::Args),
     /// A real device, which will be reset again and again.
     Device(target::device::Args),

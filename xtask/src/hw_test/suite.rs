@@ -18,14 +18,14 @@ use vfio_mig_fsm::Capabilities;
 use vfio_uapi::Device;
 use vfio_uapi::open::{self, Roots};
 
-use super::contract::check::{Checked, Failure, failed, must};
+use super::contract::check::{Checked, Failure, ensure, failed, must};
 use super::contract::context::{Ctx, Emitter};
 use super::contract::dut::Dut;
 use super::contract::kernel::KernelVersion;
 use super::contract::opening::{Access, Opening};
 use super::contract::profile::Profile;
 use super::contract::{self, Test};
-use super::event::{DeviceFacts, Event, Facts, Outcome, PROTOCOL};
+use super::event::{DeviceFacts, Event, Facts, Group, Outcome, PROTOCOL};
 use super::record::Counts;
 use super::watchdog::Watchdog;
 
@@ -47,9 +47,19 @@ pub(crate) struct Args {
     /// A simulator answers, with the rules of this kernel release instead of the running one's.
     #[arg(long, value_name = "RELEASE")]
     simulated: Option<String>,
+    /// A further pair, of any kind, that whole migrations move together with the first: SOURCE=TARGET, or
+    /// SOURCE=TARGET=PROFILE if the PCI ids do not tell what to expect.
+    #[arg(long = "pair", value_name = "PAIR", value_parser = Pair::parse, requires = "migrations_only")]
+    pairs: Vec<Pair>,
+    /// Leave out everything but whole migrations.
+    #[arg(long)]
+    migrations_only: bool,
     /// Leave out the whole migrations that something ends early.
     #[arg(long)]
     no_faults: bool,
+    /// Of those, run only the ones that end in this phase.
+    #[arg(long, value_name = "PHASE", value_parser = contract::PHASES, conflicts_with = "no_faults")]
+    faults_at: Vec<String>,
     /// End the process when a test takes longer.
     #[arg(long, value_name = "SECONDS")]
     test_timeout: Option<u64>,
@@ -59,6 +69,23 @@ pub(crate) struct Args {
     /// End when the parent process does.
     #[arg(long)]
     with_parent: bool,
+}
+
+/// What `--pair` says.
+#[derive(Clone, Debug)]
+struct Pair {
+    devices: [String; 2],
+    profile: Option<Profile>,
+}
+
+impl Pair {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('=').map(str::to_owned);
+        let (Some(source), Some(target), name, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err("expected SOURCE=TARGET or SOURCE=TARGET=PROFILE".into());
+        };
+        Ok(Self { devices: [source, target], profile: name.as_deref().map(profile).transpose()? })
+    }
 }
 
 fn profile(name: &str) -> Result<Profile, String> {
@@ -73,7 +100,7 @@ const EXIT_UNHEARD: u8 = 3;
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
     let prepared = sink(args).and_then(|sink| Ok((Rc::new(Emitter::new(sink)), prepare(args)?)));
-    let (emitter, (first, second, facts)) = match prepared {
+    let (emitter, Prepared { first, second, others, facts }) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => {
             eprintln!("The suite cannot begin: {}.", failure.text());
@@ -81,11 +108,14 @@ pub(crate) fn main(args: &Args) -> ExitCode {
         }
     };
     let tests = contract::tests(first.caps, !args.no_faults).into_iter();
+    let tests = tests.filter(|test| !args.migrations_only || test.group == Group::Migrate);
+    let is_asked_for = |phase: &str| args.faults_at.is_empty() || args.faults_at.iter().any(|asked| asked == phase);
+    let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
     let tests: Vec<Test> = tests.filter(|test| contract::selects(args.filter.as_deref(), &test.id())).collect();
     let kernel = KernelVersion::parse(&facts.kernel);
     let planned = tests.iter().map(Test::id).collect();
     emitter.emit(&Event::SuiteStarted { protocol: PROTOCOL, facts, planned });
-    let mut ctx = Ctx::new(first, second, kernel, Rc::clone(&emitter));
+    let mut ctx = Ctx::new(first, second, kernel, Rc::clone(&emitter)).with_others(others);
     let watchdog = args.test_timeout.map(|seconds| Watchdog::start(Duration::from_secs(seconds)));
     let counts = run(&tests, &mut ctx, &emitter, watchdog.as_ref());
     let Counts { passed, failed, skipped } = counts;
@@ -107,7 +137,14 @@ fn sink(args: &Args) -> Checked<Box<dyn Write>> {
     Ok(Box::new(must(&format!("create {}", args.events.display()), File::create(&args.events))?))
 }
 
-fn prepare(args: &Args) -> Checked<(Dut, Option<Dut>, Facts)> {
+struct Prepared {
+    first: Dut,
+    second: Option<Dut>,
+    others: Vec<(Dut, Dut)>,
+    facts: Facts,
+}
+
+fn prepare(args: &Args) -> Checked<Prepared> {
     let machine = must("uname", uname())?;
     let text = |field: fn(&UtsName) -> &std::ffi::OsStr| field(&machine).to_string_lossy().into_owned();
     let mut facts = Facts {
@@ -118,7 +155,7 @@ fn prepare(args: &Args) -> Checked<(Dut, Option<Dut>, Facts)> {
     };
     let mut opened = Vec::new();
     for name in &args.devices {
-        let (dut, about) = open_device(name, args)?;
+        let (dut, about) = open_device(name, args.access, args.profile)?;
         opened.push(dut);
         facts.devices.push(about);
     }
@@ -126,26 +163,36 @@ fn prepare(args: &Args) -> Checked<(Dut, Option<Dut>, Facts)> {
     let first = opened.next().ok_or_else(|| failed("no device was named"))?;
     let second = opened.next();
     if let Some(second) = &second {
-        let same = second.caps == first.caps && second.profile.name == first.profile.name;
-        if !same {
-            return Err(failed(format!("{} and {} are not of one kind", first.name, second.name)));
-        }
+        same_kind(&first, second)?;
     }
-    Ok((first, second, facts))
+    let mut others = Vec::new();
+    for Pair { devices: [source, target], profile } in &args.pairs {
+        let (source, about_source) = open_device(source, args.access, *profile)?;
+        let (target, about_target) = open_device(target, args.access, *profile)?;
+        same_kind(&source, &target)?;
+        facts.devices.extend([about_source, about_target]);
+        others.push((source, target));
+    }
+    Ok(Prepared { first, second, others, facts })
 }
 
-fn open_device(name: &str, args: &Args) -> Checked<(Dut, DeviceFacts)> {
+fn same_kind(first: &Dut, second: &Dut) -> Checked {
+    let same = second.caps == first.caps && second.profile.name == first.profile.name;
+    ensure(same, || format!("{} and {} are not of one kind", first.name, second.name))
+}
+
+fn open_device(name: &str, access: Option<Access>, profile: Option<Profile>) -> Checked<(Dut, DeviceFacts)> {
     let found = must("list the VFIO devices", open::find(&Roots::default(), name))?;
     let found =
         found.ok_or_else(|| failed(format!("there is no VFIO device {name}: is a vfio driver bound to it?")))?;
-    let (opening, device) = Opening::open(&found, args.access)?;
+    let (opening, device) = Opening::open(&found, access)?;
     let flags = must("GET of MIGRATION", device.migration_flags())?;
     let flags =
         flags.ok_or_else(|| failed(format!("{name} cannot migrate: its driver offers no MIGRATION feature")))?;
     let caps = Capabilities::from_flags(flags.bits())
         .ok_or_else(|| failed(format!("{name}: flags {flags:?} lack STOP_COPY")))?;
     let (vendor, id) = pci_id(&device)?;
-    let profile = args.profile.unwrap_or_else(|| Profile::of(vendor, id));
+    let profile = profile.unwrap_or_else(|| Profile::of(vendor, id));
     let about = DeviceFacts {
         name: name.into(),
         driver: found.driver.clone().unwrap_or_else(|| "an unknown driver".into()),

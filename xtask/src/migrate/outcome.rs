@@ -8,6 +8,7 @@ use savevm_core::kernel::KernelDevice;
 use savevm_core::{ChannelCounters, Counters, Device, DeviceSum, MigrationError, Phase};
 use serde::Serialize;
 
+use crate::check_stream::Checks;
 use crate::out::{out, outln};
 
 /// One side's report.
@@ -53,6 +54,9 @@ struct DeviceReport {
     bytes: Option<u64>,
     precopy_bytes: Option<u64>,
     crc64_nvme: Option<String>,
+    /// As which format `--check-stream` looks at its stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checked_as: Option<&'static str>,
     /// How it came out of a failure.
     restored: Option<String>,
 }
@@ -73,6 +77,7 @@ impl Outcome {
             bytes: None,
             precopy_bytes: None,
             crc64_nvme: None,
+            checked_as: None,
             restored: None,
         };
         Self {
@@ -138,6 +143,14 @@ impl Outcome {
         self
     }
 
+    /// Says which streams were looked at.
+    pub(super) fn checked(mut self, checks: &Checks) -> Self {
+        for device in &mut self.devices {
+            device.checked_as = checks.checked_as.get(&device.name).copied();
+        }
+        self
+    }
+
     /// Prints the report and gives the exit status.
     pub(super) fn print(&self, json: bool) -> ExitCode {
         if json {
@@ -153,6 +166,9 @@ impl Outcome {
             out!("{} ({}): {}", device.name, device.identity, device.state);
             if let (Some(bytes), Some(precopy), Some(crc)) = (device.bytes, device.precopy_bytes, &device.crc64_nvme) {
                 out!(", {bytes} bytes moved, {precopy} of them before the stop, CRC-64 {crc}");
+            }
+            if let Some(checked_as) = device.checked_as {
+                out!(", stream checked as {checked_as}");
             }
             if let Some(restored) = &device.restored {
                 out!(" ({restored})");

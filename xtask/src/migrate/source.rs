@@ -9,32 +9,38 @@ use std::process::ExitCode;
 
 use savevm_core::Cancel;
 use savevm_core::save::{self, Precopy, SaveOptions};
+use savevm_core::tap::{Side, Taps};
 
 use super::outcome::Outcome;
 use super::transport::Transport;
 use super::watch::Watch;
-use super::{Address, AfterFile, Devices, SourceArgs};
+use super::{Address, AfterFile, Devices, Opened, SourceArgs};
 
 pub(super) fn run(args: &SourceArgs) -> ExitCode {
     let json = args.common.json;
-    let opened = super::cancel_on_signals().and_then(|cancel| Ok((cancel, super::open(&args.common)?)));
-    let (cancel, mut devices) = match opened {
+    let Opened { mut devices, checks, cancel } = match super::open(&args.common, Side::Source) {
         Ok(opened) => opened,
         Err(error) => return Outcome::unopened("source", error).print(json),
     };
+    let options = match options(args, cancel.clone(), checks.taps.clone()) {
+        Ok(options) => options,
+        Err(error) => return Outcome::unopened("source", error).print(json),
+    };
     let outcome = match &args.to {
-        Address::File(path) => to_file(args, &mut devices, path, cancel),
+        Address::File(path) => to_file(args, &mut devices, path, &options),
         address => connect(args, address, &cancel)
             .map_err(|error| format!("cannot connect to {address}: {error}; is the target listening there?"))
-            .and_then(|transports| to_peer(args, &mut devices, transports, cancel)),
+            .and_then(|transports| to_peer(args, &mut devices, transports, &options)),
     };
-    outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error)).print(json)
+    let outcome = outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error));
+    outcome.checked(&checks).print(json)
 }
 
-fn options(args: &SourceArgs, cancel: Cancel) -> Result<SaveOptions, String> {
+fn options(args: &SourceArgs, cancel: Cancel, taps: Taps) -> Result<SaveOptions, String> {
     let mut options = SaveOptions::default();
     options.limits = super::limits(&args.common);
     options.cancel = cancel;
+    options.taps = taps;
     options.nonce = super::nonce()?;
     options.precopy = (!args.no_precopy).then(|| {
         let mut rule = Precopy::default();
@@ -60,11 +66,11 @@ fn to_peer(
     args: &SourceArgs,
     devices: &mut Devices,
     transports: Vec<Transport>,
-    cancel: Cancel,
+    options: &SaveOptions,
 ) -> Result<Outcome, String> {
     let (channels, connections) = super::channels(transports)?;
     let mut watch = Watch::new(&args.common, &super::names(devices), connections);
-    let committed = save::save(devices, channels, &mut watch, &options(args, cancel)?).and_then(save::Ready::commit);
+    let committed = save::save(devices, channels, &mut watch, options).and_then(save::Ready::commit);
     let phases = watch.phases;
     Ok(match committed {
         Ok(committed) => {
@@ -76,12 +82,12 @@ fn to_peer(
 }
 
 /// Writes beside the final name and renames: a file of that name is always a whole one.
-fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
+fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, options: &SaveOptions) -> Result<Outcome, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |error: &dyn core::fmt::Display| format!("cannot write {}: {error}", path.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
     let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new());
-    let saved = save::save_to(devices, file.as_file_mut(), &mut watch, &options(args, cancel)?);
+    let saved = save::save_to(devices, file.as_file_mut(), &mut watch, options);
     let phases = watch.phases;
     let sums = match saved {
         Ok(sums) => sums,

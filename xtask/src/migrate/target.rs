@@ -8,31 +8,34 @@ use std::process::ExitCode;
 
 use savevm_core::Cancel;
 use savevm_core::load::{self, LoadOptions};
+use savevm_core::tap::{Side, Taps};
 
 use super::outcome::Outcome;
 use super::transport::{Listener, Transport};
 use super::watch::Watch;
-use super::{Address, Devices, TargetArgs};
+use super::{Address, Devices, Opened, TargetArgs};
 
 pub(super) fn run(args: &TargetArgs) -> ExitCode {
     let json = args.common.json;
-    let opened = super::cancel_on_signals().and_then(|cancel| Ok((cancel, super::open(&args.common)?)));
-    let (cancel, mut devices) = match opened {
+    let Opened { mut devices, checks, cancel } = match super::open(&args.common, Side::Target) {
         Ok(opened) => opened,
         Err(error) => return Outcome::unopened("target", error).print(json),
     };
+    let options = options(args, cancel, checks.taps.clone());
     let outcome = match &args.from {
-        Address::File(path) => from_file(args, &mut devices, path, cancel),
-        Address::Tcp(at) => listen(args, Listener::tcp(at), &mut devices, cancel),
-        Address::Unix(path) => listen(args, Listener::unix(path), &mut devices, cancel),
+        Address::File(path) => from_file(args, &mut devices, path, &options),
+        Address::Tcp(at) => listen(args, Listener::tcp(at), &mut devices, &options),
+        Address::Unix(path) => listen(args, Listener::unix(path), &mut devices, &options),
     };
-    outcome.unwrap_or_else(|error| Outcome::new("target", &mut devices, &[]).broken(error)).print(json)
+    let outcome = outcome.unwrap_or_else(|error| Outcome::new("target", &mut devices, &[]).broken(error));
+    outcome.checked(&checks).print(json)
 }
 
-fn options(args: &TargetArgs, cancel: Cancel) -> LoadOptions {
+fn options(args: &TargetArgs, cancel: Cancel, taps: Taps) -> LoadOptions {
     let mut options = LoadOptions::default();
     options.limits = super::limits(&args.common);
     options.cancel = cancel;
+    options.taps = taps;
     options
 }
 
@@ -41,31 +44,31 @@ fn listen(
     args: &TargetArgs,
     listener: std::io::Result<Listener>,
     devices: &mut Devices,
-    cancel: Cancel,
+    options: &LoadOptions,
 ) -> Result<Outcome, String> {
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     let address = listener.address().map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     eprintln!("listening on {address}");
     let no_source = |error| format!("no source came on {address}: {error}");
-    let mut transports = vec![listener.accept(None, &cancel).map_err(no_source)?];
+    let mut transports = vec![listener.accept(None, &options.cancel).map_err(no_source)?];
     for more in 1..args.common.channels {
         let too_few = |error| format!("only {more} of {} connections came: {error}", args.common.channels);
         // The source is there; what is missing of it must come soon.
-        transports.push(listener.accept(Some(args.common.timeout), &cancel).map_err(too_few)?);
+        transports.push(listener.accept(Some(args.common.timeout), &options.cancel).map_err(too_few)?);
     }
     drop(listener);
-    from_peer(args, devices, transports, cancel)
+    from_peer(args, devices, transports, options)
 }
 
 fn from_peer(
     args: &TargetArgs,
     devices: &mut Devices,
     transports: Vec<Transport>,
-    cancel: Cancel,
+    options: &LoadOptions,
 ) -> Result<Outcome, String> {
     let (channels, connections) = super::channels(transports)?;
     let mut watch = Watch::new(&args.common, &super::names(devices), connections);
-    let running = load::load(devices, channels, &mut watch, &options(args, cancel)).and_then(load::Loaded::run);
+    let running = load::load(devices, channels, &mut watch, options).and_then(load::Loaded::run);
     let phases = watch.phases;
     Ok(match running {
         Ok(running) => Outcome::new("target", devices, &phases).moved(&running.devices).counted(&running.counters),
@@ -73,10 +76,10 @@ fn from_peer(
     })
 }
 
-fn from_file(args: &TargetArgs, devices: &mut Devices, path: &Path, cancel: Cancel) -> Result<Outcome, String> {
+fn from_file(args: &TargetArgs, devices: &mut Devices, path: &Path, options: &LoadOptions) -> Result<Outcome, String> {
     let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new());
-    let loaded = load::load_from(devices, BufReader::new(file), &mut watch, &options(args, cancel));
+    let loaded = load::load_from(devices, BufReader::new(file), &mut watch, options);
     let phases = watch.phases;
     Ok(match loaded {
         Ok(sums) => {

@@ -124,9 +124,14 @@ impl Migration {
     }
 }
 
+/// Where the guest sees a device.
+pub(crate) fn place(index: usize) -> String {
+    format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index))
+}
+
 /// The name of a device's section in the stream.
 pub(crate) fn idstr(index: usize) -> String {
-    format!("0000:00:{:02x}.0/vfio", FIRST_SLOT.saturating_add(index))
+    savevm_core::qemu::idstr(&place(index))
 }
 
 impl Machine {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What must be true after every step, whatever went wrong.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use savevm_core::sched::{Cause, Decision, Event, LoadStep, Outcome, Phase, Restored, SectionId, Step};
 use vfio_mig_fsm::State;
@@ -148,7 +148,7 @@ impl Check {
     /// What a section was granted last, less `bytes`. Kept in its account until the read returns.
     fn granted(&mut self, section: SectionId, bytes: u64) -> u64 {
         let account = &mut self.accounts[section.index()];
-        std::mem::take(&mut account.granted).saturating_sub(bytes)
+        core::mem::take(&mut account.granted).saturating_sub(bytes)
     }
 }
 

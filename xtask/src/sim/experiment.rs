@@ -6,9 +6,9 @@
 //! limit, or if an oracle does: the simulation is copied at the end of each of a series of windows, told to switch over there, and run to
 //! its end. So the oracle sees the future, and what it cannot meet nobody can.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
 
 use savevm_core::sched::{Event, Outcome, Phase, SectionId, Verdict};
 use serde::Serialize;

@@ -5,7 +5,7 @@
 //! hundred bytes), 10, 25 or 100 Gbit/s whose capacity wanders and dips by 40 %, guests of 0.2 to 8 GB that dirty them. What the scheduler knows
 //! beforehand is wrong by as much as can be expected: fixed costs by 15 %, speeds by 6 %, announced sizes by 12 %.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use savevm_core::sched::{Config, Kind, Profile, Section, Timing, Verdict};
 use vfio_mig_fsm::{Capabilities, State};
@@ -25,7 +25,7 @@ const SIZE_OFF: f64 = 0.12;
 const SIZE_BIAS: f64 = 1.03;
 
 /// How long anybody waits for a moment to switch over.
-pub(super) const PRECOPY_MAX: Duration = Duration::from_secs(10);
+pub(super) const PRECOPY_MAX: Duration = Duration::from_secs(6);
 
 /// The scenario of a seed, with a promise.
 pub(super) fn scenario(seed: u64, downtime_max: Duration) -> Scenario {
@@ -59,7 +59,7 @@ pub(super) fn scenario(seed: u64, downtime_max: Duration) -> Scenario {
     let chunk = (link.bytes_per_s * 0.004) as u64;
     config.chunk_bytes_max = chunk;
     config.inflight_bytes_max = 4 * chunk;
-    config.rate_bytes_per_s = rng.chance(0.25).then(|| (link.bytes_per_s * 0.25) as u64);
+    config.rate_bytes_per_s = rng.chance(0.25).then_some((link.bytes_per_s * 0.25) as u64);
     config.downtime_max = downtime_max;
     config.overhead = Timing::new(Duration::from_nanos(pause_ns + 4 * link.latency_ns), 150);
     config.policy.infeasible = Verdict::Abort;

@@ -56,7 +56,7 @@ pub(super) fn write(writer: &mut impl Write, config: &Config, records: &[Record]
 }
 
 fn read(path: &Path) -> Result<(Config, Vec<Record>), String> {
-    let at = |line: usize, error: &dyn std::fmt::Display| format!("{}:{line}: {error}", path.display());
+    let at = |line: usize, error: &dyn core::fmt::Display| format!("{}:{line}: {error}", path.display());
     let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let mut lines = BufReader::new(file).lines();
     let first = lines.next().ok_or_else(|| at(1, &"the log is empty"))?.map_err(|error| at(1, &error))?;

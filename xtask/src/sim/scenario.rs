@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A migration drawn from a seed: everything small, so that a run is some hundred steps, and everything possible.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use savevm_core::sched::{Config, Kind, Profile, Section, Timing, Verdict};
 use vfio_mig_fsm::{Capabilities, State};

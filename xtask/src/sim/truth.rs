@@ -158,7 +158,7 @@ impl Truth {
         let (initial, dirty) = if self.is_tracked() { (self.initial_bytes, self.dirty_bytes) } else { (0, 0) };
         let stop = (self.pending_bytes() as f64 * self.shape.size_factor) as u64;
         let sizes = Sizes::new(initial, dirty, stop);
-        if std::mem::take(&mut self.reinit) { sizes.reinitialised() } else { sizes }
+        if core::mem::take(&mut self.reinit) { sizes.reinitialised() } else { sizes }
     }
 
     pub(super) fn write(&mut self, sequence: u64, bytes: u64) -> u64 {

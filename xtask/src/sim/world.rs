@@ -4,9 +4,9 @@
 //! There is one queue of things that will happen. Each is taken out in order of time, told to the scheduler it concerns, and both
 //! schedulers are polled until they wait. [`Check`] looks at every step.
 
-use std::cmp::Reverse;
+use core::cmp::Reverse;
+use core::time::Duration;
 use std::collections::BinaryHeap;
-use std::time::Duration;
 
 use savevm_core::sched::{
     Committed, Event, LoadEvent, LoadScheduler, LoadSection, Outcome, Owner, Record, SaveScheduler, SectionId, Sum,
@@ -73,13 +73,13 @@ impl PartialEq for Entry {
 impl Eq for Entry {}
 
 impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }
 }

@@ -118,6 +118,27 @@ pub(crate) enum ProvisionError {
         /// The end of make's output.
         output: String,
     },
+    /// The kernel has other options than the ones it is built for.
+    #[error(
+        "the kernel's source does not know the options {missing}, or what they depend on; use the stock kernel (leave out \
+         --kernel built) and please report the version"
+    )]
+    Options {
+        /// The options, separated by commas.
+        missing: String,
+    },
+    /// Building the kernel failed. What is compiled is kept.
+    #[error(
+        "cannot build the kernel; what is compiled is kept, and the next run takes it up. A compiler and its C library are \
+         needed: apt-get install gcc libc6-dev make bc. The end of {}:\n{output}",
+        log.display()
+    )]
+    KernelBuild {
+        /// The end of make's output.
+        output: String,
+        /// All of it.
+        log: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {what} {}: {error}", path.display())]
     Io {

@@ -10,15 +10,18 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use crate::vm::error::ProvisionError;
 
 /// The Debian package of each tool that may be missing, for the remedy.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("apt-cache", "apt"),
     ("apt-config", "apt"),
     ("apt-get", "apt"),
+    ("bc", "bc"),
     ("bzip2", "bzip2"),
     ("dpkg-deb", "dpkg"),
     ("gcc", "gcc"),
+    ("gzip", "gzip"),
     ("ld", "binutils"),
     ("make", "make"),
+    ("nice", "coreutils"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),

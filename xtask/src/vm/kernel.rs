@@ -201,11 +201,10 @@ fn extract_source(debs: &Path, choice: &Choice, build: &Path) -> Result<(), Prov
         wanted: wanted.to_owned(),
     };
     let deb = unpack::deb(debs, &source.name)?;
-    let is_archive = |name: &str| name.contains("/linux-source-") && name.contains(".tar.");
-    let archive = unpack::find(&deb, is_archive)?;
+    let archive = unpack::find(&deb, unpack::is_kernel_archive)?;
     let archive = archive.ok_or_else(|| missing("archive of the source"))?;
     let unpacked = build.join("source");
-    unpack::unpack_nested(&deb, &archive, "*/samples/vfio-mdev/mtty.c", &unpacked)?;
+    unpack::unpack_nested(&deb, &archive, &["*/samples/vfio-mdev/mtty.c"], &unpacked)?;
     unpack::remove_file(&deb)?;
     let file = unpack::files(&unpacked)?.into_iter().next().ok_or_else(|| missing("samples/vfio-mdev/mtty.c"))?;
     let text = fs::read_to_string(&file).map_err(ProvisionError::io("read", &file))?;

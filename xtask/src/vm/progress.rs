@@ -33,6 +33,15 @@ pub(crate) enum Progress<'a> {
         /// Packages altogether.
         packages_total: usize,
     },
+    /// State of the running build.
+    Compile {
+        /// Files compiled.
+        files: u64,
+        /// Files altogether, roughly.
+        files_about: u64,
+        /// How long it has been going on.
+        seconds: u64,
+    },
     /// The step is done.
     End {
         /// The text of its beginning.

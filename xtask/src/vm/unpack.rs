@@ -2,6 +2,7 @@
 
 //! Taking packages apart without installing them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -47,9 +48,33 @@ pub(crate) fn unpack_without(deb: &Path, target: &Path, without: &[&str]) -> Res
     host::pipeline(&mut [contents(deb), tar])
 }
 
-/// Extracts a single file out of the tar archive inside a package, without unpacking either.
-/// The reading ends at the file, which matters in an archive of 1.5 GB.
-pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &Path) -> Result<(), ProvisionError> {
+/// Whether a file of a `linux-source` package is the archive with the source.
+pub(crate) fn is_kernel_archive(name: &str) -> bool {
+    name.contains("/linux-source-") && name.contains(".tar.")
+}
+
+/// Extracts the files that match out of the tar archive inside a package, without unpacking either. Each pattern (of tar,
+/// where `*` matches `/` too) must match something.
+pub(crate) fn unpack_nested(deb: &Path, archive: &str, patterns: &[&str], target: &Path) -> Result<(), ProvisionError> {
+    match patterns {
+        // The reading ends at a single file, which matters in an archive of 1.5 GB.
+        [one] if !one.ends_with('*') => nested(deb, archive, target, &["--occurrence=1", one]),
+        _ => nested(deb, archive, target, patterns),
+    }
+}
+
+/// Unpacks the tar archive inside a package, but for the files that match a pattern.
+pub(crate) fn unpack_nested_without(
+    deb: &Path,
+    archive: &str,
+    without: &[&str],
+    target: &Path,
+) -> Result<(), ProvisionError> {
+    let without: Vec<String> = without.iter().map(|pattern| format!("--exclude={pattern}")).collect();
+    nested(deb, archive, target, &without)
+}
+
+fn nested(deb: &Path, archive: &str, target: &Path, what: &[impl AsRef<OsStr>]) -> Result<(), ProvisionError> {
     fs::create_dir_all(target).map_err(ProvisionError::io("create", target))?;
     let compressor = match archive.rsplit('.').next() {
         Some("xz") => "xz",
@@ -61,11 +86,11 @@ pub(crate) fn unpack_nested(deb: &Path, archive: &str, pattern: &str, target: &P
     let mut outer = Command::new("tar");
     outer.args(["-x", "-O", "--wildcards", archive]);
     let mut inner = Command::new("tar");
-    inner.args(["-x", "--no-same-owner", "--occurrence=1", "--wildcards"]);
+    inner.args(["-x", "--no-same-owner", "--wildcards"]);
     // The archive was compressed in blocks, which xz also takes apart in parallel.
     let threads = if compressor == "xz" { " -T0" } else { "" };
     inner.arg(format!("--use-compress-program={compressor}{threads}"));
-    inner.arg("-C").arg(target).arg(pattern);
+    inner.arg("-C").arg(target).args(what);
     host::pipeline(&mut [contents(deb), outer, inner])
 }
 

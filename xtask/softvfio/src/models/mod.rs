@@ -4,6 +4,8 @@
 //! What a driver does with a stream that it is given is in the vendors' crates; here is the rest of a device around it.
 
 mod account;
+#[cfg(test)]
+mod agreement_test;
 mod hisi;
 mod mlx5;
 

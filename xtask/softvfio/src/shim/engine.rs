@@ -177,7 +177,7 @@ impl Engine {
         let (kind, what) = (words.next()?, words.next()?);
         let node = self.machine.node(what);
         Some(match kind {
-            "container" => File::Container(crate::container::Container::new()),
+            "container" => self.machine.open("vfio/vfio").ok()?,
             "iommufd" => File::Iommufd(crate::iommufd::Iommufd::new()),
             "group" => File::Group(self.machine.open_group(what.parse().ok()?).ok()?),
             "device" => Machine::open_device(node?, None).ok()?,

@@ -113,7 +113,12 @@ fn data(way: Way, session: &SimSession, address: u64, len: usize) -> Result<usiz
         }
         Way::Write => {
             session.check_write(len)?;
-            memory::with_bytes(address, len, |bytes| session.write(bytes))
+            let mut is_readable = false;
+            let written = memory::with_bytes(address, len, |bytes| {
+                is_readable = true;
+                session.write(bytes)
+            });
+            if is_readable { written } else { Err(session.write_unreadable()) }
         }
     }
 }

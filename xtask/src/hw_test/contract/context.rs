@@ -44,6 +44,8 @@ pub(crate) struct Ctx {
     pub first: Dut,
     /// A device of the same kind to move states to.
     pub second: Option<Dut>,
+    /// Further pairs, of any kinds, that whole migrations move together with the first: what leaves and what takes it.
+    pub others: Vec<(Dut, Dut)>,
     /// The kernel whose rules hold.
     pub kernel: KernelVersion,
     emitter: Rc<Emitter>,
@@ -53,7 +55,12 @@ pub(crate) struct Ctx {
 impl Ctx {
     /// Reports through `emitter`.
     pub(crate) fn new(first: Dut, second: Option<Dut>, kernel: KernelVersion, emitter: Rc<Emitter>) -> Self {
-        Self { first, second, kernel, emitter, notes: RefCell::default() }
+        Self { first, second, others: Vec::new(), kernel, emitter, notes: RefCell::default() }
+    }
+
+    /// The same with further pairs.
+    pub(crate) fn with_others(self, others: Vec<(Dut, Dut)>) -> Self {
+        Self { others, ..self }
     }
 
     /// Keeps an observation for the report, also if the test passes.
@@ -69,10 +76,21 @@ impl Ctx {
     /// After a failure: fresh device fds, so that the next test does not suffer from it. What cannot be repaired here
     /// shows in that test.
     pub(crate) fn reopen(&mut self) {
-        for device in [Some(&mut self.first), self.second.as_mut()].into_iter().flatten() {
+        for device in self.all_mut() {
             device.close();
             let _ = device.open();
         }
+    }
+
+    /// Every device.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Dut> {
+        let others = self.others.iter_mut().flat_map(|(source, target)| [source, target]);
+        [Some(&mut self.first), self.second.as_mut()].into_iter().flatten().chain(others)
+    }
+
+    /// The devices that a whole migration moves, each with the one that takes its state.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&Dut, &Dut)> {
+        [(&self.first, self.target())].into_iter().chain(self.others.iter().map(|(source, target)| (source, target)))
     }
 
     /// The device to load into: the second one, or the first if there is no other.

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use vfio_mig_fsm::{Capabilities, State};
-use vfio_uapi::open::VfioDevice;
+use vfio_uapi::open::{Bus, VfioDevice};
 use vfio_uapi::{DataFd, Device, DeviceState};
 
 use super::check::{Checked, ensure, expect, failed, must, name, refuse_io};
@@ -48,6 +48,21 @@ impl Dut {
     /// A further fd of the same device, if this way of opening gives one.
     pub(crate) fn another(&self) -> Checked<Device<OwnedFd>> {
         self.opening.as_ref().ok_or_else(|| failed("the device is left to others"))?.device()
+    }
+
+    /// How the tests open it.
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// What discovery knows of it.
+    pub(crate) fn found(&self) -> &VfioDevice {
+        &self.found
+    }
+
+    /// The bus it is on.
+    pub(crate) fn bus(&self) -> Bus {
+        self.found.bus
     }
 
     /// Whether the device can be opened twice: by group yes, by cdev no.

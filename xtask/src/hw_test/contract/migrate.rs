@@ -5,23 +5,25 @@
 //! Whatever happens, the device runs on exactly one side or, after the point of no return, on none until a person
 //! decides: never on both. A side that survives says what became of it, and the next migration succeeds.
 
+use std::ffi::OsString;
+
 use nix::sys::signal::Signal;
 
 use super::case::{COMMIT, Case, Fault, PHASES};
 use super::check::{Checked, ensure, expect, failed, must};
 use super::context::Ctx;
 use super::dut::Dut;
-use super::process::{Report, Side};
+use super::process::{DeviceReport, Report, Side};
 use super::transfer::{Observed, observe_after, observe_before, spoil};
 use super::{Need, Test, test};
 use crate::hw_test::event::Group;
 
 /// Migrations in which nothing goes wrong but the target's absence.
 pub(super) const TESTS: &[Test] = &[
-    test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[])),
-    test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[])),
+    test(Group::Migrate, "over a unix socket", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Unix, &[], &[])),
+    test(Group::Migrate, "over TCP", &[Need::SecondDevice], |ctx| clean(ctx, Transport::Tcp, &[], &[])),
     test(Group::Migrate, "without pre-copy", &[Need::SecondDevice], |ctx| {
-        clean(ctx, Transport::Unix, &["--no-precopy"])
+        clean(ctx, Transport::Unix, &["--no-precopy"], &[])
     }),
     test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
     test(Group::Migrate, "over 2 channels", &[Need::SecondDevice], |ctx| clean_over(ctx, Transport::Unix, 2, &[])),
@@ -36,13 +38,13 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Transport {
+pub(super) enum Transport {
     Unix,
     Tcp,
 }
 
 /// Both sides, connected or about to be.
-struct Pair {
+pub(super) struct Pair {
     source: Side,
     target: Side,
     _folder: tempfile::TempDir,
@@ -53,101 +55,126 @@ const SILENCE_S: &str = "10";
 /// Where it is silence that the test is about.
 const SHORT_SILENCE_S: &str = "1";
 
+/// Arguments of one side, and variables of its environment.
+type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
+
 impl Pair {
-    fn start(
+    fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
+        Self::start_with(ctx, transport, (source_args, &[]), (target_args, &[]))
+    }
+
+    /// As `start`, in environments of their own.
+    pub(super) fn start_with(ctx: &Ctx, transport: Transport, source: Given<'_>, target: Given<'_>) -> Checked<Self> {
+        Self::start_within(ctx, transport, SILENCE_S, source, target)
+    }
+
+    /// As `start_with`, with a patience of its own.
+    fn start_within(
         ctx: &Ctx,
         transport: Transport,
         silence_s: &str,
-        source_args: &[&str],
-        target_args: &[&str],
+        source: Given<'_>,
+        target: Given<'_>,
     ) -> Checked<Self> {
+        let ((source_args, at_source), (target_args, at_target)) = (source, target);
         let folder = must("make a folder", tempfile::tempdir())?;
         let from = match transport {
             Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
             Transport::Tcp => "tcp:127.0.0.1:0".into(),
         };
-        let mut arguments = common("target", ctx.target(), target_args, silence_s);
+        let mut arguments = common("target", ctx.pairs().map(|(_, target)| target), target_args, silence_s);
         arguments.extend(["--from".into(), from]);
-        let mut target = Side::start("target", &arguments)?;
+        let mut target = Side::start_with("target", &arguments, at_target)?;
         let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
-        let mut arguments = common("source", &ctx.first, source_args, silence_s);
+        let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), source_args, silence_s);
         arguments.extend(["--to".into(), address]);
-        let source = Side::start("source", &arguments)?;
+        let source = Side::start_with("source", &arguments, at_source)?;
         Ok(Self { source, target, _folder: folder })
+    }
+
+    /// What source and target report at their ends.
+    pub(super) fn end(self) -> Checked<(Report, Report)> {
+        Ok((self.source.ends()?, self.target.ends()?))
     }
 }
 
-fn common(side: &str, device: &Dut, more: &[&str], silence_s: &str) -> Vec<String> {
-    let device = format!("device={}", device.name);
-    let fixed = [side, "--device", device.as_str(), "--timeout", silence_s];
-    fixed.into_iter().chain(more.iter().copied()).map(Into::into).collect()
+fn common<'a>(side: &str, devices: impl Iterator<Item = &'a Dut>, more: &[&str], silence_s: &str) -> Vec<String> {
+    let fixed = [side, "--timeout", silence_s];
+    let devices = devices.enumerate();
+    let devices = devices.flat_map(|(index, device)| ["--device".into(), format!("device{index}={}", device.name)]);
+    fixed.into_iter().chain(more.iter().copied()).map(Into::into).chain(devices).collect()
 }
 
-/// Prepares both devices and leaves them to others.
-fn prepare(ctx: &mut Ctx) -> Checked<Observed> {
-    open_both(ctx)?;
-    ctx.first.reset()?;
-    ctx.target().reset()?;
-    let before = observe_before(&ctx.first)?;
-    spoil(ctx.target())?;
-    leave_both(ctx);
+/// Prepares all devices and leaves them to others. What is to be seen again is in the order of the pairs.
+pub(super) fn prepare(ctx: &mut Ctx) -> Checked<Vec<Observed>> {
+    open_all(ctx)?;
+    let mut before = Vec::new();
+    for (source, target) in ctx.pairs() {
+        source.reset()?;
+        target.reset()?;
+        before.push(observe_before(source)?);
+        spoil(target)?;
+    }
+    leave_all(ctx);
     Ok(before)
 }
 
-fn leave_both(ctx: &mut Ctx) {
-    for device in [Some(&mut ctx.first), ctx.second.as_mut()].into_iter().flatten() {
-        device.leave();
-    }
+fn leave_all(ctx: &mut Ctx) {
+    ctx.all_mut().for_each(Dut::leave);
 }
 
-fn open_both(ctx: &mut Ctx) -> Checked {
-    for device in [Some(&mut ctx.first), ctx.second.as_mut()].into_iter().flatten() {
-        if device.device().is_err() {
-            device.open()?;
-        }
-    }
-    Ok(())
-}
-
-fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str]) -> Checked {
-    clean_with(ctx, transport, source_args, &[])
+pub(super) fn open_all(ctx: &mut Ctx) -> Checked {
+    let mut closed = ctx.all_mut().filter(|device| device.device().is_err());
+    closed.try_for_each(Dut::open)
 }
 
 /// Over several channels, with the same more arguments on both sides.
 fn clean_over(ctx: &mut Ctx, transport: Transport, channels: u16, more: &[&str]) -> Checked {
     let channels = channels.to_string();
     let arguments = [&["--channels", channels.as_str()], more].concat();
-    clean_with(ctx, transport, &arguments, &arguments)
+    clean(ctx, transport, &arguments, &arguments)
 }
 
-fn clean_with(ctx: &mut Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked {
+pub(super) fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked {
     let before = prepare(ctx)?;
     let moved = migrate(ctx, transport, source_args, target_args);
-    open_both(ctx)?;
+    open_all(ctx)?;
     let (source, target) = moved?;
     draw(ctx, &source, &target);
-    observe_after(ctx.target(), &before)
+    ctx.pairs().zip(&before).try_for_each(|((_, target), before)| {
+        observe_after(target, before).map_err(|failure| failed(format!("{}: {}", target.name, failure.text())))
+    })
 }
 
 /// One migration in which nothing goes wrong.
 fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<(Report, Report)> {
-    let Pair { source, target, _folder } = Pair::start(ctx, transport, SILENCE_S, source_args, target_args)?;
-    let source = source.ends()?;
-    let target = target.ends()?;
+    let (source, target) = Pair::start(ctx, transport, source_args, target_args)?.end()?;
     expect("the source's error", &source.error, &None)?;
     expect("the target's error", &target.error, &None)?;
     ensure(source.moved && source.committed, || "the source does not report the move".into())?;
     ensure(target.moved, || "the target does not report the move".into())?;
-    let bytes = |report: &Report| report.devices.first().and_then(|device| device.bytes);
+    let bytes = |report: &Report| report.devices.iter().map(|device| device.bytes).collect::<Vec<_>>();
     expect("bytes by the account of the target", bytes(&target), bytes(&source))?;
-    ensure(bytes(&source) > Some(0), || "no bytes moved".into())?;
-    ensure(state(&source) != "RUNNING", || "the source runs although its device was given up".into())?;
-    expect("the target's device", state(&target), "RUNNING")?;
+    expect("devices that are reported", source.devices.len(), ctx.pairs().count())?;
+    ensure(bytes(&source).iter().all(|bytes| *bytes > Some(0)), || "no bytes moved".into())?;
+    ensure(!runs(&source, true), || "the source runs although its devices were given up".into())?;
+    expect_running("target", &target)?;
     Ok((source, target))
 }
 
-fn state(report: &Report) -> &str {
-    report.devices.first().map_or("not reported", |device| device.state.as_str())
+/// Whether all devices run, or any does.
+fn runs(report: &Report, any: bool) -> bool {
+    let mut running = report.devices.iter().map(|device| device.state == "RUNNING");
+    if any { running.any(|runs| runs) } else { !report.devices.is_empty() && running.all(|runs| runs) }
+}
+
+fn states(report: &Report) -> String {
+    let states: Vec<_> = report.devices.iter().map(|device| device.state.as_str()).collect();
+    if states.is_empty() { "not reported".into() } else { states.join(", ") }
+}
+
+fn expect_running(side: &str, report: &Report) -> Checked {
+    ensure(runs(report, false), || format!("the {side}'s devices: expected RUNNING, found {}", states(report)))
 }
 
 /// The phases of both sides as timelines. Each side has a clock of its own; what they share is the end, which the source
@@ -157,9 +184,8 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
     let ends = [source, target].map(|report| report.phases.last().map_or(0.0, |phase| phase.at_ms));
     let end = ends.into_iter().fold(0.0, f64::max);
     for ((lane, report), own_end) in [("source", source), ("target", target)].into_iter().zip(ends) {
-        let device = report.devices.first();
-        let (all, early) =
-            device.map_or((0, 0), |device| (device.bytes.unwrap_or(0), device.precopy_bytes.unwrap_or(0)));
+        let sum = |bytes: fn(&DeviceReport) -> Option<u64>| report.devices.iter().filter_map(bytes).sum();
+        let (all, early): (u64, u64) = (sum(|device| device.bytes), sum(|device| device.precopy_bytes));
         for phase in &report.phases {
             let bytes = match phase.phase.as_str() {
                 "hello" | "open" | "pre-copy" => 0,
@@ -173,39 +199,42 @@ fn draw(ctx: &Ctx, source: &Report, target: &Report) {
 
 /// Of an odd size, and so large that there are not more than about a thousand.
 fn small_pieces(ctx: &mut Ctx) -> Checked {
-    let bytes = must("MIG_DATA_SIZE", ctx.first.device()?.stop_copy_bytes())?;
+    let mut bytes = 0_u64;
+    for (source, _) in ctx.pairs() {
+        bytes = bytes.max(must("MIG_DATA_SIZE", source.device()?.stop_copy_bytes())?);
+    }
     let piece = (bytes / 1000).max(17) | 1;
     ctx.note(format!("pieces of {piece} bytes"));
-    clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()])
+    clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()], &[])
 }
 
 /// Neither side waits for a channel that the other does not have.
 fn unequal_channels(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let (two, three) = (["--channels", "2"], ["--channels", "3"]);
-    let Pair { source, target, _folder } = Pair::start(ctx, Transport::Unix, SHORT_SILENCE_S, &two, &three)?;
-    let (source, target) = (source.ends()?, target.ends()?);
+    let pair = Pair::start_within(ctx, Transport::Unix, SHORT_SILENCE_S, (&two, &[]), (&three, &[]))?;
+    let (source, target) = pair.end()?;
     expect_source_kept(&source)?;
     expect_target_reset(&target)?;
-    open_both(ctx)
+    open_all(ctx)
 }
 
 fn no_target(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let folder = must("make a folder", tempfile::tempdir())?;
-    let mut arguments = common("source", &ctx.first, &[], "0.2");
+    let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), &[], "0.2");
     arguments.extend(["--to".into(), format!("unix:{}", folder.path().join("nobody").display())]);
     let report = Side::start("source", &arguments)?.ends()?;
     expect_source_kept(&report)?;
-    open_both(ctx)?;
-    ctx.first.expect_state("after the attempt", vfio_mig_fsm::State::Running)
+    open_all(ctx)?;
+    ctx.pairs().try_for_each(|(source, _)| source.expect_state("after the attempt", vfio_mig_fsm::State::Running))
 }
 
 /// One migration with a fault, and one after it.
 pub(super) fn faulty(ctx: &mut Ctx, case: Case) -> Checked {
     prepare(ctx)?;
     let result = inflict(ctx, case).and_then(|()| again(ctx, case.fault));
-    open_both(ctx)?;
+    open_all(ctx)?;
     result
 }
 
@@ -217,14 +246,16 @@ fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
     };
     let killed = matches!(fault, Fault::SourceDies | Fault::TargetDies);
     let advice = "reset it first";
-    if !(killed && ctx.first.profile.state_survives_close && stuck.text().contains(advice)) {
+    let survives = ctx.pairs().any(|(source, _)| source.profile.state_survives_close);
+    if !(killed && survives && stuck.text().contains(advice)) {
         return Err(failed(format!("the migration after this one: {}", stuck.text())));
     }
     ctx.note(format!("the next migration says {advice:?}"));
-    open_both(ctx)?;
-    let device = if fault.is_at_source() { &ctx.first } else { ctx.target() };
-    device.reset()?;
-    leave_both(ctx);
+    open_all(ctx)?;
+    for (source, target) in ctx.pairs() {
+        if fault.is_at_source() { source.reset()? } else { target.reset()? }
+    }
+    leave_all(ctx);
     let moved = migrate(ctx, Transport::Unix, &[], &[]);
     moved.map(|_| ()).map_err(|failure| failed(format!("the migration after the reset: {}", failure.text())))
 }
@@ -241,7 +272,7 @@ fn inflict(ctx: &Ctx, case: Case) -> Checked {
         if fault.is_at_source() { (&pause[..], &both[..]) } else { (&both[..], &pause[..]) };
     let silence_s = if fault.hangs() { SHORT_SILENCE_S } else { SILENCE_S };
     let Pair { mut source, mut target, _folder } =
-        Pair::start(ctx, Transport::Unix, silence_s, source_args, target_args)?;
+        Pair::start_within(ctx, Transport::Unix, silence_s, (source_args, &[]), (target_args, &[]))?;
     let paused = if fault.is_at_source() { &mut source } else { &mut target };
     paused.pauses_at(name)?;
     if matches!(fault, Fault::SourceCancels | Fault::TargetCancels) {
@@ -298,10 +329,10 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
             let error = report.error.as_deref().unwrap_or("none");
             let failed_in = report.failed_in.as_deref().unwrap_or("no phase");
             ctx.note(format!(
-                "{side}: moved {}, committed {}, device {}, failed in {failed_in}: {error}",
+                "{side}: moved {}, committed {}, found {}, failed in {failed_in}: {error}",
                 report.moved,
                 report.committed,
-                state(report)
+                states(report)
             ));
             ensure(report.moved || report.error.is_some(), || format!("the {side} failed and does not say why"))?;
         }
@@ -317,10 +348,8 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     }
     if let Some(source) = source {
         // Given up means stopped, whether or not the target took over.
-        let runs = state(source) == "RUNNING";
-        ensure(runs != source.committed, || {
-            format!("source: committed is {}, but its device is {}", source.committed, state(source))
-        })?;
+        let is_right = if source.committed { !runs(source, true) } else { runs(source, false) };
+        ensure(is_right, || format!("source: committed is {}, but found is {}", source.committed, states(source)))?;
     }
     if let (Some(source), Some(target)) = (source, target) {
         ensure(source.committed || !target.moved, || "the device runs on both sides".into())?;
@@ -328,19 +357,19 @@ fn judge(ctx: &Ctx, phase: usize, source: Option<&Report>, target: Option<&Repor
     }
     match target {
         Some(target) if !target.moved => expect_target_reset(target),
-        Some(target) => expect("the target's device", state(target), "RUNNING"),
+        Some(target) => expect_running("target", target),
         None => Ok(()),
     }
 }
 
-fn expect_source_kept(source: &Report) -> Checked {
+pub(super) fn expect_source_kept(source: &Report) -> Checked {
     ensure(!source.moved && source.error.is_some(), || "the source reports success".into())?;
     ensure(!source.committed, || format!("the source gave its device up: {:?}", source.error))?;
-    expect("the source's device", state(source), "RUNNING")
+    expect_running("source", source)
 }
 
 /// After a reset a device is in RUNNING; its contents are nobody's.
-fn expect_target_reset(target: &Report) -> Checked {
+pub(super) fn expect_target_reset(target: &Report) -> Checked {
     ensure(!target.moved && target.error.is_some(), || "the target reports success".into())?;
-    expect("the target's device", state(target), "RUNNING")
+    expect_running("target", target)
 }

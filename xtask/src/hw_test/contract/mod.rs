@@ -14,11 +14,14 @@ pub(crate) mod kernel;
 pub(crate) mod opening;
 pub(crate) mod profile;
 
+mod address_space;
 mod arcs;
 mod case;
+mod check_stream;
 mod damage;
 mod data_fd;
 mod digest;
+mod dirty_tracking;
 mod dma_logging;
 mod exhaustion;
 mod fd;
@@ -32,14 +35,17 @@ mod process;
 mod raw;
 mod recovery;
 mod segments;
+mod state_file;
 mod stream;
 mod transfer;
 
 use vfio_mig_fsm::{Capabilities, State};
 
 use case::Case;
+pub(crate) use case::PHASES;
 use check::{Checked, skipped};
 use context::Ctx;
+use opening::Access;
 use profile::{Compared, Registers};
 
 use super::event::{Group, TestId};
@@ -73,12 +79,16 @@ enum Need {
     P2p,
     SecondDevice,
     SecondOpen,
+    ByGroup,
+    ByCdev,
     DmaLogging,
     Header,
     ComparedOnce,
     Sealed,
     Uart,
     Repeatable,
+    StreamCheck,
+    Simulated,
     KernelWithoutHang,
 }
 
@@ -107,6 +117,14 @@ impl Test {
     /// For events.
     pub(crate) fn id(&self) -> TestId {
         TestId { group: self.group, name: self.name.clone() }
+    }
+
+    /// The phase in which it ends a migration, if it does.
+    pub(crate) fn fault_phase(&self) -> Option<&'static str> {
+        match self.body {
+            Body::Fault(_, case) => PHASES.get(case.phase).copied(),
+            _ => None,
+        }
     }
 
     /// Runs it on a reset device.
@@ -139,6 +157,8 @@ impl Need {
             Self::SecondOpen => {
                 (device.opens_twice(), "a device opened by its character device cannot be opened twice")
             }
+            Self::ByGroup => (device.access() == Access::Group, "the device was opened by its character device"),
+            Self::ByCdev => (device.access() == Access::Cdev, "the device was opened by its group"),
             Self::DmaLogging => (dma_logging::is_offered(ctx)?, "the device does not offer DMA logging"),
             Self::Header => (profile.header.is_some(), "no stream header is known that this driver checks"),
             Self::ComparedOnce => (
@@ -148,6 +168,11 @@ impl Need {
             Self::Sealed => (profile.sealed, "this driver loads damaged contents without noticing, so none are sent"),
             Self::Uart => (profile.registers == Registers::Uart, "the device is no UART"),
             Self::Repeatable => (profile.repeatable, "the driver does not promise equal bytes for equal states"),
+            Self::StreamCheck => (
+                ["hisi", "mlx5"].iter().any(|known| profile.name.starts_with(known)),
+                "no check of this driver's stream is known",
+            ),
+            Self::Simulated => (simulated_machine().is_some(), "a real device does not fail on demand"),
             Self::KernelWithoutHang => {
                 let reason =
                     format!("kernel {} is not known to refuse this request: older ones hang for ever", ctx.kernel);
@@ -172,8 +197,11 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(exhaustion::TESTS);
     tests.extend_from_slice(transfer::TESTS);
     tests.extend_from_slice(dma_logging::TESTS);
+    tests.extend_from_slice(address_space::TESTS);
+    tests.extend_from_slice(dirty_tracking::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
+    tests.extend_from_slice(check_stream::TESTS);
     if faults {
         tests.extend(case::fault_tests());
     }
@@ -185,6 +213,11 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
         }
     }
     tests
+}
+
+/// The configuration of the simulated devices, where they are simulated and it is no file.
+fn simulated_machine() -> Option<String> {
+    std::env::var("SOFTVFIO").ok().filter(|text| text.contains('='))
 }
 
 /// Whether `filter` selects the test.

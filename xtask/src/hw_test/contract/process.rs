@@ -3,6 +3,7 @@
 //! One side of a whole migration as a process of its own: this very executable.
 
 use core::time::Duration;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -45,6 +46,9 @@ pub(crate) struct DeviceReport {
     pub bytes: Option<u64>,
     /// What moved while the source ran.
     pub precopy_bytes: Option<u64>,
+    /// As which format its stream was looked at.
+    #[serde(default)]
+    pub checked_as: Option<String>,
 }
 
 /// When a phase began.
@@ -72,9 +76,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 impl Side {
     /// Starts `migrate` with `arguments`; `name` is for failures.
     pub(crate) fn start(name: &'static str, arguments: &[String]) -> Checked<Self> {
+        Self::start_with(name, arguments, &[])
+    }
+
+    /// As [`start`](Self::start), with more or other variables in its environment.
+    pub(crate) fn start_with(
+        name: &'static str,
+        arguments: &[String],
+        environment: &[(&str, OsString)],
+    ) -> Checked<Self> {
         let executable = must("find this executable", std::env::current_exe())?;
         let mut command = Command::new(executable);
-        command.arg("migrate").args(arguments).arg("--json");
+        command
+            .arg("migrate")
+            .args(arguments)
+            .arg("--json")
+            .envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = must(&format!("start the {name}"), command.spawn())?;
         let (sender, said) = mpsc::channel();

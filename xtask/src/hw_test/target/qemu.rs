@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The `qemu` target: two stock QEMUs migrate simulated devices to each other through a recording relay.
+//! The `qemu` target: stock QEMUs migrate simulated devices through a recording relay.
 //!
-//! It shows that the simulated devices are right enough for QEMU, that QEMU's streams are understood to the last byte, and
-//! what QEMU does to its devices when a migration fails. Nothing of `savevm-core`'s own migration takes part.
+//! Two QEMUs show that the simulated devices are right enough for QEMU, that its streams are understood to the last byte, and
+//! what it does to its devices when a migration fails. Then one of the two is `savevm_core::qemu` (`ours`).
 
 mod check;
 mod fault;
+mod ours;
 mod rig;
 mod scenario;
 
@@ -64,11 +65,11 @@ impl Version {
 
 /// Far more than any of the tests takes on a busy machine.
 const TEST_LIMIT_S: u64 = 60;
-const OVERALL_LIMIT_S: u64 = 600;
+const OVERALL_LIMIT_S: u64 = 900;
 
 /// The names of the tests.
 pub(crate) fn list(filter: Option<&str>) -> String {
-    let ids = scenario::all().into_iter().map(|scenario| id(&scenario));
+    let ids = all().into_iter().map(|test| test.id());
     ids.filter(|id| selects(filter, id)).map(|id| format!("{id}\n")).collect()
 }
 
@@ -128,8 +129,7 @@ fn on(
     plan: &Plan<'_>,
     progress: &mut Progress,
 ) -> Run {
-    let scenarios: Vec<Scenario> =
-        scenario::all().into_iter().filter(|scenario| selects(plan.filter, &id(scenario))).collect();
+    let tests: Vec<Test> = all().into_iter().filter(|test| selects(plan.filter, &test.id())).collect();
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
     let mut run = Run::new(label);
     let begin = Instant::now();
@@ -140,16 +140,16 @@ fn on(
         devices: Vec::new(),
     };
     let peers = Peers { qemu: found.qemu.clone(), series, library: library.to_owned() };
-    let planned = scenarios.iter().map(id).collect();
+    let planned = tests.iter().map(Test::id).collect();
     tell(&mut run, progress, Event::SuiteStarted { protocol: PROTOCOL, facts, planned });
     let mut ending = Ending::Exited { orderly: true, status: "exit code 0".into() };
-    for scenario in &scenarios {
+    for test in &tests {
         if begin.elapsed() > limits.overall {
             let why = format!("not finished within the overall limit of {} s", limits.overall.as_secs());
             ending = Ending::Killed { why };
             break;
         }
-        one(scenario, &peers, limits.test, &mut run, progress);
+        one(test, &peers, limits.test, &mut run, progress);
         run.duration_ms = begin.elapsed().as_secs_f64() * 1e3;
     }
     if matches!(ending, Ending::Exited { .. }) {
@@ -161,14 +161,17 @@ fn on(
     run
 }
 
-fn one(scenario: &Scenario, peers: &Peers, limit: Duration, run: &mut Run, progress: &mut Progress) {
-    let TestId { group, name } = id(scenario);
+fn one(test: &Test, peers: &Peers, limit: Duration, run: &mut Run, progress: &mut Progress) {
+    let TestId { group, name } = test.id();
     tell(run, progress, Event::TestStarted { group, name: name.clone() });
     let begin = Instant::now();
     let mut notes = Notes::default();
-    let result = match scenario.blow {
-        None => check::run(scenario, peers, limit, &mut notes),
-        Some(blow) => fault::run(scenario, blow, peers, limit, &mut notes),
+    let result = match test {
+        Test::Ours(row) => ours::run(row, peers, limit, &mut notes),
+        Test::Theirs(scenario) => match scenario.blow {
+            None => check::run(scenario, peers, limit, &mut notes),
+            Some(blow) => fault::run(scenario, blow, peers, limit, &mut notes),
+        },
     };
     let (outcome, reason) = match result {
         Ok(()) => (Outcome::Passed, None),
@@ -183,8 +186,28 @@ fn one(scenario: &Scenario, peers: &Peers, limit: Duration, run: &mut Run, progr
     tell(run, progress, Event::TestFinished { group, name, outcome, reason, details, duration_ms });
 }
 
-fn id(scenario: &Scenario) -> TestId {
-    TestId { group: Group::Qemu, name: scenario.name.clone() }
+/// One test.
+#[derive(Clone, Debug)]
+enum Test {
+    /// Between two QEMUs.
+    Theirs(Scenario),
+    /// Between a QEMU and us.
+    Ours(ours::Row),
+}
+
+fn all() -> Vec<Test> {
+    let theirs = scenario::all().into_iter().map(Test::Theirs);
+    theirs.chain(ours::all().into_iter().map(Test::Ours)).collect()
+}
+
+impl Test {
+    fn id(&self) -> TestId {
+        let name = match self {
+            Self::Theirs(scenario) => &scenario.name,
+            Self::Ours(row) => &row.name,
+        };
+        TestId { group: Group::Qemu, name: name.clone() }
+    }
 }
 
 fn tell(run: &mut Run, progress: &mut Progress, event: Event) {

@@ -13,7 +13,7 @@ use super::super::supervise::{Limits, take};
 use super::super::{Missing, Plan};
 use super::{build_folder, soft, suite_arguments};
 use crate::cache::Cache;
-use crate::vm::{self, Freshness, GuestExit, GuestJob, Mdev, MdevType, VmError};
+use crate::vm::{self, Freshness, GuestExit, GuestJob, KernelKind, Mdev, MdevType, VmError};
 
 /// A real kernel and its mtty driver in a virtual machine
 #[derive(Clone, Debug, clap::Args)]
@@ -24,11 +24,35 @@ pub(crate) struct Args {
     /// Look for a newer kernel and emulator even if the cache has them.
     #[arg(long)]
     refresh: bool,
+    /// Which kernel to boot. Building one takes minutes and 2 GB of disk, once, and adds what stock kernels leave out:
+    /// character devices, iommufd and a simulated IOMMU that tracks dirty pages.
+    #[arg(long, value_enum, value_name = "KIND", default_value_t)]
+    kernel: KernelKind,
 }
 
 /// Emulation without hardware support is slow, and slower on a busy machine.
 const TEST_LIMIT_S: u64 = 120;
 const OVERALL_LIMIT_S: u64 = 1200;
+
+/// One guest: which devices it has and how they are opened.
+struct Guest {
+    /// For the report.
+    label: &'static str,
+    kind: MdevType,
+    ports: u32,
+    /// By group if left out.
+    access: Option<&'static str>,
+}
+
+const STOCK: &[Guest] = &[
+    Guest { label: "mtty", kind: MdevType::OnePort, ports: 1, access: None },
+    Guest { label: "mtty, two ports", kind: MdevType::TwoPorts, ports: 2, access: None },
+];
+
+const BUILT: &[Guest] = &[
+    Guest { label: "mtty by group", kind: MdevType::OnePort, ports: 1, access: Some("group") },
+    Guest { label: "mtty, two ports, by cdev", kind: MdevType::TwoPorts, ports: 2, access: Some("cdev") },
+];
 
 /// Provisions, builds and runs the suite in one guest per kind of device.
 pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
@@ -37,53 +61,59 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
     let remedy = "Install the C library for static linking: apt-get install libc6-dev.";
     let binary = vm::build_static_xtask().map_err(|error| Missing::new(format!("{error}"), remedy))?;
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
-    let kinds = [("mtty", MdevType::OnePort, 1), ("mtty, two ports", MdevType::TwoPorts, 2)];
+    let guests = match args.kernel {
+        KernelKind::Stock => STOCK,
+        KernelKind::Built => BUILT,
+    };
     let mut runs = Vec::new();
-    for (label, kind, ports) in kinds {
-        let mdevs = [Mdev::numbered(kind, 1), Mdev::numbered(kind, 2)];
-        let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", kind.name()));
+    for guest in guests {
+        let mdevs = [Mdev::numbered(guest.kind, 1), Mdev::numbered(guest.kind, 2)];
+        let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", guest.kind.name()));
         let mut job = GuestJob::new(binary.clone(), log, limits.overall);
         job.args = suite_arguments(plan);
         job.args.extend(["--test-timeout".into(), limits.test.as_secs().to_string()]);
         for mdev in &mdevs {
             job.args.extend(["--device".into(), mdev.uuid.clone()]);
         }
+        job.args.extend(guest.access.into_iter().flat_map(|access| ["--access".to_owned(), access.to_owned()]));
         job.mdevs = mdevs.into();
         let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
         progress.say(&format!(
-            "booting Linux {} ({}) in QEMU {} for {label}",
-            kernel.release, kernel.version, qemu.version
+            "booting Linux {} ({}) in QEMU {} for {}",
+            kernel.release, kernel.version, qemu.version, guest.label
         ));
-        let real = in_guest(label, &provisioned, &job, limits, progress);
-        let compared = against_simulator(label, ports, &real, plan, progress)?;
+        let real = in_guest(guest.label, &provisioned, &job, limits, progress);
+        let compared = against_simulator(guest, &real, plan, progress)?;
         runs.extend([real, compared]);
     }
     Ok(runs)
 }
 
 /// Runs the same tests on the simulator, and says where it ends one differently.
-fn against_simulator(
-    label: &str,
-    ports: u32,
-    real: &Run,
-    plan: &Plan<'_>,
-    progress: &mut Progress,
-) -> Result<Run, Missing> {
-    let compared = format!("{label}, simulated");
-    // Debian's kernels are what the simulator's flavour stands for; others are built with other options.
+fn against_simulator(guest: &Guest, real: &Run, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
+    let compared = format!("{}, simulated", guest.label);
     let release = real.facts.as_ref().map_or("", |facts| facts.kernel.as_str());
-    if !release.starts_with("6.12.") || !release.contains("+deb") {
-        let reason = format!("the simulator has no flavour of kernel '{release}', only of Debian's 6.12");
+    let Some(flavour) = flavour(release) else {
+        let reason = format!("the simulator has no flavour of kernel '{release}', only of Debian's 6.12 and of 7.3");
         return Ok(agreement::skipped(&compared, &reason));
-    }
-    let simulated = soft::twin(&compared, ports, plan, progress)?;
+    };
+    let simulated = soft::twin(&compared, flavour, guest.ports, guest.access, plan, progress)?;
     Ok(agreement::compare(&compared, real, &simulated))
+}
+
+/// What the simulator's flavours stand for: Debian's stock kernels, and those built here, which have everything.
+fn flavour(release: &str) -> Option<soft::Flavour> {
+    match release {
+        stock if stock.starts_with("6.12.") && stock.contains("+deb") => Some(soft::DEBIAN_6_12),
+        built if built.starts_with("7.3.") && !built.contains("+deb") => Some(soft::BUILT_7_3),
+        _ => None,
+    }
 }
 
 fn provision(args: &Args, progress: &Progress) -> Result<vm::Provisioned, Missing> {
     let cache = Cache::open(args.cache.as_deref()).map_err(missing)?;
     let freshness = if args.refresh { Freshness::Newest } else { Freshness::Cached };
-    vm::provision(&cache, freshness, &mut |event| show(progress, event)).map_err(missing)
+    vm::provision(&cache, args.kernel, freshness, &mut |event| show(progress, event)).map_err(missing)
 }
 
 /// Shows how far provisioning is.
@@ -101,6 +131,11 @@ pub(super) fn show(progress: &Progress, event: vm::Progress<'_>) {
             let count = |packages: usize| u64::try_from(packages).unwrap_or(u64::MAX);
             let what = format!("package {packages} of {packages_total}");
             progress.step(&what, count(packages), count(packages_total));
+        }
+        vm::Progress::Compile { files, files_about, seconds } => {
+            let (minutes, rest) = (seconds / 60, seconds % 60);
+            let what = format!("{files} of about {files_about} files compiled in {minutes} min {rest} s");
+            progress.step(&what, files.min(files_about), files_about);
         }
         vm::Progress::End { step, seconds } => progress.say(&format!("{step} took {seconds:.1} s")),
     }
@@ -153,5 +188,19 @@ fn ending(run: &mut Run, result: Result<GuestExit, VmError>, limits: Limits) -> 
             Ending::Killed { why: format!("the guest did not finish within the overall limit of {limit} s") }
         }
         Err(error) => Ending::Killed { why: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_with_the_simulator_s_flavour_of_them_alone() {
+        assert_eq!(flavour("6.12.117+deb12-amd64"), Some(soft::DEBIAN_6_12));
+        assert_eq!(flavour("7.3.4"), Some(soft::BUILT_7_3));
+        for other in ["6.12.117", "7.3.4+deb13-amd64", "7.4.0", "6.1.0-1-amd64", ""] {
+            assert_eq!(flavour(other), None, "{other}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use device_hisi::{MATCH_BYTES, STATE_BYTES, Stream};
-use savevm_core::sim::{Errno, SimDevice, SimSession, SystemClock};
+use savevm_core::sim::{DirtyLogging, Errno, SimDevice, SimSession, SystemClock};
 
 use crate::config::Config;
 use crate::models;
@@ -75,6 +75,46 @@ fn the_match_part_comes_first_and_the_rest_without_a_seam() {
     assert_eq!(findings.to_string(), "");
     let head = stream.head();
     assert_eq!((head.dev_id, head.qp_num, head.que_iso_cfg), (0xa256, 256, 3));
+}
+
+#[test]
+fn there_are_no_p2p_states_and_no_dma_logging() {
+    let vf = device("7.3", "");
+    assert_eq!(vf.facts().migration_flags, Some(5));
+    assert_eq!(vf.facts().dirty_logging, DirtyLogging::Absent);
+    for state in [5, 7] {
+        assert_eq!((vf.set_state(state).err(), vf.get_state()), (Some(Errno::EINVAL), Ok(RUNNING)), "{state}");
+    }
+    // One arc from PRE_COPY to STOP_COPY, in the same session.
+    let session = vf.set_state(PRE_COPY).unwrap().unwrap();
+    assert!(vf.set_state(STOP_COPY).unwrap().is_none() && session.is_alive());
+    vf.set_state(RUNNING).unwrap();
+    assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
+}
+
+#[test]
+fn no_new_initial_phase_is_ever_told() {
+    let vf = device("7.3", "");
+    vf.enable_precopy_info_v2().unwrap();
+    let session = vf.set_state(PRE_COPY).unwrap().unwrap();
+    for (len, initial_bytes) in [(0, 40), (30, 10), (10, 0), (1, 0)] {
+        let _ = session.read(&mut vec![0; len]);
+        let info = session.precopy_info().unwrap();
+        assert_eq!((info.initial_bytes, info.dirty_bytes, info.flags), (initial_bytes, 0, Some(0)));
+    }
+}
+
+#[test]
+fn memory_that_cannot_be_read_leaves_everything_as_it_was() {
+    let whole = save(&device("6.12", "seed=1"));
+    let target = device("6.12", "seed=2");
+    let session = target.set_state(RESUMING).unwrap().unwrap();
+    assert_eq!(session.write(&whole[..50]), Ok(50));
+    assert_eq!((session.write_unreadable(), session.write_unreadable()), (Errno::EFAULT, Errno::EFAULT));
+    assert_eq!(session.write(&whole[50..]), Ok(126), "the position has not moved");
+    target.set_state(RUNNING).unwrap();
+    assert_eq!(save(&target), whole);
+    assert_eq!(session.write_unreadable(), Errno::ENODEV);
 }
 
 #[test]

@@ -174,6 +174,10 @@ impl Model for Mlx5 {
         }
     }
 
+    fn write_unreadable(&mut self) -> Failure {
+        Failure::sticky(Errno::EFAULT)
+    }
+
     fn precopy_sizes(&mut self, state: State, version2: bool, now: Duration) -> Result<PrecopySizes, Failure> {
         let contents = self.contents;
         let sizes = self.saving.as_mut().ok_or(Errno::ENODEV)?.query(state, version2, contents, now);

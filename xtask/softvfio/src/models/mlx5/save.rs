@@ -155,7 +155,8 @@ impl Save {
                 None => {}
             }
             let Some(Final { left_bytes, contents }) = self.stopped else { return Ok(()) };
-            if left_bytes == 0 || self.queue.len() >= QUEUED_MAX {
+            let queued = self.queue.iter().filter(|record| matches!(record, Record::Image { .. })).count();
+            if left_bytes == 0 || queued >= QUEUED_MAX {
                 return Ok(());
             }
             // A rest too small for an image goes with the piece before.

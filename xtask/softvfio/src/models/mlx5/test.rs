@@ -194,6 +194,7 @@ fn a_new_initial_phase_is_told_to_those_who_asked() {
     assert_eq!(sizes(&session), (0, 316));
     let again = session.precopy_info().unwrap();
     assert_eq!((again.initial_bytes, again.dirty_bytes, again.flags), (316 + 1000 + 16, 0, Some(1)));
+    assert_eq!(sizes(&session), (316 + 1000 + 16, 0), "what was queued counts as initial, too");
     stream.extend(drain(&session));
     assert_eq!(session.precopy_info().unwrap().flags, Some(0));
     source.set_state(STOP_COPY).unwrap();
@@ -216,6 +217,92 @@ fn a_failed_pre_copy_falls_back_to_a_full_image() {
         assert_eq!(records(&stream), [vec![(1, 8)], early, vec![(0, 1800)]].concat());
         expect_arrival(&source, &stream);
     }
+}
+
+#[test]
+fn without_the_opt_in_there_is_no_new_initial_phase() {
+    let (source, _) = device("7.3", &format!("{SMALL} reinit-after=1"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    drain(&session);
+    for dirty_bytes in [316, 316] {
+        let info = session.precopy_info().unwrap();
+        assert_eq!((info.initial_bytes, info.dirty_bytes, info.flags), (0, dirty_bytes, None));
+    }
+}
+
+#[test]
+fn a_failed_pre_copy_is_forgotten_by_going_back() {
+    let (source, _) = device("7.3", &format!("{SMALL} precopy-error=1"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    assert_eq!(sizes(&session), (24, 0), "the size alone is initial");
+    drain(&session);
+    assert_eq!(sizes(&session), (0, 0));
+    source.set_state(RUNNING).unwrap();
+    assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
+    assert_eq!(session.precopy_info().err(), Some(Errno::EINVAL), "the state comes first");
+}
+
+#[test]
+fn an_increment_is_saved_only_when_everything_has_been_read() {
+    let (source, clock) = device("7.3", "initial=1000 dirty=3000 dirty-rate=1000/s stop=500");
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    drain(&session);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(sizes(&session), (0, 1000 + 16));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(sizes(&session), (0, 1000 + 16 + 1000), "without the header of an image that is not begun");
+    assert_eq!(drain(&session).len(), 1000 + 16);
+}
+
+#[test]
+fn chunks_are_saved_no_further_than_two_ahead() {
+    let (source, clock) = device("7.3", "full=20480 chunk=4096 save-ms=50");
+    let session = source.set_state(STOP_COPY).unwrap().unwrap();
+    clock.advance(Duration::from_secs(1));
+    let now = || savevm_core::sim::Clock::now(&*clock).as_millis();
+    let read = |len: usize| assert_eq!(session.read(&mut vec![0; len]), Ok(len));
+    read(24);
+    for expected in [1000, 1000, 1050, 1100, 1150] {
+        read(16 + 4096);
+        assert_eq!(now(), expected);
+    }
+    assert_eq!(session.read(&mut [0]), Ok(0));
+}
+
+#[test]
+fn in_pre_copy_p2p_nothing_new_is_saved() {
+    let (source, clock) = device("7.3", "initial=1000 dirty=3000 dirty-rate=1000/s stop=500");
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    let mut stream = drain(&session);
+    clock.advance(Duration::from_secs(1));
+    source.set_state(PRE_COPY_P2P).unwrap();
+    assert_eq!(sizes(&session), (0, 0), "1000 bytes are dirty, but the firmware is not asked");
+    stream.extend(drain(&session));
+    source.set_state(STOP_COPY).unwrap();
+    assert_eq!(session.precopy_info().err(), Some(Errno::EINVAL));
+    stream.extend(drain(&session));
+    assert_eq!(records(&stream), [(1, 8), (0, 1000), (0, 1500)]);
+}
+
+#[test]
+fn a_failed_query_kills_the_fd_and_moves_nothing() {
+    let (source, _) = device("7.3", &format!("{SMALL} fault=precopy_info:dead=EIO@2"));
+    let session = source.set_state(PRE_COPY).unwrap().unwrap();
+    assert_eq!(sizes(&session), (1040, 0));
+    assert_eq!(session.precopy_info().err(), Some(Errno::EIO));
+    assert_eq!(session.precopy_info().err(), Some(Errno::ENODEV));
+    assert_eq!(session.read(&mut [0]), Err(Errno::ENODEV));
+    assert_eq!((source.get_state(), source.set_state(RUNNING).err()), (Ok(PRE_COPY), Some(Errno::ENODEV)));
+}
+
+#[test]
+fn memory_that_cannot_be_read_ends_a_resuming_session() {
+    let (target, _) = device("6.12", "");
+    let session = target.set_state(RESUMING).unwrap().unwrap();
+    assert_eq!(session.write(&[8, 0]), Ok(2));
+    assert_eq!((session.write_unreadable(), session.write_unreadable()), (Errno::EFAULT, Errno::ENODEV));
+    assert_eq!(session.write(&[0]), Err(Errno::ENODEV));
+    target.set_state(RUNNING).unwrap();
 }
 
 #[test]

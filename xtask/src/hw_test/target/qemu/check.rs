@@ -91,7 +91,11 @@ pub(super) fn all_in(log: &DeviceLog, scenario: &Scenario, state: State) -> Chec
 }
 
 /// The target's device got what the source's gave. Gives that.
-fn check_sessions(device: &str, (source, target): (&DeviceLog, &DeviceLog), before: usize) -> Checked<Session> {
+pub(super) fn check_sessions(
+    device: &str,
+    (source, target): (&DeviceLog, &DeviceLog),
+    before: usize,
+) -> Checked<Session> {
     let saved = source.sessions(device, Way::Save);
     let loaded = target.sessions(device, Way::Load);
     expect(&format!("sessions of {device} on the source"), saved.len(), before.saturating_add(1))?;
@@ -102,7 +106,7 @@ fn check_sessions(device: &str, (source, target): (&DeviceLog, &DeviceLog), befo
 }
 
 /// What was said of the device is what it gave.
-fn check_device(scenario: &Scenario, found: &DeviceCapture, sent: Session) -> Result<(), String> {
+pub(super) fn check_device(scenario: &Scenario, found: &DeviceCapture, sent: Session) -> Result<(), String> {
     let streamed = Session { bytes: found.bytes(), digest: found.digest };
     if streamed != sent {
         return Err(format!("the device gave {sent:?}, the stream has {streamed:?}"));
@@ -130,7 +134,7 @@ fn check_device(scenario: &Scenario, found: &DeviceCapture, sent: Session) -> Re
     Ok(())
 }
 
-fn check_connections(scenario: &Scenario, series: Series, captured: &Capture) -> Checked {
+pub(super) fn check_connections(scenario: &Scenario, series: Series, captured: &Capture) -> Checked {
     let channels: Vec<u8> = (0..scenario.channels).collect();
     expect("multifd channels", captured.channels.clone(), channels)?;
     let shut = if scenario.way_back == WayBack::None { None } else { Some(0) };

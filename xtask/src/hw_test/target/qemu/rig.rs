@@ -148,7 +148,7 @@ impl Rig {
 }
 
 impl Switchover {
-    fn parameters(self) -> serde_json::Value {
+    pub(super) fn parameters(self) -> serde_json::Value {
         // With a bandwidth given QEMU does not compare what it measured. 10.0 also switches over whenever nothing is
         // pending for a moment: only a rate below what is there keeps it from that.
         let (downtime_limit_ms, switchover_rate, rate) = match self {
@@ -173,7 +173,7 @@ fn start_target(scenario: &Scenario, peers: &Peers, folder: &TempDir, number: u3
 }
 
 /// What both sides must agree on, for nothing is negotiated.
-fn prepare(machine: &mut Machine, scenario: &Scenario) -> Checked {
+pub(super) fn prepare(machine: &mut Machine, scenario: &Scenario) -> Checked {
     let mut capabilities = Vec::new();
     if scenario.way_back != WayBack::None {
         capabilities.push("return-path");

@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Mtty,
     /// So slow that a migration can be caught in any phase.
     Slow,
+    /// With much more state than a target may hold, and slow to take it.
+    Large,
 }
 
 /// What comes back from the target.
@@ -71,18 +73,22 @@ pub(super) enum Moment {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
     Source,
+    /// A source that is ours.
+    OurSource,
     Target,
 }
 
 /// Bytes of a device's initial phase, and of what it gives in STOP_COPY only.
 pub(super) const INITIAL_BYTES: u64 = 128 << 10;
 pub(super) const STOP_BYTES: u64 = 3 << 20;
+/// Bytes of state of a device that has much.
+pub(super) const LARGE_BYTES: u64 = 96 << 20;
 
 impl Kind {
     /// The devices of one side. Seeds differ between the sides: what a target ends up with it must have been sent.
     pub(super) fn devices(self, count: usize, role: Role) -> Vec<SoftDevice> {
         let first_seed = match role {
-            Role::Source => 1usize,
+            Role::Source | Role::OurSource => 1usize,
             Role::Target => 101,
         };
         let device = |index: usize| {
@@ -102,11 +108,16 @@ impl Kind {
         match (self, role) {
             (Self::PreCopy, _) => format!("model=plain caps=7 {sizes}"),
             // The first query is made at setup, the second before the initial bytes can have been acknowledged.
+            // Ours asks before and after it reads: twice before the initial bytes are out.
+            (Self::Reinit, Role::OurSource) => format!("model=plain caps=7 {sizes} reinit-after=3"),
             (Self::Reinit, _) => format!("model=plain caps=7 {sizes} reinit-after=2"),
             (Self::StopCopyP2p, _) => format!("model=plain caps=3 initial=0 dirty=0 stop={STOP_BYTES}"),
             (Self::StopCopy, _) => format!("model=plain caps=1 initial=0 dirty=0 stop={STOP_BYTES}"),
+            (Self::Large, _) => {
+                format!("model=plain caps=3 initial=0 dirty=0 stop={LARGE_BYTES} write-ms-per-mib=8")
+            }
             (Self::Mtty, _) => "model=mtty ports=2".to_owned(),
-            (Self::Slow, Role::Source) => {
+            (Self::Slow, Role::Source | Role::OurSource) => {
                 format!("model=plain caps=7 initial=4MiB dirty=64KiB stop={STOP_BYTES} read-ms-per-mib=100")
             }
             // Slower than the source: it still loads when the source has sent everything.
@@ -118,16 +129,17 @@ impl Kind {
 
     /// Whether it has anything to send while the guest runs.
     pub(super) fn has_pre_copy(self) -> bool {
-        !matches!(self, Self::StopCopyP2p | Self::StopCopy)
+        !matches!(self, Self::StopCopyP2p | Self::StopCopy | Self::Large)
     }
 
-    fn name(self, count: usize) -> String {
+    pub(super) fn name(self, count: usize) -> String {
         let what = match self {
             Self::PreCopy => "pre-copy device",
             Self::Reinit => "device that starts anew",
             Self::StopCopyP2p | Self::StopCopy => "stop-copy device",
             Self::Mtty => "mtty",
             Self::Slow => "slow device",
+            Self::Large => "large device",
         };
         if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
     }
@@ -160,7 +172,7 @@ pub(super) fn all() -> Vec<Scenario> {
     all
 }
 
-fn whole((kind, count): (Kind, usize), channels: u8, way_back: WayBack) -> Scenario {
+pub(super) fn whole((kind, count): (Kind, usize), channels: u8, way_back: WayBack) -> Scenario {
     let name = format!("{}, {}", kind.name(count), connections(channels, way_back));
     Scenario { name, kind, count, channels, way_back, blow: None }
 }
@@ -180,7 +192,7 @@ fn broken(blow: Blow, channels: u8) -> Scenario {
     Scenario { name, kind, count: 2, channels, way_back, blow: Some(blow) }
 }
 
-fn connections(channels: u8, way_back: WayBack) -> String {
+pub(super) fn connections(channels: u8, way_back: WayBack) -> String {
     let forward = match channels {
         0 => "main connection".to_owned(),
         channels => format!("{channels} multifd channels"),

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `tap`: what it costs to look at a stream while it passes.
+//!
+//! A whole migration in this process, over a pair of sockets, of devices that cost nothing themselves: one holds a record of
+//! 1 MiB that it yields again and again, the other forgets what is written to it. And the decoder alone, where a record
+//! may take a tenth of a microsecond of the processor's time, however long it is.
+
+use core::hint::black_box;
+use core::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use device_mlx5::record::Header;
+use nix::time::{ClockId, clock_gettime};
+use savevm_core::device::{DeviceError, PrecopyInfo, Read, TransitionError};
+use savevm_core::load::{self, LoadOptions};
+use savevm_core::save::{self, SaveOptions};
+use savevm_core::tap::{Tap, Taps};
+use savevm_core::{Channel, Device, Phase};
+use vfio_mig_fsm::{Capabilities, State};
+
+use super::{Comparison, Contender, Goal, Outcome, Setting, Unit, per_second};
+use crate::check_stream::Mlx5Tap;
+
+/// A piece of device state as it is read, sent and written, the record's header included.
+const PIECE_BYTES: u32 = 1 << 20;
+/// What a record may take.
+const RECORD_BUDGET_NS: u32 = 100;
+
+pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
+    let (pieces, records) = if setting.quick { (32, 10_000) } else { (256, 200_000) };
+    Ok(vec![migration(setting, pieces)?, budget(setting, records)?, length(setting, records)?])
+}
+
+/// The same migration with and without taps on both sides.
+fn migration(setting: &Setting, pieces: u32) -> Result<Outcome, String> {
+    let record = record(PIECE_BYTES);
+    let taps = || Taps::new(|_| Some(Box::new(Mlx5Tap::new(u64::MAX))));
+    setting.compare(Comparison {
+        name: "tap/migration of mlx5 records".into(),
+        unit: Unit::BytesPerSecond,
+        baseline: Contender::new("unseen", None, || migrate(&record, pieces, &Taps::default())),
+        contenders: vec![Contender::new("checked on both sides", Some(Goal::AtLeast(0.97)), || {
+            migrate(&record, pieces, &taps())
+        })],
+    })
+}
+
+/// Records of 8 bytes, in pieces of 64 KiB.
+fn budget(setting: &Setting, records: u32) -> Result<Outcome, String> {
+    let stream = record(24).repeat(usize::try_from(records).unwrap_or(0));
+    let allowed = 1e9 / f64::from(RECORD_BUDGET_NS);
+    setting.compare(Comparison {
+        name: "tap/small records".into(),
+        unit: Unit::RecordsPerSecond,
+        baseline: Contender::new("one per 100 ns", None, move || Ok(allowed)),
+        contenders: vec![Contender::new("checked", Some(Goal::AtLeast(1.0)), || {
+            records_per_second(records, |tap| stream.chunks(64 << 10).try_for_each(|piece| see(tap, piece)))
+        })],
+    })
+}
+
+/// As many records, short ones and long ones: no byte of a payload costs anything.
+fn length(setting: &Setting, records: u32) -> Result<Outcome, String> {
+    let (short, long) = (record(4 << 10), record(PIECE_BYTES));
+    let pass = |record: &[u8]| records_per_second(records, |tap| (0..records).try_for_each(|_| see(tap, record)));
+    setting.compare(Comparison {
+        name: "tap/long records".into(),
+        unit: Unit::RecordsPerSecond,
+        baseline: Contender::new("of 4 KiB", None, || pass(&short)),
+        contenders: vec![Contender::new("of 1 MiB", Some(Goal::AtLeast(0.9)), || pass(&long))],
+    })
+}
+
+/// A record of `bytes`, header included.
+fn record(bytes: u32) -> Vec<u8> {
+    let header = Header { record_bytes: 0, flags: 0, tag: device_mlx5::TAG_FW_DATA }.encode();
+    let payload_bytes = bytes.saturating_sub(u32::try_from(header.len()).unwrap_or(0));
+    let header = Header { record_bytes: payload_bytes.into(), flags: 0, tag: device_mlx5::TAG_FW_DATA }.encode();
+    let payload = (0..payload_bytes).map(|byte| byte.to_le_bytes()[0]);
+    header.into_iter().chain(payload).collect()
+}
+
+fn see(tap: &mut dyn Tap, piece: &[u8]) -> Result<(), String> {
+    tap.data(Phase::StopCopy, black_box(piece)).map_err(|error| error.to_string())
+}
+
+fn records_per_second(records: u32, work: impl FnOnce(&mut dyn Tap) -> Result<(), String>) -> Result<f64, String> {
+    let mut tap: Box<dyn Tap> = Box::new(Mlx5Tap::new(u64::MAX));
+    let begin = processor_time()?;
+    work(&mut *tap)?;
+    let seconds = processor_time()?.saturating_sub(begin).as_secs_f64();
+    tap.end().map_err(|error| error.to_string())?;
+    Ok(f64::from(records) / seconds.max(f64::MIN_POSITIVE))
+}
+
+/// Of this thread: a budget in nanoseconds means nothing while others have the processor.
+fn processor_time() -> Result<Duration, String> {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    now.map(Duration::from).map_err(|error| format!("no processor time: {error}"))
+}
+
+fn migrate(record: &[u8], pieces: u32, taps: &Taps) -> Result<f64, String> {
+    let no_pair = |error| format!("no pair of sockets: {error}");
+    let (left, right) = UnixStream::pair().map_err(no_pair)?;
+    let (left, right) = (Channel::unix(left).map_err(no_pair)?, Channel::unix(right).map_err(no_pair)?);
+    let (mut save, mut load) = (SaveOptions::default(), LoadOptions::default());
+    (save.taps, load.taps) = (taps.clone(), taps.clone());
+    save.precopy = None;
+    let mut source = [Replayed { state: State::Running, record, left: pieces }];
+    let mut target = [Replayed { state: State::Running, record: &[], left: 0 }];
+    let bytes = u64::from(PIECE_BYTES).saturating_mul(pieces.into());
+    per_second(bytes, || {
+        thread::scope(|scope| {
+            let loading =
+                scope.spawn(|| load::load(&mut target, right, &mut (), &load).and_then(load::Loaded::run).map(|_| ()));
+            let saved = save::save(&mut source, left, &mut (), &save).and_then(save::Ready::commit);
+            saved.map_err(|error| error.to_string())?;
+            loading.join().map_err(|_| "the target panicked".to_owned())?.map_err(|error| error.to_string())
+        })
+    })
+}
+
+/// A device that yields a record so many times, or forgets what it is given.
+struct Replayed<'a> {
+    state: State,
+    record: &'a [u8],
+    left: u32,
+}
+
+impl Device for Replayed<'_> {
+    fn name(&self) -> &str {
+        "replayed"
+    }
+
+    fn identity(&self) -> &str {
+        "replayed"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::StopCopy
+    }
+
+    fn state(&mut self) -> Result<State, DeviceError> {
+        Ok(self.state)
+    }
+
+    fn transition(&mut self, to: State) -> Result<(), TransitionError> {
+        self.state = to;
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Read, DeviceError> {
+        // A buffer of another size shows as a read that claims too much, which the engine refuses.
+        if let Some(space) = buffer.get_mut(..self.record.len()) {
+            space.copy_from_slice(self.record);
+        }
+        let is_over = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        Ok(if is_over { Read::End } else { Read::Bytes(self.record.len()) })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
+        black_box(bytes);
+        Ok(())
+    }
+
+    fn precopy_info(&mut self) -> Result<PrecopyInfo, DeviceError> {
+        Ok(PrecopyInfo::default())
+    }
+
+    fn stop_copy_bytes(&mut self) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        self.state = State::Running;
+        Ok(())
+    }
+}

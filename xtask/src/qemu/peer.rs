@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `xtask qemu-peer`: one side of a migration with a QEMU, as a process of its own with devices of its own.
+
+mod connect;
+mod machine;
+mod memory;
+pub(crate) mod outcome;
+mod recording;
+mod source;
+mod target;
+
+use core::sync::atomic::AtomicBool;
+use core::time::Duration;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Subcommand, ValueEnum};
+use savevm_core::Cancel;
+use savevm_core::kernel::KernelDevice;
+use savevm_core::qemu::{Acks, Agreement, DeviceState};
+
+use crate::device::DeviceSpec;
+
+/// One side of a migration with a QEMU; prints one JSON document
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    side: Side,
+}
+
+#[derive(Debug, Subcommand)]
+enum Side {
+    /// Send the devices' state to a QEMU, or to a file that one will read.
+    Source(source::Args),
+    /// Take the devices' state from a QEMU, or from a file that one wrote.
+    Target(target::Args),
+}
+
+/// What both sides need.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// A device: PLACE=DEVICE, where PLACE is where the guest sees it (0000:00:10.0).
+    #[arg(long = "device", value_name = "PLACE=DEVICE", required = true)]
+    devices: Vec<DeviceSpec>,
+    /// Multifd channels.
+    #[arg(long, value_name = "N", default_value_t = 0, overrides_with = "channels")]
+    channels: u8,
+    /// Use the main connection only, whatever else is said.
+    #[arg(long)]
+    only_main: bool,
+    /// Device state goes over the main connection, whatever else is said.
+    #[arg(long)]
+    state_on_main: bool,
+    /// Do without the last N devices.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    leave_out: usize,
+    /// Device state comes over the multifd channels.
+    #[arg(long)]
+    multifd_state: bool,
+    /// There is a return path.
+    #[arg(long)]
+    return_path: bool,
+    /// How initial bytes are acknowledged.
+    #[arg(long, value_enum, default_value_t = AckScheme::Off)]
+    acks: AckScheme,
+    /// Give up when the other side says nothing for so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, overrides_with = "silence")]
+    silence: u64,
+    /// End when the parent process does.
+    #[arg(long)]
+    with_parent: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum AckScheme {
+    Off,
+    Once,
+    PerRequest,
+}
+
+impl Common {
+    fn agreement(&self) -> Agreement {
+        let acks = match self.acks {
+            AckScheme::Off => Acks::Off,
+            AckScheme::Once => Acks::Once,
+            AckScheme::PerRequest => Acks::PerRequest,
+        };
+        let over_multifd = self.multifd_state && !self.only_main && !self.state_on_main;
+        Agreement::new(acks, if over_multifd { DeviceState::Multifd } else { DeviceState::Main })
+    }
+
+    fn channels(&self) -> u8 {
+        if self.only_main { 0 } else { self.channels }
+    }
+
+    fn open(&self) -> Result<Vec<KernelDevice<OwnedFd>>, String> {
+        let count = self.devices.len().saturating_sub(self.leave_out);
+        let specs = self.devices.get(..count).unwrap_or_default();
+        crate::device::open_all(specs).map_err(|error| error.to_string())
+    }
+
+    fn limits(&self) -> savevm_core::Limits {
+        let mut limits = savevm_core::Limits::default();
+        limits.silence_max = Duration::from_secs(self.silence);
+        limits
+    }
+}
+
+/// Where the other side is.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// A unix socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// A file.
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+/// Runs one side. The exit status is 0 if a report could be printed, whatever it says.
+pub(crate) fn main(args: &Args) -> ExitCode {
+    let outcome = match &args.side {
+        Side::Source(args) => source::run(args),
+        Side::Target(args) => target::run(args),
+    };
+    match outcome {
+        Ok(outcome) => {
+            crate::cli::print_json(&outcome);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A first SIGTERM cancels.
+fn cancel_on_signal() -> Result<Cancel, String> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&flag))
+        .map_err(|error| format!("cannot watch for SIGTERM: {error}"))?;
+    Ok(Cancel::from_flag(flag))
+}
+
+fn die_with_parent(common: &Common) -> Result<(), String> {
+    if !common.with_parent {
+        return Ok(());
+    }
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|errno| format!("PR_SET_PDEATHSIG: {errno}"))
+}
