@@ -277,7 +277,11 @@ fn input_12_channels_that_do_not_belong_together() {
 
 #[test]
 fn input_13_control_where_it_does_not_belong() {
-    refused(2, "a Switchover on channel 1", |peers| peers[1].say(&Message::Switchover));
+    refused(2, "a Switchover out of place on channel 1", |peers| {
+        peers[1].say(&Message::Switchover);
+        peers[1].say(&Message::Switchover);
+    });
+    refused(2, "a ChannelEnd out of place on channel 1", |peers| peers[1].say(&Message::ChannelEnd));
     refused(1, "a Loaded", |peers| {
         peers[0].say(&Message::Loaded(stream_codec::frame::Loaded { device: 0, bytes: 0, digest: Digest::NONE }));
     });

@@ -133,9 +133,10 @@
 //! # Channels and credit
 //!
 //! A session may have several channels, each with a prologue and a Hello in both directions: the first one's but for the
-//! channel index. Only Data, ChannelEnd and Abort go on channels above 0. Frames of different channels may overtake each
+//! channel index. Only Data, Switchover, ChannelEnd and Abort go on channels above 0. Frames of different channels may overtake each
 //! other, so a target puts the Data frames of a device in order by their numbers, and DeviceEnd may come before the last
-//! of them. Once every device has ended, the source ends each channel above 0 with ChannelEnd and the target answers with
+//! of them. Switchover goes on each channel, so that it is known of each frame whether the guest still ran when its data were
+//! read; the first channel's begins the phase. Once every device has ended, the source ends each channel above 0 with ChannelEnd and the target answers with
 //! one; Commit comes after that.
 //!
 //! With feature bit 0, which more than one channel requires, the target grants credit: a Credit says how many Data frames

@@ -82,7 +82,10 @@ fn a_whole_conversation_over_two_channels() {
     pair.credit(1, 2).unwrap();
     pair.data(0, 0, 0, 10).unwrap();
     pair.data(1, 1, 0, 20).unwrap();
+    pair.source_says(1, &Message::Switchover).unwrap();
+    assert_eq!(pair.target.phase(), Phase::PreCopy, "the first channel's begins the phase");
     pair.source_says(0, &Message::Switchover).unwrap();
+    assert_eq!(pair.target.phase(), Phase::StopCopy);
     pair.source_says(0, &end(1, 1, 20)).unwrap();
     // The target hears of the end of device 0 before two of its frames.
     assert_eq!(pair.source.sent_data_on(1, 0, 1, 5), Ok(()));
@@ -238,9 +241,13 @@ fn an_end_that_does_not_add_up() {
 
 #[test]
 fn control_has_its_channel() {
-    for message in [open(1, "vf"), Message::Switchover] {
+    for message in [open(1, "vf"), end(0, 0, 0)] {
         let kind = message.kind();
-        assert_eq!(Pair::accepted(2).source_says(1, &message), Err(Violation::WrongChannel { kind, channel: 1 }));
+        let mut pair = Pair::accepted(2);
+        if kind == Kind::DeviceEnd {
+            pair.source_says(0, &Message::Switchover).unwrap();
+        }
+        assert_eq!(pair.source_says(1, &message), Err(Violation::WrongChannel { kind, channel: 1 }));
     }
     let credit = Message::Credit { device: 0, frames: 1 };
     let elsewhere = Pair::accepted(2).target_says(1, &credit);
@@ -252,16 +259,44 @@ fn control_has_its_channel() {
 }
 
 #[test]
+fn the_switchover_comes_once_on_each_channel() {
+    let (kind, switchover) = (Kind::Switchover, Message::Switchover);
+    for order in [[0, 1], [1, 0]] {
+        for channel in order {
+            let mut pair = Pair::accepted(2);
+            order.iter().for_each(|channel| pair.source_says(*channel, &switchover).unwrap());
+            assert_eq!(pair.source_says(channel, &switchover), Err(Violation::Channel { kind, channel }));
+        }
+    }
+    let beyond = Pair::accepted(2).source_says(2, &switchover);
+    assert_eq!(beyond, Err(Violation::UnknownChannel { kind, channel: 2, count: 2 }));
+    let wrong = Pair::accepted(2).target_says(1, &switchover);
+    assert_eq!(wrong, Err(Violation::WrongSender { kind }));
+    // Without it a channel cannot end, and so the source cannot commit.
+    let mut pair = Pair::accepted(2);
+    pair.source_says(0, &switchover).unwrap();
+    assert_eq!(
+        pair.source_says(1, &Message::ChannelEnd),
+        Err(Violation::Channel { kind: Kind::ChannelEnd, channel: 1 })
+    );
+}
+
+#[test]
 fn a_channel_ends_once_and_the_source_ends_it_first() {
     let stopped = || {
         let mut pair = Pair::accepted(2);
         pair.credit(0, 9).unwrap();
         pair.source_says(0, &Message::Switchover).unwrap();
+        pair.source_says(1, &Message::Switchover).unwrap();
         pair
     };
     let kind = Kind::ChannelEnd;
     let end = Message::ChannelEnd;
-    assert_eq!(Pair::accepted(2).source_says(1, &end), Ok(()), "it may overtake the Switchover");
+    let mut pair = Pair::accepted(2);
+    pair.source_says(1, &Message::Switchover).unwrap();
+    assert_eq!(pair.source_says(1, &end), Ok(()), "it may overtake the first channel's Switchover");
+    let early = Pair::accepted(2).source_says(1, &end);
+    assert_eq!(early, Err(Violation::Channel { kind, channel: 1 }), "and not its own");
     let mut greeting = Pair::new();
     greeting.source_says(0, &Message::Hello(offer(0, 2))).unwrap();
     assert_eq!(greeting.source_says(1, &end), Err(Violation::Phase { kind, phase: Phase::Greeting }));

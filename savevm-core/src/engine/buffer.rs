@@ -17,7 +17,7 @@ pub(crate) struct Buffer {
     start: usize,
     len: usize,
     filled: usize,
-    /// Received after the source's Switchover. Over several channels a piece that overtook it does not have it.
+    /// Read at the source after its guest had stopped: it came behind the channel's Switchover.
     pub(crate) is_stopped: bool,
 }
 

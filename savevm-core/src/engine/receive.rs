@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that reads one channel.
 
-use core::sync::atomic::Ordering;
 use std::vec;
 use std::vec::Vec;
 
@@ -21,7 +20,7 @@ pub(crate) type Deliver<'d> = &'d (dyn Fn(usize, u64, Buffer) -> Result<(), Caus
 /// Reads the channel at `position` until nothing more comes, and reports the end in any case.
 pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, deliver: Deliver<'_>) {
     let channel = u16::try_from(position).unwrap_or(u16::MAX);
-    let mut receiver = Receiver { wire, position, channel, reader, scratch: scratch(wire), deliver };
+    let mut receiver = Receiver { wire, position, channel, reader, scratch: scratch(wire), is_stopped: false, deliver };
     if let Err(cause) = receiver.run() {
         wire.board.fail(cause);
     }
@@ -33,7 +32,7 @@ pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, del
 pub(crate) fn one(wire: &Wire<'_>, reader: &mut Reader<'_>) -> Result<Option<Incoming>, Cause> {
     let scratch = scratch(wire);
     let deliver: Deliver<'_> = &|_, _, _| Ok(());
-    let mut receiver = Receiver { wire, position: 0, channel: 0, reader, scratch, deliver };
+    let mut receiver = Receiver { wire, position: 0, channel: 0, reader, scratch, is_stopped: false, deliver };
     let Some(_) = receiver.header()? else { return Ok(None) };
     match receiver.message(true)? {
         Some(Incoming::Abort { reason }) => Err(Cause::Peer { reason }),
@@ -53,6 +52,8 @@ struct Receiver<'r, 'w, 'a, 'b> {
     reader: &'r mut Reader<'b>,
     /// For control frames.
     scratch: Vec<u8>,
+    /// The source has said on this channel that its guest is stopped.
+    is_stopped: bool,
     deliver: Deliver<'r>,
 }
 
@@ -133,7 +134,7 @@ impl Receiver<'_, '_, '_, '_> {
             }
         }
         buffer.set_filled(header.payload_size());
-        buffer.is_stopped = self.wire.has_stopped();
+        buffer.is_stopped = self.is_stopped;
         if self.wire.board.is_stopped() {
             pool.give(buffer);
             return Ok(true);
@@ -184,8 +185,10 @@ impl Receiver<'_, '_, '_, '_> {
                 wire.passage(index)?.window.end(frames, sum);
             }
             Incoming::Switchover => {
-                wire.is_stopped.store(true, Ordering::Release);
-                wire.board.report(Event::Control(incoming));
+                self.is_stopped = true;
+                if self.channel == 0 {
+                    wire.board.report(Event::Control(incoming));
+                }
             }
             other => wire.board.report(Event::Control(other)),
         }

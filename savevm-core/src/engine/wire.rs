@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What all threads of one side share: the channels' sending sides, the order of the conversation, the devices' windows.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 use std::boxed::Box;
 use std::io::Read;
 use std::net::Shutdown;
@@ -42,8 +42,6 @@ pub(crate) struct Wire<'a> {
     passages: OnceLock<Vec<Passage>>,
     /// Target: the receivers go on once every channel is known.
     pub(crate) gate: Gate,
-    /// Target: the source's guest has stopped.
-    pub(crate) is_stopped: AtomicBool,
     pub(crate) role: Role,
     pub(crate) limits: Limits,
     pub(crate) cancel: Cancel,
@@ -84,7 +82,6 @@ impl<'a> Wire<'a> {
             pool: OnceLock::new(),
             passages: OnceLock::new(),
             gate: Gate::default(),
-            is_stopped: AtomicBool::new(false),
             role,
             limits,
             cancel,
@@ -249,10 +246,6 @@ impl<'a> Wire<'a> {
         for cut in self.cuts.iter().flatten() {
             cut(how);
         }
-    }
-
-    pub(crate) fn has_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Acquire)
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -95,7 +95,10 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     /// Everything that can is quiet: the last moment to say so while the guest runs.
     fn pause_guest(&mut self, drive: &mut Drive) -> Result<(), Cause> {
-        self.helm.wire.post(0, Outgoing::Plain(Message::Switchover))?;
+        let wire = self.helm.wire;
+        for channel in 0..wire.channel_count() {
+            wire.post(channel, Outgoing::Plain(Message::Switchover))?;
+        }
         self.vmm.enter(Phase::StopCopy)?;
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);

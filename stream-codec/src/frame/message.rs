@@ -22,7 +22,7 @@ pub enum Message<'a> {
     },
     /// Source: a device's state is complete.
     DeviceEnd(DeviceEnd),
-    /// Source: the guest is stopped; what follows of each device is its final data.
+    /// Source: the guest is stopped; what follows of each device on this channel is its final data. Once on each channel.
     Switchover,
     /// Target: a device has taken its whole state.
     Loaded(Loaded),

@@ -354,7 +354,7 @@ impl Session {
             return Err(Violation::WrongSender { kind });
         }
         self.check_phase(kind)?;
-        if channel != 0 {
+        if channel != 0 && kind != Kind::Switchover {
             return Err(Violation::WrongChannel { kind, channel });
         }
         let is_file = self.is_file();
@@ -366,7 +366,10 @@ impl Session {
             Message::Credit { device, frames } => self.devices.grant(*device, *frames),
             Message::Switchover => {
                 self.devices.require_all_accepted(kind)?;
-                self.phase = Phase::StopCopy;
+                self.channels.switch(channel)?;
+                if channel == 0 {
+                    self.phase = Phase::StopCopy;
+                }
                 Ok(())
             }
             Message::Commit => {
@@ -401,8 +404,10 @@ impl Session {
         let phase = self.phase;
         let fits = match kind {
             Kind::Hello | Kind::Abort => true,
-            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Switchover => phase == Phase::PreCopy,
-            // A ChannelEnd may overtake the Switchover, which goes on another channel.
+            Kind::DeviceOpen | Kind::DeviceAccept => phase == Phase::PreCopy,
+            // One for each channel, in any order.
+            Kind::Switchover => phase == Phase::PreCopy || (phase == Phase::StopCopy && self.channels.is_many()),
+            // A ChannelEnd may overtake the first channel's Switchover.
             Kind::Data | Kind::ChannelEnd => matches!(phase, Phase::PreCopy | Phase::StopCopy),
             Kind::Credit => matches!(phase, Phase::PreCopy | Phase::StopCopy),
             Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,

@@ -16,6 +16,8 @@ pub(super) struct Channels {
     offered: u64,
     /// Both have.
     joined: u64,
+    /// The source has said there that the guest is stopped.
+    switched: u64,
     /// The source has said its last word there.
     ended_by_source: u64,
     /// The target too.
@@ -24,7 +26,7 @@ pub(super) struct Channels {
 
 impl Channels {
     /// Before the first Hello.
-    pub(super) const NONE: Self = Self { count: 0, offered: 0, joined: 0, ended_by_source: 0, ended: 0 };
+    pub(super) const NONE: Self = Self { count: 0, offered: 0, joined: 0, switched: 0, ended_by_source: 0, ended: 0 };
 
     /// A session of this many channels, which were compared with the limit.
     pub(super) const fn expect(&mut self, count: u16) {
@@ -55,6 +57,17 @@ impl Channels {
         self.joined.count_ones() == u32::from(self.count)
     }
 
+    /// A Switchover on a channel: what follows it there was read from stopped devices.
+    pub(super) fn switch(&mut self, channel: u16) -> Result<(), Violation> {
+        let kind = Kind::Switchover;
+        let bit = self.bit(kind, channel)?;
+        if self.switched & bit != 0 {
+            return Err(Violation::Channel { kind, channel });
+        }
+        self.switched |= bit;
+        Ok(())
+    }
+
     /// A ChannelEnd. The first channel has none: it carries the rest of the conversation.
     pub(super) fn end(&mut self, by: Role, channel: u16) -> Result<(), Violation> {
         let kind = Kind::ChannelEnd;
@@ -64,7 +77,7 @@ impl Channels {
         }
         let (before, ending) = match by {
             Role::Target => (self.ended_by_source, &mut self.ended),
-            Role::Source | Role::File => (self.joined, &mut self.ended_by_source),
+            Role::Source | Role::File => (self.joined & self.switched, &mut self.ended_by_source),
         };
         if before & bit == 0 || *ending & bit != 0 {
             return Err(Violation::Channel { kind, channel });
