@@ -11,11 +11,11 @@
 
 mod common;
 
+use core::time::Duration;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use common::{Both, assert_all, devices, load_options, migrate_with, save_options};
 use savevm_core::digest::{Digest, DigestSum};

@@ -99,3 +99,37 @@ fn both_directions_of_one_channel_are_without_fault() {
         }
     }
 }
+
+#[test]
+fn the_channels_of_a_migration_are_put_in_order() {
+    let (files, sums) = migrate(3, true);
+    let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    // In any order of the files.
+    let shuffled: Vec<&[u8]> = files.iter().rev().copied().collect();
+    for files in [&files, &shuffled] {
+        let good = Run::on(files).check();
+        assert!(good.is_good, "{good:?}");
+        for sum in &sums {
+            assert_eq!(extracted(files, &sum.device), sum.sum.crc64_nvme, "{}", sum.device);
+        }
+    }
+    let json = Run::on(&files).json();
+    let devices = &json["migrations"][0]["devices"];
+    for (index, sum) in sums.iter().enumerate() {
+        assert_eq!(devices[index]["device"], sum.device);
+        assert_eq!(devices[index]["precopy_bytes"], sum.precopy_bytes, "{}", sum.device);
+    }
+    // Of d1, which keeps to it, there is nothing without the second channel.
+    let without: Vec<&[u8]> = [&files[..2], &files[4..]].concat();
+    let missing = Run::on(&without).check();
+    assert!(!missing.is_good, "{missing:?}");
+    for wanted in ["device d1 ends after", "give all channels"] {
+        assert!(missing.text.contains(wanted), "no {wanted:?} in {}", missing.text);
+    }
+    let note = Run::on(&without).tree();
+    assert!(note.contains("of the source's 3 channels these are not among the FILEs: 1"), "{note}");
+    // Cut inside the last frame of a channel.
+    let cut = &files[2][..files[2].len() - 40];
+    let short = [&files[..2], &[cut], &files[3..]].concat();
+    assert!(!Run::on(&short).check().is_good);
+}
