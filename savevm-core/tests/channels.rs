@@ -179,7 +179,7 @@ struct Narrow(UnixStream);
 
 impl Write for Narrow {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        std::thread::sleep(Duration::from_millis(if bytes.len() > 1024 { 4 } else { 0 }));
+        std::thread::sleep(Duration::from_millis(if bytes.len() > 1024 { 16 } else { 0 }));
         self.0.write(bytes)
     }
 
