@@ -17,6 +17,7 @@ pub(crate) mod qemu;
 
 mod address_space;
 mod arcs;
+mod case;
 mod check_stream;
 mod damage;
 mod data_fd;
@@ -41,10 +42,10 @@ mod transfer;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use case::Case;
+pub(crate) use case::PHASES;
 use check::{Checked, skipped};
 use context::Ctx;
-use migrate::Fault;
-pub(crate) use migrate::PHASES;
 use opening::Access;
 use profile::{Compared, Registers};
 
@@ -68,7 +69,7 @@ enum Body {
     Plain(fn(&mut Ctx) -> Checked),
     One(fn(&mut Ctx, State) -> Checked, State),
     Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
-    Fault(fn(&mut Ctx, Fault, usize) -> Checked, Fault, usize),
+    Fault(fn(&mut Ctx, Case) -> Checked, Case),
 }
 
 /// What a test needs beside a migratable device.
@@ -122,7 +123,7 @@ impl Test {
     /// The phase in which it ends a migration, if it does.
     pub(crate) fn fault_phase(&self) -> Option<&'static str> {
         match self.body {
-            Body::Fault(_, _, phase) => PHASES.get(phase).copied(),
+            Body::Fault(_, case) => PHASES.get(case.phase).copied(),
             _ => None,
         }
     }
@@ -139,7 +140,7 @@ impl Test {
             Body::Plain(body) => body(ctx),
             Body::One(body, state) => body(ctx, state),
             Body::Pair(body, from, to) => body(ctx, from, to),
-            Body::Fault(body, fault, phase) => body(ctx, fault, phase),
+            Body::Fault(body, case) => body(ctx, case),
         }
     }
 }
@@ -203,7 +204,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(check_stream::TESTS);
     if faults {
-        tests.extend(migrate::fault_tests());
+        tests.extend(case::fault_tests());
     }
     // What only a device without PRE_COPY can show is no gap of one that has it.
     tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
