@@ -99,7 +99,7 @@ impl LoadOptions {
 ///
 /// Dropped, it resets the devices and tells the source that the migration failed.
 #[must_use = "dropping this resets the devices; call run to take them over"]
-pub struct Loaded<'a, D: Device, V: TargetMachine + ?Sized, W: Write> {
+pub struct Loaded<'a, D: Device + Send, V: TargetMachine + ?Sized, W: Write> {
     devices: &'a mut [D],
     machine: &'a mut V,
     back: Back<W>,
@@ -183,7 +183,7 @@ where
 }
 
 /// Says so, and resets what was touched: a half state must not run.
-fn fail<D: Device, W: Write>(
+fn fail<D: Device + Send, W: Write>(
     devices: &mut [D],
     back: &mut Back<W>,
     touched: &[bool],
@@ -252,7 +252,7 @@ fn stop<D: Device>(device: &mut D) -> Result<(), Cause> {
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
     /// What arrived.
     #[must_use]
     pub const fn report(&self) -> &Report {
@@ -288,7 +288,7 @@ impl<D: Device, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W> {
     fn drop(&mut self) {
         if self.armed {
             let _ = self.fail(Cause::Cancelled);
@@ -296,7 +296,7 @@ impl<D: Device, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> fmt::Debug for Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> fmt::Debug for Loaded<'_, D, V, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded").field("report", &self.report).finish_non_exhaustive()
     }

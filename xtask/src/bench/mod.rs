@@ -8,6 +8,7 @@
 //! A benchmark is a function that makes [`Comparison`]s; [`BENCHMARKS`] lists them.
 
 mod codec;
+mod engine;
 mod measure;
 mod peers;
 mod report;
@@ -107,11 +108,16 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 3] = [
+const BENCHMARKS: [Benchmark; 4] = [
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
         run: codec::run,
+    },
+    Benchmark {
+        name: "engine",
+        about: "migrate files as devices in one process, over one and several channels, against a bare pump",
+        run: engine::run,
     },
     Benchmark {
         name: "peers",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A QEMU process with simulated VFIO devices and nothing else: no guest, no KVM, 16 MiB of RAM.
+//! A QEMU process with VFIO devices and nothing else: no guest, no KVM, 16 MiB of RAM.
 
 use core::time::Duration;
 use std::fs::{self, File};
@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::device_log::DeviceLog;
-use super::qmp::{Qmp, QmpError};
+use super::devices::Devices;
+pub(crate) use super::devices::idstr;
+use super::qmp::{DeviceState, Qmp, QmpError};
 use crate::soft::scratch;
 use crate::vm::{Guarded, Qemu, tail};
 
@@ -25,8 +27,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(5);
 /// Lines of QEMU's messages that are quoted.
 const SAID_LINES: usize = 12;
-/// Slot of the first device on the guest's root bus; the chipset has 1f.
-const FIRST_SLOT: usize = 0x10;
 
 /// A simulated device.
 #[derive(Clone, Debug)]
@@ -46,10 +46,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) name: &'a str,
     /// Existing folder for the machine's files.
     pub(crate) folder: &'a Path,
-    /// The preload library of the devices.
-    pub(crate) library: &'a Path,
-    /// At most eight.
-    pub(crate) devices: &'a [SoftDevice],
+    /// Its devices.
+    pub(crate) devices: Devices<'a>,
     /// Waits for a migration instead of running.
     pub(crate) is_target: bool,
 }
@@ -137,16 +135,6 @@ impl Migration {
     }
 }
 
-/// Where the guest sees a device.
-pub(crate) fn place(index: usize) -> String {
-    format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index))
-}
-
-/// The name of a device's section in the stream.
-pub(crate) fn idstr(index: usize) -> String {
-    savevm_core::qemu::idstr(&place(index))
-}
-
 impl Machine {
     /// Starts QEMU and waits for its monitor.
     pub(crate) fn start(qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
@@ -162,9 +150,15 @@ impl Machine {
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
         let root = scratch().map_err(io("create the device folder"))?;
         let errors = File::create(file("err")).map_err(io("create the message file"))?;
-        let mut command = qemu.command_preloading(spec.library);
-        command.env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
+        let mut command = match spec.devices {
+            Devices::Soft { library, devices } => {
+                let mut command = qemu.command_preloading(library);
+                command.env("SOFTVFIO", configuration(devices));
+                command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
+                command
+            }
+            Devices::Real(_) => qemu.command_tied_to_thread(),
+        };
         arguments(&mut command, spec, extras.properties, &file("qmp"));
         if let Some(bytes) = extras.address_bytes_max {
             command = limited(&command, bytes);
@@ -302,7 +296,14 @@ impl Machine {
         self.qmp.as_ref().map_or("", Qmp::version)
     }
 
-    /// What the devices have seen so far.
+    /// The states that real devices have been put into, by QEMU's account.
+    pub(crate) fn device_states(&mut self) -> Result<Vec<DeviceState>, MachineError> {
+        // What was said comes with an answer.
+        self.run_state()?;
+        Ok(self.qmp.iter().flat_map(Qmp::device_states).cloned().collect())
+    }
+
+    /// What simulated devices have seen so far.
     pub(crate) fn device_log(&self) -> Result<DeviceLog, MachineError> {
         let failed = |error| MachineError::Io { what: "read the device log", machine: self.name.clone(), error };
         DeviceLog::read(&self.file("log")).map_err(failed)
@@ -352,18 +353,7 @@ fn arguments(command: &mut Command, spec: &Spec<'_>, properties: &str, monitor: 
     // Commas are doubled in QEMU's option syntax.
     let monitor = monitor.display().to_string().replace(',', ",,");
     command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
-    command.args(["-object", "iommufd,id=iommufd0"]);
-    for (index, device) in spec.devices.iter().enumerate() {
-        let address = soft_address(index, device);
-        let host = if device.is_mediated {
-            format!("sysfsdev=/sys/bus/mdev/devices/{address}")
-        } else {
-            format!("host={address}")
-        };
-        let slot = FIRST_SLOT.saturating_add(index);
-        command.arg("-device");
-        command.arg(format!("vfio-pci,{host},iommufd=iommufd0,enable-migration=on,addr={slot:x}{properties}"));
-    }
+    command.args(spec.devices.arguments(properties));
     if spec.is_target {
         command.args(["-incoming", "defer"]);
     }
@@ -374,7 +364,7 @@ mod test {
     use super::*;
 
     #[test]
-    fn devices_are_where_their_sections_say() {
+    fn simulated_devices_are_where_the_library_has_them() {
         let device = |is_mediated| SoftDevice { name: "d".into(), options: "model=plain".into(), is_mediated };
         let devices = [device(false), device(true)];
         assert_eq!(
@@ -384,7 +374,8 @@ mod test {
              device d address=50f7f10c-0000-4000-8000-000000000001 model=plain\n"
         );
         let (folder, library) = (Path::new("/f"), Path::new("/l.so"));
-        let spec = Spec { name: "target", folder, library, devices: &devices, is_target: true };
+        let devices = Devices::Soft { library, devices: &devices };
+        let spec = Spec { name: "target", folder, devices, is_target: true };
         let mut command = Command::new("qemu");
         arguments(&mut command, &spec, ",x-y=z", Path::new("/f/a,b.qmp"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -395,7 +386,6 @@ mod test {
         );
         assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11,x-y=z")));
         assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
-        assert_eq!((idstr(0), idstr(1)), ("0000:00:10.0/vfio".into(), "0000:00:11.0/vfio".into()));
     }
 
     #[test]

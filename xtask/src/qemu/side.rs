@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Running [`super::peer`] as a process on simulated devices.
+//! Running [`super::peer`] as a process with devices of its own.
 
 use core::time::Duration;
 use std::fs::{self, File};
@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::device_log::DeviceLog;
-use super::machine::{SoftDevice, configuration, place, soft_address};
+use super::devices::{Devices, place};
+use super::machine::configuration;
 use super::peer::outcome::Outcome;
 use crate::soft::scratch;
 use crate::vm::{Guarded, tail};
@@ -29,10 +30,8 @@ pub(crate) struct SideSpec<'a> {
     pub(crate) name: &'a str,
     /// Existing folder for its files.
     pub(crate) folder: &'a Path,
-    /// The preload library of the devices.
-    pub(crate) library: &'a Path,
     /// Its devices.
-    pub(crate) devices: &'a [SoftDevice],
+    pub(crate) devices: Devices<'a>,
     /// `source` or `target`.
     pub(crate) role: &'a str,
     /// More arguments.
@@ -61,13 +60,15 @@ impl Side {
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
         let root = scratch()?;
         let mut fixed = vec![spec.role.to_owned()];
-        for (index, device) in spec.devices.iter().enumerate() {
-            fixed.extend(["--device".to_owned(), format!("{}={}", place(index), soft_address(index, device))]);
+        for (index, address) in spec.devices.addresses().into_iter().enumerate() {
+            fixed.extend(["--device".to_owned(), format!("{}={address}", place(index))]);
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("qemu-peer").args(&fixed).args(["--with-parent", "--again"]).args(spec.arguments);
-        command.env("LD_PRELOAD", spec.library).env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
+        if let Devices::Soft { library, devices } = spec.devices {
+            command.env("LD_PRELOAD", library).env("SOFTVFIO", configuration(devices));
+            command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
+        }
         command.stdin(Stdio::piped()).stdout(File::create(file("out"))?).stderr(File::create(file("err"))?);
         let mut child = Guarded::spawn(&mut command)?;
         let next = child.child().stdin.take();

@@ -14,7 +14,6 @@ use self::fault::Fault;
 use super::super::super::contract::check::Checked;
 use super::rig::{Notes, Peers};
 use super::scenario::{self, Kind, Scenario, WayBack};
-use crate::vm::Series;
 
 /// Which way a state goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,22 +88,4 @@ pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) 
         (Way::FileIn, _) => file::to_us(scenario, peers, limit, notes),
         (Way::FileOut, _) => file::from_us(scenario, peers, limit, notes),
     }
-}
-
-/// How our side is told what the other one is configured with.
-fn arguments(scenario: &Scenario, series: Series) -> Vec<String> {
-    let mut words = vec!["--channels".to_owned(), scenario.channels.to_string()];
-    if scenario.channels > 0 {
-        words.push("--multifd-state".into());
-    }
-    if scenario.way_back != WayBack::None {
-        words.push("--return-path".into());
-    }
-    let acks = match (scenario.way_back, series) {
-        (WayBack::SwitchoverAck, Series::V10_0) => "once",
-        (WayBack::SwitchoverAck, Series::V11_1) => "per-request",
-        _ => "off",
-    };
-    words.extend(["--acks".into(), acks.into()]);
-    words
 }

@@ -3,6 +3,9 @@
 //! The migrations that are tried, as a table.
 
 use crate::qemu::machine::SoftDevice;
+use crate::qemu::terms::Terms;
+pub(super) use crate::qemu::terms::{WayBack, connections};
+use crate::vm::Series;
 
 /// One migration.
 #[derive(Clone, Debug)]
@@ -40,17 +43,6 @@ pub(super) enum Kind {
     Large,
 }
 
-/// What comes back from the target.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum WayBack {
-    /// Nothing.
-    None,
-    /// The return path.
-    ReturnPath,
-    /// The return path, with acknowledgements of initial bytes.
-    SwitchoverAck,
-}
-
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Blow {
@@ -83,6 +75,13 @@ pub(super) const INITIAL_BYTES: u64 = 128 << 10;
 pub(super) const STOP_BYTES: u64 = 3 << 20;
 /// Bytes of state of a device that has much.
 pub(super) const LARGE_BYTES: u64 = 96 << 20;
+
+impl Scenario {
+    /// What both sides are told.
+    pub(super) fn terms(&self, series: Series) -> Terms {
+        Terms { channels: self.channels, way_back: self.way_back, series }
+    }
+}
 
 impl Kind {
     /// The devices of one side. Seeds differ between the sides: what a target ends up with it must have been sent.
@@ -194,18 +193,6 @@ fn broken(blow: Blow, channels: u8) -> Scenario {
     let name = format!("{what}, {}", connections(channels, WayBack::ReturnPath));
     let (kind, way_back) = (Kind::Slow, WayBack::ReturnPath);
     Scenario { name, kind, count: 2, channels, way_back, blow: Some(blow) }
-}
-
-pub(super) fn connections(channels: u8, way_back: WayBack) -> String {
-    let forward = match channels {
-        0 => "main connection".to_owned(),
-        channels => format!("{channels} multifd channels"),
-    };
-    match way_back {
-        WayBack::None => format!("{forward} one way"),
-        WayBack::ReturnPath => forward,
-        WayBack::SwitchoverAck => format!("{forward}, switchover-ack"),
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::super::rig::{Notes, Peers};
 use super::super::scenario::{Role, Scenario};
 use super::bench::Bench;
 use super::from_us::{machine, record};
-use super::to_us::check_memory;
 use crate::qemu::device_log::DeviceLog;
 use crate::qemu::peer::outcome::Outcome;
 
@@ -39,7 +38,7 @@ fn load(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
     ensure(outcome.moved, || format!("our side: {}", outcome.error.clone().unwrap_or_default()))?;
     let received = must("our side", ours.device_log())?;
     ensure(all_in(&received, bench.scenario, State::Running)?, || format!("our devices do not run: {outcome:?}"))?;
-    check_memory(bench, &outcome)?;
+    must("RAM", outcome.check_firmware(&bench.peers.qemu))?;
     compare(bench, (&written.log, &received), &outcome, notes)
 }
 

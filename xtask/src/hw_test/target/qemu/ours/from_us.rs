@@ -11,13 +11,13 @@ use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, failed, must};
 use super::super::check::{Before, all_in, check_connections, check_device, check_sessions, over};
-use super::super::rig::{Notes, Peers, Switchover, phases, prepare};
+use super::super::rig::{Notes, Peers, Switchover, phases};
 use super::super::scenario::{Role, Scenario};
 use super::super::shelf::Written;
-use super::arguments;
 use super::bench::Bench;
 use crate::qemu::capture;
 use crate::qemu::device_log::DeviceLog;
+use crate::qemu::devices::Devices;
 use crate::qemu::machine::{Extras, Machine, Migration, Spec, idstr};
 use crate::qemu::proxy::{Orders, Proxy};
 use crate::qemu::side::Side;
@@ -57,8 +57,8 @@ pub(super) fn machine(bench: &Bench<'_>, name: &str, role: Role, is_target: bool
 
 fn machine_with(extras: Extras<'_>, bench: &Bench<'_>, name: &str, role: Role, is_target: bool) -> Checked<Machine> {
     let devices = bench.scenario.kind.devices(bench.scenario.count, role);
-    let (folder, library) = (bench.folder(), bench.peers.library.as_path());
-    let spec = Spec { name, folder, library, devices: &devices, is_target };
+    let devices = Devices::Soft { library: &bench.peers.library, devices: &devices };
+    let spec = Spec { name, folder: bench.folder(), devices, is_target };
     must("start", Machine::start_with(extras, &bench.peers.qemu, &spec))
 }
 
@@ -71,7 +71,7 @@ pub(super) fn listening(
 ) -> Checked<(Machine, Proxy)> {
     let at = |what: &str| bench.at(&format!("{what}-{number}"));
     let mut target = machine_with(extras, bench, &format!("target-{number}"), Role::Target, true)?;
-    prepare(&mut target, bench.scenario)?;
+    must("set up the target", bench.terms().set(&mut target))?;
     let (relay, listening, recordings) = (relay(bench, number), at("listening"), at("recordings"));
     must("create a folder", std::fs::create_dir(&recordings))?;
     let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
@@ -86,7 +86,7 @@ fn relay(bench: &Bench<'_>, number: u32) -> PathBuf {
 
 /// What our side is told for its `number`th attempt.
 pub(super) fn words(bench: &Bench<'_>, number: u32, recording: &Path, more: &[&str]) -> Vec<String> {
-    let mut words = arguments(bench.scenario, bench.peers.series);
+    let mut words = bench.terms().arguments();
     words.extend(["--socket".into(), relay(bench, number).display().to_string()]);
     words.extend(["--recording".into(), recording.display().to_string()]);
     words.extend(more.iter().map(|word| (*word).to_owned()));

@@ -10,15 +10,13 @@ use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, failed, must};
 use super::super::check::{Before, all_in, check_connections, check_device, check_sessions, over};
-use super::super::rig::{Notes, Peers, Switchover, phases, prepare};
+use super::super::rig::{Notes, Peers, Switchover, phases};
 use super::super::scenario::{Role, Scenario};
-use super::arguments;
 use super::bench::Bench;
 use super::from_us::machine;
 use crate::qemu::capture;
 use crate::qemu::machine::{Machine, idstr};
 use crate::qemu::peer::listening;
-use crate::qemu::peer::outcome::Outcome;
 use crate::qemu::proxy::{Orders, Proxy};
 use crate::qemu::side::Side;
 
@@ -41,7 +39,7 @@ pub(super) fn run(scenario: &Scenario, peers: &Peers, limit: Duration, notes: &m
 /// A QEMU that is ready to migrate.
 pub(super) fn source(bench: &Bench<'_>) -> Checked<Machine> {
     let mut source = machine(bench, "source", Role::Source, false)?;
-    prepare(&mut source, bench.scenario)?;
+    must("set up the source", bench.terms().set(&mut source))?;
     Ok(source)
 }
 
@@ -51,7 +49,7 @@ fn listening_at(bench: &Bench<'_>, number: u32) -> PathBuf {
 
 /// What our side is told for its `number`th attempt.
 fn words(bench: &Bench<'_>, number: u32, more: &[&str]) -> Vec<String> {
-    let mut words = arguments(bench.scenario, bench.peers.series);
+    let mut words = bench.terms().arguments();
     words.extend(["--socket".into(), listening_at(bench, number).display().to_string()]);
     words.extend(["--reorder-bytes".into(), REORDER_BYTES.to_string()]);
     words.extend(more.iter().map(|word| (*word).to_owned()));
@@ -139,7 +137,7 @@ pub(super) fn whole(
     expect("devices", outcome.devices.len(), bench.scenario.count)?;
     check_connections(bench.scenario, bench.peers.series, &captured)?;
     expect("acknowledgements our side counts", outcome.acks, captured.acks)?;
-    check_memory(bench, &outcome)?;
+    must("RAM", outcome.check_firmware(&bench.peers.qemu))?;
     ensure(outcome.reorder_peak_bytes <= REORDER_BYTES, || format!("held more than it may: {outcome:?}"))?;
     ensure(outcome.memory_peak_bytes <= MEMORY_BYTES_MAX, || format!("our process had too much memory: {outcome:?}"))?;
     notes.details.push(format!(
@@ -151,16 +149,4 @@ pub(super) fn whole(
         migration.downtime_ms.unwrap_or_default()
     ));
     Ok(())
-}
-
-/// RAM came: the firmware is where it was, as its file has it.
-pub(super) fn check_memory(bench: &Bench<'_>, outcome: &Outcome) -> Checked {
-    let bios = outcome.ram.iter().find(|block| block.block == "pc.bios");
-    let bios = bios.ok_or_else(|| failed(format!("no firmware in the RAM that came: {:?}", outcome.ram)))?;
-    let folders = bench.peers.qemu.firmware.iter();
-    let image = folders.map(|folder| folder.join("bios-256k.bin")).find(|path| path.is_file());
-    let image = image.ok_or_else(|| failed("there is no bios-256k.bin with this QEMU"))?;
-    let image = must("read the firmware", std::fs::read(image))?;
-    let digest = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &image);
-    expect("the firmware in the RAM that came", bios.crc64_nvme, digest)
 }
