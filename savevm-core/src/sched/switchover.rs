@@ -9,15 +9,17 @@ use super::config::Switchover;
 use super::decision::{Cause, Estimate, External, Phase};
 use super::grant::Grant;
 use super::model::{self, Term};
-use super::section::last_piece;
+use super::section::{Progress, last_piece};
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 use super::units;
 
 impl SaveScheduler {
     pub(super) fn poll_quiet(&mut self, now: Duration) -> Step {
-        // A chunk under way is finished; none is begun, for the next thing a section is asked is to stop.
-        if self.config.switchover == Switchover::Automatic && !self.pause_asked {
+        // What is under way is finished first, and nothing else begun: the next thing a section is asked is to stop, and no byte
+        // that was read while the guest ran comes behind the word that it stands.
+        let is_idle = self.progress.iter().all(Progress::is_idle);
+        if self.config.switchover == Switchover::Automatic && !self.pause_asked && is_idle {
             self.pause_asked = true;
             self.stopped_at = Some(now);
             return Step::PauseGuest;
