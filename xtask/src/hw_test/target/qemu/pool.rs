@@ -77,11 +77,12 @@ mod test {
     fn nothing_begins_after_the_limit() {
         let mut results = Vec::new();
         let work = |item: &u32| {
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(20));
             *item
         };
-        let finished = each(&[1, 2, 3], jobs(1), Duration::from_millis(1), work, |_, result| results.push(result));
+        let finished = each(&[1, 2, 3], jobs(1), Duration::from_millis(10), work, |_, result| results.push(result));
         assert!(!finished);
-        assert_eq!(results, [1], "what has begun is finished");
+        // On a busy machine the first is too late, too.
+        assert!(matches!(results[..], [] | [1]), "{results:?}");
     }
 }
