@@ -192,6 +192,11 @@ fn measured(name: &'static str, goal: Option<Goal>, values: Vec<f64>, baseline: 
     Some(Measured { name, value: spread(values)?, ratio, goal, reached })
 }
 
+/// The middle of some values, if there are any.
+pub(crate) fn median(values: Vec<f64>) -> Option<f64> {
+    spread(values).map(|spread| spread.median)
+}
+
 /// The quartiles are values that occurred; the median is, too, of an odd number of them.
 fn spread(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);

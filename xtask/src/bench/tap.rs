@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `tap`: what it costs to look at a stream while it passes.
 //!
-//! A whole migration in this process, over a pair of sockets, of devices that cost nothing themselves: one holds a record of
-//! 1 MiB that it yields again and again, the other forgets what is written to it. And the decoder alone, where a record
-//! may take a tenth of a microsecond of the processor's time, however long it is.
+//! A migration in this process, over a pair of sockets, of devices that cost nothing themselves: one holds a record of 1 MiB that
+//! it yields again and again, the other forgets what is written to it. Two migrations differ by more than a tap costs (other
+//! threads on other processors), so both sides' taps look at one stretch of the stream and away from the next, and the
+//! stretches of one migration are compared. Whole migrations are compared as well, without a goal. And the decoder alone, where
+//! a record may take a tenth of a microsecond of the processor's time, however long it is.
 
+use core::cell::Cell;
 use core::hint::black_box;
 use core::time::Duration;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Instant;
 
 use device_mlx5::record::Header;
 use nix::time::{ClockId, clock_gettime};
 use savevm_core::device::{DeviceError, PrecopyInfo, Read, TransitionError};
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::save::{self, SaveOptions};
-use savevm_core::tap::{Tap, Taps};
+use savevm_core::tap::{Tap, TapError, Taps};
 use savevm_core::{Channel, Device, Phase};
 use vfio_mig_fsm::{Capabilities, State};
 
+use super::measure::median;
 use super::{Comparison, Contender, Goal, Outcome, Setting, Unit, per_second};
 use crate::check_stream::Mlx5Tap;
 
@@ -28,21 +33,104 @@ const PIECE_BYTES: u32 = 1 << 20;
 const RECORD_BUDGET_NS: u32 = 100;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
-    let (pieces, records) = if setting.quick { (32, 10_000) } else { (256, 200_000) };
-    Ok(vec![migration(setting, pieces)?, budget(setting, records)?, length(setting, records)?])
+    let (pieces, count, records) = if setting.quick { (32, 8, 10_000) } else { (256, 64, 200_000) };
+    let record = record(PIECE_BYTES);
+    Ok(vec![
+        stretches(setting, &record, count)?,
+        migrations(setting, &record, pieces)?,
+        budget(setting, records)?,
+        length(setting, records)?,
+    ])
+}
+
+/// A stretch, in pieces.
+const STRETCH: u32 = 64;
+/// Of each stretch, this many pieces do not count: while they are written, what is read may be of the next.
+const SETTLING: u32 = 24;
+
+/// Seen, unseen, unseen, seen and again, so that what drifts meets both alike.
+const fn is_seen(stretch: u64) -> bool {
+    matches!(stretch % 4, 0 | 3)
+}
+
+/// The stretches in which the taps look, against those in which they do not.
+fn stretches(setting: &Setting, record: &[u8], count: u32) -> Result<Outcome, String> {
+    // One migration gives both values of a round: whichever contender has its turn first runs it.
+    let pending: [Cell<Option<f64>>; 2] = Default::default();
+    let value = |wanted: usize| {
+        let [unseen, seen] = &pending;
+        let own = if wanted == 0 { unseen } else { seen };
+        if let Some(value) = own.take() {
+            return Ok(value);
+        }
+        let [of_unseen, of_seen] = speeds(record, count)?;
+        unseen.set(Some(of_unseen));
+        seen.set(Some(of_seen));
+        own.take().ok_or_else(|| "nothing was measured".to_owned())
+    };
+    setting.compare(Comparison {
+        name: "tap/stretches of one migration of mlx5 records".into(),
+        unit: Unit::BytesPerSecond,
+        baseline: Contender::new("looking away", None, || value(0)),
+        contenders: vec![Contender::new("checked on both sides", Some(Goal::AtLeast(0.97)), || value(1))],
+    })
+}
+
+/// Of the unseen and the seen stretches of a migration, the median.
+fn speeds(record: &[u8], count: u32) -> Result<[f64; 2], String> {
+    let pieces = STRETCH.saturating_mul(count);
+    let written = migrate(record, pieces, &Taps::new(|_| Some(Box::new(Glancing::default()))))?;
+    let (mut unseen, mut seen) = (Vec::new(), Vec::new());
+    let stretches = written.chunks(usize::try_from(STRETCH).unwrap_or(usize::MAX));
+    for (index, stretch) in (0..count).zip(stretches) {
+        let counted =
+            stretch.get(usize::try_from(SETTLING).unwrap_or(usize::MAX)..).and_then(|it| it.first().zip(it.last()));
+        let (first, last) = counted.ok_or("a device state was not written in the pieces it was read in")?;
+        let seconds = last.saturating_duration_since(*first).as_secs_f64().max(f64::MIN_POSITIVE);
+        let bytes = f64::from(STRETCH.saturating_sub(SETTLING).saturating_sub(1)) * f64::from(PIECE_BYTES);
+        if is_seen(index.into()) { &mut seen } else { &mut unseen }.push(bytes / seconds);
+    }
+    median(unseen)
+        .zip(median(seen))
+        .map(|(unseen, seen)| [unseen, seen])
+        .ok_or_else(|| "nothing was measured".to_owned())
+}
+
+/// A tap that looks at every other stretch or so.
+struct Glancing {
+    tap: Mlx5Tap,
+    offset: u64,
+}
+
+impl Default for Glancing {
+    fn default() -> Self {
+        Self { tap: Mlx5Tap::new(u64::MAX), offset: 0 }
+    }
+}
+
+impl Tap for Glancing {
+    fn data(&mut self, phase: Phase, bytes: &[u8]) -> Result<(), TapError> {
+        let stretch_bytes = u64::from(PIECE_BYTES).saturating_mul(STRETCH.into());
+        let stretch = self.offset.checked_div(stretch_bytes).unwrap_or(0);
+        self.offset = self.offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if is_seen(stretch) { self.tap.data(phase, bytes) } else { Ok(()) }
+    }
+
+    fn end(&mut self) -> Result<(), TapError> {
+        self.tap.end()
+    }
 }
 
 /// The same migration with and without taps on both sides.
-fn migration(setting: &Setting, pieces: u32) -> Result<Outcome, String> {
-    let record = record(PIECE_BYTES);
+fn migrations(setting: &Setting, record: &[u8], pieces: u32) -> Result<Outcome, String> {
     let taps = || Taps::new(|_| Some(Box::new(Mlx5Tap::new(u64::MAX))));
+    let bytes = u64::from(PIECE_BYTES).saturating_mul(pieces.into());
+    let timed = |taps: &Taps| per_second(bytes, || migrate(record, pieces, taps).map(|_| ()));
     setting.compare(Comparison {
-        name: "tap/migration of mlx5 records".into(),
+        name: "tap/whole migrations of mlx5 records".into(),
         unit: Unit::BytesPerSecond,
-        baseline: Contender::new("unseen", None, || migrate(&record, pieces, &Taps::default())),
-        contenders: vec![Contender::new("checked on both sides", Some(Goal::AtLeast(0.97)), || {
-            migrate(&record, pieces, &taps())
-        })],
+        baseline: Contender::new("without taps", None, || timed(&Taps::default())),
+        contenders: vec![Contender::new("checked on both sides", None, || timed(&taps()))],
     })
 }
 
@@ -100,25 +188,25 @@ fn processor_time() -> Result<Duration, String> {
     now.map(Duration::from).map_err(|error| format!("no processor time: {error}"))
 }
 
-fn migrate(record: &[u8], pieces: u32, taps: &Taps) -> Result<f64, String> {
+/// Gives when each piece was written.
+fn migrate(record: &[u8], pieces: u32, taps: &Taps) -> Result<Vec<Instant>, String> {
     let no_pair = |error| format!("no pair of sockets: {error}");
     let (left, right) = UnixStream::pair().map_err(no_pair)?;
     let (left, right) = (Channel::unix(left).map_err(no_pair)?, Channel::unix(right).map_err(no_pair)?);
     let (mut save, mut load) = (SaveOptions::default(), LoadOptions::default());
     (save.taps, load.taps) = (taps.clone(), taps.clone());
     save.precopy = None;
-    let mut source = [Replayed { state: State::Running, record, left: pieces }];
-    let mut target = [Replayed { state: State::Running, record: &[], left: 0 }];
-    let bytes = u64::from(PIECE_BYTES).saturating_mul(pieces.into());
-    per_second(bytes, || {
-        thread::scope(|scope| {
-            let loading =
-                scope.spawn(|| load::load(&mut target, right, &mut (), &load).and_then(load::Loaded::run).map(|_| ()));
-            let saved = save::save(&mut source, left, &mut (), &save).and_then(save::Ready::commit);
-            saved.map_err(|error| error.to_string())?;
-            loading.join().map_err(|_| "the target panicked".to_owned())?.map_err(|error| error.to_string())
-        })
-    })
+    let mut source = [Replayed::new(record, pieces)];
+    let mut target = [Replayed::new(&[], pieces)];
+    thread::scope(|scope| {
+        let loading =
+            scope.spawn(|| load::load(&mut target, right, &mut (), &load).and_then(load::Loaded::run).map(|_| ()));
+        let saved = save::save(&mut source, left, &mut (), &save).and_then(save::Ready::commit);
+        saved.map_err(|error| error.to_string())?;
+        loading.join().map_err(|_| "the target panicked".to_owned())?.map_err(|error| error.to_string())
+    })?;
+    let [target] = target;
+    Ok(target.written)
 }
 
 /// A device that yields a record so many times, or forgets what it is given.
@@ -126,6 +214,14 @@ struct Replayed<'a> {
     state: State,
     record: &'a [u8],
     left: u32,
+    written: Vec<Instant>,
+}
+
+impl<'a> Replayed<'a> {
+    fn new(record: &'a [u8], pieces: u32) -> Self {
+        let written = Vec::with_capacity(usize::try_from(pieces).unwrap_or(0));
+        Self { state: State::Running, record, left: pieces, written }
+    }
 }
 
 impl Device for Replayed<'_> {
@@ -162,6 +258,7 @@ impl Device for Replayed<'_> {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
         black_box(bytes);
+        self.written.push(Instant::now());
         Ok(())
     }
 
