@@ -74,6 +74,8 @@ mod link;
 #[cfg(feature = "std")]
 pub mod load;
 #[cfg(feature = "std")]
+pub mod lobby;
+#[cfg(feature = "std")]
 pub mod qemu;
 #[cfg(feature = "std")]
 mod restore;

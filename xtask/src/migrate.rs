@@ -161,6 +161,11 @@ struct TargetArgs {
     /// Where to listen: tcp:HOST:PORT (port 0 picks one), unix:PATH, or file:PATH to read a file
     #[arg(long, value_name = "ADDRESS")]
     from: Address,
+
+    /// Give up when no source has connected and said all of its Hello in this long. Connections that say none are turned
+    /// away in the meantime, each after --timeout at the latest [default: listen until a signal]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    wait: Option<Duration>,
 }
 
 /// Runs one side; the exit status is 0 only if the state moved.

@@ -2,7 +2,7 @@
 //! Connecting, for one or several channels.
 
 use core::time::Duration;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,6 +15,7 @@ use savevm_core::{Cancel, Channel};
 const POLL: Duration = Duration::from_millis(20);
 
 /// A connected peer.
+#[derive(Debug)]
 pub(crate) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -46,6 +47,14 @@ impl Transport {
         match self {
             Self::Tcp(stream) => Channel::tcp(stream),
             Self::Unix(stream) => Channel::unix(stream),
+        }
+    }
+
+    /// Whether reads and writes return at once.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(nonblocking),
+            Self::Unix(stream) => stream.set_nonblocking(nonblocking),
         }
     }
 
@@ -100,20 +109,48 @@ impl Listener {
         }
     }
 
-    /// Waits for the peer, for as long as nobody cancels.
-    pub(crate) fn accept(&self, patience: Option<Duration>, cancel: &Cancel) -> io::Result<Transport> {
-        retry(patience.unwrap_or(Duration::MAX), cancel, || match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(false)?;
-                Ok(Transport::Tcp(stream))
-            }
-            Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(false)?;
-                Ok(Transport::Unix(stream))
-            }
-        })
+    /// The next connection, if one has come.
+    pub(crate) fn accept(&self) -> io::Result<Option<Transport>> {
+        let accepted = match self {
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Transport::Tcp(stream)),
+            Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Transport::Unix(stream)),
+        };
+        match accepted {
+            Ok(transport) => transport.set_nonblocking(true).map(|()| Some(transport)),
+            Err(error) if is_passing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What ends with the connection it came with, or when another one ends, and is no reason to stop listening.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
     }
 }
 

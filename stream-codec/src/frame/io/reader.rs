@@ -111,6 +111,12 @@ impl<R: Read> FrameReader<R> {
     pub const fn get_mut(&mut self) -> &mut R {
         &mut self.source.reader
     }
+
+    /// The transport, at the position that [`offset`](Self::offset) says.
+    #[must_use]
+    pub fn into_inner(self) -> R {
+        self.source.reader
+    }
 }
 
 #[derive(Debug)]
