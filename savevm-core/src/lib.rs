@@ -85,6 +85,8 @@ pub mod save;
 pub mod sim;
 #[cfg(feature = "std")]
 mod sync;
+#[cfg(feature = "std")]
+mod trace;
 
 pub use device::{Device, DeviceError, PrecopyInfo, TransitionError};
 pub use hooks::{Cancel, Hooks, Phase};

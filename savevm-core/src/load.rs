@@ -32,6 +32,7 @@ use crate::restore;
 use crate::save::DeviceSum;
 use crate::sync::Mutex;
 use crate::tap::Taps;
+use crate::trace::Trace;
 use course::Course;
 use crew::{Crew, Station};
 use set::TargetSet;
@@ -91,7 +92,7 @@ where
     match loaded.run_phases().and_then(|()| loaded.wait_commit()) {
         Ok(()) => {
             loaded.set.disarm();
-            loaded.set.vmm.hooks.phase(Phase::Done);
+            loaded.set.vmm.begin(Phase::Done);
             Ok(loaded.sums())
         }
         Err(cause) => Err(loaded.failed(cause)),
@@ -132,7 +133,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         one_way: bool,
     ) -> Self {
         let (readers, wire) = Wire::new(channels, Role::Target, options.limits, options.cancel.clone());
-        let set = TargetSet::new(devices, hooks, options.cancel.clone());
+        let trace = Trace::new("target", devices.len(), wire.lanes.len());
+        let set = TargetSet::new(devices, hooks, options.cancel.clone(), trace);
         Self { set, readers, wire, taps: options.taps.clone(), one_way }
     }
 
@@ -169,8 +171,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
             return Err(MigrationError { phase: self.set.vmm.phase, cause, devices: Vec::new(), committed: true });
         }
         let source_told = send_complete(&self.wire).is_ok();
-        self.set.vmm.phase = Phase::Done;
-        self.set.vmm.hooks.phase(Phase::Done);
+        self.set.vmm.begin(Phase::Done);
         Ok(Running { devices: self.sums(), source_told, counters: self.counters() })
     }
 
@@ -184,10 +185,11 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
     fn run_phases(&mut self) -> Result<(), Cause> {
         let pairing = self.set.pairing();
         let TargetSet { devices, progress, vmm, .. } = &mut self.set;
+        let traces = devices.iter().enumerate().map(|(index, device)| vmm.trace.device(index, device.name())).collect();
         let stations = devices.iter_mut().zip(progress.iter_mut());
         let stations = stations.map(|(device, progress)| Mutex::new(Station { device, progress })).collect();
         let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
-        let crew = &Crew { wire, stations, local: OnceLock::new(), one_way };
+        let crew = &Crew { wire, stations, local: OnceLock::new(), one_way, traces };
         let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
         thread::scope(|scope| {
             let _lead = Lead(wire);
@@ -215,8 +217,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
     }
 
     fn wait_commit(&mut self) -> Result<(), Cause> {
-        self.set.vmm.phase = Phase::Commit;
-        self.set.vmm.hooks.phase(Phase::Commit);
+        self.set.vmm.begin(Phase::Commit);
         // Everything is acknowledged, so the source may have given the devices up already: a cancel here would leave
         // them running nowhere. Only the source's word, or its silence, decides now.
         match wait_verdict(&mut self.wire, &mut self.readers)? {
@@ -232,7 +233,11 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
     }
 
     fn failed(&mut self, cause: Cause) -> MigrationError {
-        MigrationError { phase: self.set.vmm.phase, cause, devices: self.set.restore(), committed: false }
+        let phase = self.set.vmm.phase;
+        self.set.vmm.trace.abort(phase, &cause);
+        let devices = self.set.restore();
+        self.set.vmm.trace.end();
+        MigrationError { phase, cause, devices, committed: false }
     }
 }
 

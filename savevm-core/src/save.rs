@@ -43,6 +43,7 @@ use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
 use crate::tap::Taps;
+use crate::trace::Trace;
 use course::Course;
 use drive::Drive;
 pub use precopy::Precopy;
@@ -170,7 +171,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         options: &SaveOptions,
     ) -> Self {
         let (readers, wire) = Wire::new(channels, role, options.limits, options.cancel.clone());
-        Self { set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps), readers, wire }
+        let trace = Trace::new("source", devices.len(), wire.lanes.len());
+        Self { set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps, trace), readers, wire }
     }
 
     /// What moved, and what both sides agree on.
@@ -279,10 +281,15 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
     }
 
     fn failed(&mut self, cause: Cause) -> MigrationError {
-        MigrationError { phase: self.set.vmm.phase, cause, devices: self.set.restore(), committed: false }
+        let phase = self.set.vmm.phase;
+        self.set.vmm.trace.abort(phase, &cause);
+        let devices = self.set.restore();
+        self.set.vmm.trace.end();
+        MigrationError { phase, cause, devices, committed: false }
     }
 
     fn in_doubt(&mut self, cause: Cause) -> MigrationError {
+        self.set.vmm.trace.in_doubt(&cause);
         self.set.disarm();
         MigrationError { phase: self.set.vmm.phase, cause, devices: Vec::new(), committed: true }
     }

@@ -6,6 +6,7 @@ mod outcome;
 mod pause;
 mod source;
 mod target;
+mod tell;
 mod transport;
 mod watch;
 
@@ -91,6 +92,11 @@ struct Common {
     #[arg(long)]
     check_stream: bool,
 
+    /// Tell on standard error what happens and why: the phases and every decision. Twice, also the calls to the devices
+    /// and their sizes; three times, every piece of work
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
     /// Print one JSON document with the outcome on standard output
     #[arg(long)]
     json: bool,
@@ -174,6 +180,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     if let Some(status) = common.soft.run_again_if_asked() {
         return status;
     }
+    tell::start(common.verbose);
     match args.side {
         Side::Source(args) => source::run(&args),
         Side::Target(args) => target::run(&args),

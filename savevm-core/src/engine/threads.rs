@@ -10,6 +10,7 @@ use std::vec::Vec;
 use super::receive::{self, Deliver};
 use super::wire::{Reader, Wire, at};
 use crate::error::Cause;
+use crate::trace::Carried;
 
 /// Starts a named thread. If it panics, who leads hears of it; the panic goes on when the scope ends.
 ///
@@ -21,9 +22,10 @@ pub(crate) fn start<'scope, 'env>(
     name: &str,
     body: impl FnOnce() + Send + 'scope,
 ) -> Result<(), Cause> {
+    let carried = Carried::here();
     let watched = move || {
         let _last_word = LastWord(wire);
-        body();
+        carried.run(body);
     };
     // The system cuts names at 15 bytes.
     let started = Builder::new().name(format!("mig {name}")).spawn_scoped(scope, watched);
@@ -108,10 +110,11 @@ pub(crate) fn in_parallel<D: Send, R: Send>(devices: &mut [D], act: impl Fn(usiz
         let result = act(index, device);
         lock(&results).push((index, result));
     };
+    let carried = Carried::here();
     thread::scope(|scope| {
         for _ in 1..count {
             // One thread fewer is slower, and no failure.
-            let _ = Builder::new().name("mig device".into()).spawn_scoped(scope, work);
+            let _ = Builder::new().name("mig device".into()).spawn_scoped(scope, || carried.run(work));
         }
         work();
     });

@@ -102,8 +102,14 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             match self.next()? {
                 Event::Control(Incoming::Open { index, name, identity }) => {
                     match pairing.pair(index, &name, &identity) {
-                        Ok(local) => crew.watch(local, taps, &identity),
-                        Err(reason) => reasons.push(reason),
+                        Ok(local) => {
+                            self.vmm.trace.offered(&name, Ok(()));
+                            crew.watch(local, taps, &identity);
+                        }
+                        Err(reason) => {
+                            self.vmm.trace.offered(&name, Err(&reason));
+                            reasons.push(reason);
+                        }
                     }
                 }
                 other => return Err(out_of_place(other)),

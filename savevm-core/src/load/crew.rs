@@ -25,6 +25,7 @@ use crate::hooks::Phase;
 use crate::link;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::tap::{Side, Subject, Taps};
+use crate::trace::{Activity, DeviceTrace};
 
 /// One local device and what is known of it.
 pub(super) struct Station<'d, D> {
@@ -40,6 +41,8 @@ pub(super) struct Crew<'w, 'a, 'd, D> {
     /// For each device of the offer, the local one of that name.
     pub(super) local: OnceLock<Vec<usize>>,
     pub(super) one_way: bool,
+    /// By the local number.
+    pub(super) traces: Vec<DeviceTrace>,
 }
 
 impl<'d, D: Device> Crew<'_, '_, 'd, D> {
@@ -48,6 +51,12 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let station = local.and_then(|local| self.stations.get(*local));
         let unknown = || Cause::refused(format!("the stream speaks of device {index}, which was never offered"));
         station.map(lock).ok_or_else(unknown)
+    }
+
+    /// For a device of the offer.
+    fn trace(&self, index: usize) -> DeviceTrace {
+        let local = self.local.get().and_then(|local| local.get(index));
+        local.and_then(|local| self.traces.get(*local)).cloned().unwrap_or_default()
     }
 
     /// Prepares to look at the stream of a local device, which is that of a source's device with this identity.
@@ -100,8 +109,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     /// Opens the resuming session of a device.
     fn begin(&self, index: usize) -> Result<(), Cause> {
         let mut station = self.station(index)?;
-        station.progress.touched = true;
-        Ok(self.wire.board.in_device(|| station.device.transition(State::Resuming))?)
+        let Station { device, progress } = &mut *station;
+        progress.touched = true;
+        let resume = || self.wire.board.in_device(|| device.transition(State::Resuming));
+        Ok(self.trace(index).call(Activity::Transition(State::Resuming), resume)?)
     }
 
     /// Writes a chunk, as the writer of the device, and makes room known.
@@ -112,7 +123,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         let grant = self.wire.passage(index)?.window.written(took);
         match grant {
-            Some(frames) if !self.one_way => self.wire.send(Message::Credit { device: link::number(index), frames }),
+            Some(frames) if !self.one_way => {
+                self.trace(index).granted(frames);
+                self.wire.send(Message::Credit { device: link::number(index), frames })
+            }
             _ => Ok(()),
         }
     }
@@ -156,9 +170,13 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
             board.in_device(|| device.write(&held))?;
             drop(held);
         }
-        board.in_device(|| device.transition(State::Stop))?;
+        self.trace(index)
+            .call(Activity::Transition(State::Stop), || board.in_device(|| device.transition(State::Stop)))?;
         match board.in_device(|| device.state())? {
-            State::Stop => Ok(received),
+            State::Stop => {
+                self.trace(index).done("loaded, and equal to what was sent", received);
+                Ok(received)
+            }
             other => {
                 let detail = format!("it says it stopped, and is in {other}");
                 Err(DeviceError::contract(device.name(), Call::SetState(State::Stop), detail).into())

@@ -12,6 +12,7 @@ use crate::hooks::{Cancel, Hooks, Phase};
 use crate::identity::{self, Question};
 use crate::restore::{self, Restored};
 use crate::tap::Watched;
+use crate::trace::Trace;
 
 /// What is known of one local device while it is filled.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub(super) struct Progress {
 pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     pub(super) hooks: &'a mut H,
     pub(super) phase: Phase,
+    pub(super) trace: Trace,
     cancel: Cancel,
 }
 
@@ -48,9 +50,15 @@ pub(super) struct Pairing {
 impl<H: Hooks + ?Sized> Vmm<'_, H> {
     /// Begins a phase, unless somebody asked to stop.
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
-        self.phase = phase;
-        self.hooks.phase(phase);
+        self.begin(phase);
         self.check_cancel()
+    }
+
+    /// Begins a phase that nothing can stop.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.trace.begin(phase);
+        self.trace.in_phase(|| self.hooks.phase(phase));
     }
 
     pub(super) fn check_cancel(&self) -> Result<(), Cause> {
@@ -59,9 +67,9 @@ impl<H: Hooks + ?Sized> Vmm<'_, H> {
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> TargetSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel) -> Self {
+    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, trace: Trace) -> Self {
         let progress = devices.iter().map(|_| Progress::default()).collect();
-        Self { devices, progress, vmm: Vmm { hooks, phase: Phase::Hello, cancel }, armed: true }
+        Self { devices, progress, vmm: Vmm { hooks, phase: Phase::Hello, trace, cancel }, armed: true }
     }
 
     pub(super) fn pairing(&self) -> Pairing {
@@ -84,7 +92,9 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> TargetSet<'a, D, H> {
         }
         self.armed = false;
         let touched: Vec<bool> = self.progress.iter().map(|progress| progress.touched).collect();
-        restore::reset_all(self.devices, &touched)
+        let restored = restore::reset_all(self.devices, &touched);
+        self.vmm.trace.restored(&restored);
+        restored
     }
 }
 

@@ -116,7 +116,7 @@ where
     C: Write + Send,
 {
     let mut ready = Ready {
-        set: Set::new(devices, machine, options),
+        set: Set::new(devices, machine, channels.len(), options),
         main: MainWriter::new(main),
         answers: back.map(Answers::new),
         section_id_first: options.section_id_first,
@@ -343,7 +343,7 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
                 if let Err(cause) = self.set.retire() {
                     return Err(self.in_doubt(cause));
                 }
-                self.set.machine.phase(Phase::Done);
+                self.set.begin(Phase::Done);
                 Ok(core::mem::take(&mut self.report))
             }
             Err(cause @ Cause::Qemu(super::StreamError::Refused { .. })) => Err(self.fail(cause)),
@@ -382,7 +382,8 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
             }
             _ => cause,
         };
-        MigrationError { phase: self.set.phase, cause, devices: self.set.restore(), committed: false }
+        let (phase, devices) = (self.set.phase, self.set.abort(&cause));
+        MigrationError { phase, cause, devices, committed: false }
     }
 
     fn in_doubt(&mut self, cause: Cause) -> MigrationError {

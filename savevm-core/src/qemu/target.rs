@@ -26,6 +26,7 @@ use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::restore;
 use crate::save::DeviceSum;
+use crate::trace::Trace;
 
 /// The VMM's part of a target: everything that is not a VFIO device.
 ///
@@ -104,6 +105,7 @@ pub struct Loaded<'a, D: Device + Send, V: TargetMachine + ?Sized, W: Write> {
     machine: &'a mut V,
     back: Back<W>,
     report: Report,
+    trace: Trace,
     armed: bool,
 }
 
@@ -145,7 +147,7 @@ where
     C: Read + Send,
 {
     let shared = Shared::new(&mut *devices, &mut *machine, channels.len(), options);
-    let mut stream = Stream::new(&shared, back, options);
+    let mut stream = Stream::new(&shared, back, channels.len(), options);
     std::thread::scope(|scope| {
         // A connection is closed after the reason is known: the source breaks all others then, which is no reason.
         for (index, mut channel) in channels.into_iter().enumerate() {
@@ -165,7 +167,7 @@ where
         }
     });
     let (failure, phase) = (shared.failure(), stream.phase);
-    let mut back = stream.back;
+    let (mut back, mut trace) = (stream.back, stream.trace);
     let (acks_sent, reorder_peak_bytes) = (stream.acks_sent, shared.peak_bytes());
     let mut report = Report { devices: Vec::new(), acks_sent, reorder_peak_bytes, source_told: false };
     let mut touched = Vec::new();
@@ -177,20 +179,24 @@ where
     }
     drop(shared);
     if let Some(cause) = failure {
-        return Err(fail(devices, &mut back, &touched, phase, cause));
+        return Err(fail(devices, &mut back, &mut trace, &touched, phase, cause));
     }
-    Ok(Loaded { devices, machine, back, report, armed: true })
+    Ok(Loaded { devices, machine, back, report, trace, armed: true })
 }
 
 /// Says so, and resets what was touched: a half state must not run.
 fn fail<D: Device + Send, W: Write>(
     devices: &mut [D],
     back: &mut Back<W>,
+    trace: &mut Trace,
     touched: &[bool],
     phase: Phase,
     cause: Cause,
 ) -> MigrationError {
+    trace.abort(phase, &cause);
     let restored = restore::reset_all(devices, touched);
+    trace.restored(&restored);
+    trace.end();
     // A source that cannot be told notices the end of the connection.
     let _ = back.shut(1);
     MigrationError { phase, cause, devices: restored, committed: false }
@@ -269,7 +275,7 @@ impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> 
     /// is this side's, and a device does not run.
     pub fn run(mut self) -> Result<Report, MigrationError> {
         self.armed = false;
-        self.machine.phase(Phase::Commit);
+        self.begin(Phase::Commit);
         match self.back.shut(0) {
             Ok(told) => self.report.source_told = told,
             Err(cause) => return Err(self.fail(cause)),
@@ -278,13 +284,18 @@ impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> 
             let (phase, devices) = (Phase::Commit, Vec::new());
             return Err(MigrationError { phase, cause: error.into(), devices, committed: true });
         }
-        self.machine.phase(Phase::Done);
+        self.begin(Phase::Done);
         Ok(core::mem::take(&mut self.report))
     }
 
     fn fail(&mut self, cause: Cause) -> MigrationError {
         let touched = vec![true; self.devices.len()];
-        fail(self.devices, &mut self.back, &touched, Phase::Commit, cause)
+        fail(self.devices, &mut self.back, &mut self.trace, &touched, Phase::Commit, cause)
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.trace.begin(phase);
+        self.trace.in_phase(|| self.machine.phase(phase));
     }
 }
 

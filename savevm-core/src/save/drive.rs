@@ -2,7 +2,7 @@
 //! The scheduler at the wheel: its steps become tasks of the devices' threads, and what comes of them its events.
 
 use core::time::Duration;
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
@@ -30,13 +30,23 @@ pub(super) struct Drive {
     finished: usize,
     /// Whether there is a pre-copy phase to speak of.
     has_precopy: bool,
+    /// Why the scheduler gave up, if it did.
+    gave_up: Option<String>,
 }
 
 impl Drive {
     pub(super) fn new(config: Config, has_precopy: bool) -> Self {
         let frames = vec![0; config.sections.len()];
         let scheduler = SaveScheduler::new(config);
-        Self { scheduler, started: Instant::now(), last: Duration::ZERO, frames, finished: 0, has_precopy }
+        Self {
+            scheduler,
+            started: Instant::now(),
+            last: Duration::ZERO,
+            frames,
+            finished: 0,
+            has_precopy,
+            gave_up: None,
+        }
     }
 
     fn now(&mut self) -> Duration {
@@ -57,6 +67,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             let now = drive.now();
             let step = drive.scheduler.poll(now);
             self.announce_phase(drive)?;
+            self.announce_decisions(drive);
             match step {
                 Step::Transition { section, to } => self.task(section, Task::Transition(to))?,
                 Step::Query { section } => self.task(section, Task::Query)?,
@@ -91,6 +102,15 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             _ => return Ok(()),
         };
         if self.vmm.phase == phase { Ok(()) } else { self.vmm.enter(phase) }
+    }
+
+    fn announce_decisions(&self, drive: &mut Drive) {
+        while let Some((at, decision)) = drive.scheduler.take_decision() {
+            self.vmm.trace.decision(at, &decision);
+            if let Decision::GiveUp(cause) = decision {
+                drive.gave_up = Some(cause.to_string());
+            }
+        }
     }
 
     /// Everything that can is quiet: the last moment to say so while the guest runs.
@@ -167,11 +187,5 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
 /// Why the scheduler wants no more.
 fn given_up(drive: &mut Drive) -> Cause {
-    let mut reason = "the scheduler gave up".to_string();
-    while let Some((_, decision)) = drive.scheduler.take_decision() {
-        if let Decision::GiveUp(cause) = decision {
-            reason = cause.to_string();
-        }
-    }
-    Cause::GivenUp { reason }
+    Cause::GivenUp { reason: drive.gave_up.take().unwrap_or_else(|| "the scheduler gave up".to_string()) }
 }

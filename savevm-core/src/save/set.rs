@@ -14,6 +14,7 @@ use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::restore::{self, Restored};
 use crate::tap::{Side, Subject, Taps, Watched};
+use crate::trace::{Activity, DeviceTrace, Trace};
 
 /// What is known of one device while it is read.
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ pub(super) struct Progress {
     /// The device has said that nothing will follow.
     pub(super) has_ended: bool,
     pub(super) watched: Watched,
+    pub(super) trace: DeviceTrace,
 }
 
 /// What the target is told of a device.
@@ -48,6 +50,7 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     cancel: Cancel,
     guest_paused: bool,
     pub(super) stopped_at: Option<Instant>,
+    pub(super) trace: Trace,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -61,35 +64,40 @@ pub(super) struct SourceSet<'a, D: Device, H: Hooks + ?Sized> {
 impl<H: Hooks + ?Sized> Vmm<'_, H> {
     /// Begins a phase, unless somebody asked to stop.
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
-        self.phase = phase;
-        self.hooks.phase(phase);
+        self.begin(phase);
         if self.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.trace.begin(phase);
+        self.trace.in_phase(|| self.hooks.phase(phase));
     }
 
     /// Stops the guest. The downtime begins.
     pub(super) fn pause_guest(&mut self) -> Result<(), Cause> {
         self.stopped_at = Some(Instant::now());
-        self.hooks.pause_guest().map_err(|reason| Cause::Guest { reason })?;
+        self.trace.in_phase(|| self.hooks.pause_guest()).map_err(|reason| Cause::Guest { reason })?;
         self.guest_paused = true;
         Ok(())
     }
 
     /// The last phase, which nothing can stop.
     pub(super) fn done(&mut self) {
-        self.phase = Phase::Done;
-        self.hooks.phase(Phase::Done);
+        self.begin(Phase::Done);
     }
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: &Taps) -> Self {
-        let progress = |device: &D| {
+    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: &Taps, trace: Trace) -> Self {
+        let progress = |(index, device): (usize, &D)| {
             let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
             let subject = Subject { side: Side::Source, name, stream_identity: identity, identity, capabilities };
-            Progress { watched: taps.watch(&subject), ..Progress::default() }
+            let trace = trace.device(index, name);
+            Progress { watched: taps.watch(&subject), trace, ..Progress::default() }
         };
-        let progress = devices.iter().map(progress).collect();
-        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None };
+        let progress = devices.iter().enumerate().map(progress).collect();
+        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace };
         Self { devices, progress, vmm, armed: true }
     }
 
@@ -104,7 +112,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
 
     /// Ends the data sessions of devices that were given up.
     pub(super) fn retire(&mut self) -> Result<(), Cause> {
-        let retired = in_parallel(self.devices, |_, device| device.transition(State::Stop));
+        let traces: Vec<DeviceTrace> = self.progress.iter().map(|progress| progress.trace.clone()).collect();
+        let stop = |index: usize, device: &mut D| {
+            let trace = traces.get(index).cloned().unwrap_or_default();
+            trace.call(Activity::Transition(State::Stop), || device.transition(State::Stop))
+        };
+        let retired = in_parallel(self.devices, stop);
         retired.into_iter().try_for_each(|retired| Ok(retired?))
     }
 
@@ -125,9 +138,11 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
         self.armed = false;
         let homes: Vec<Option<State>> = self.progress.iter().map(|progress| progress.home).collect();
         let restored = restore::return_to(self.devices, &homes);
+        self.vmm.trace.restored(&restored);
         if self.vmm.guest_paused {
             self.vmm.guest_paused = false;
-            self.vmm.hooks.resume_guest();
+            let Vmm { hooks, trace, .. } = &mut self.vmm;
+            trace.in_phase(|| hooks.resume_guest());
         }
         restored
     }

@@ -18,6 +18,7 @@ use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::sched::Sizes;
+use crate::trace::Activity;
 
 /// A device that yields its state in small pieces is read again for as long, so that its frames are not as small.
 const GATHERING: Duration = Duration::from_millis(1);
@@ -59,11 +60,12 @@ impl<D: Device> Worker<'_, '_, '_, D> {
 
     fn act(&mut self, task: Task) -> Result<Done, Cause> {
         self.lap_began = Instant::now();
+        let trace = self.progress.trace.clone();
         match task {
-            Task::Describe => self.describe(),
-            Task::Transition(to) => self.transition(to),
-            Task::Query => self.query(),
-            Task::Read { bytes_max } => self.read(bytes_max),
+            Task::Describe => trace.call(Activity::Describe, || self.describe()),
+            Task::Transition(to) => trace.call(Activity::Transition(to), || self.transition(to)),
+            Task::Query => trace.call(Activity::Query, || self.query()),
+            Task::Read { bytes_max } => trace.call(Activity::Read { bytes_max }, || self.read(bytes_max)),
         }
     }
 
@@ -97,7 +99,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         }
         let info = wire.board.in_device(|| device.precopy_info())?;
         let sizes = Sizes::new(info.initial_bytes, info.dirty_bytes, stop_copy_bytes);
-        Ok(Done::Queried(if info.reinit == Some(true) { sizes.reinitialised() } else { sizes }))
+        let sizes = if info.reinit == Some(true) { sizes.reinitialised() } else { sizes };
+        progress.trace.sizes(&sizes);
+        Ok(Done::Queried(sizes))
     }
 
     /// Chunk by chunk, up to `bytes_max`.
@@ -120,8 +124,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 Chunk::Drained(_) => return Ok(Done::Drained),
                 Chunk::End if moved > 0 => break,
                 Chunk::End => {
-                    let Progress { digest, sequence, watched, .. } = &mut *self.progress;
+                    let Progress { digest, sequence, watched, trace, .. } = &mut *self.progress;
                     watched.end().map_err(Cause::tap(self.device.name()))?;
+                    trace.done("read to its end", digest.sum());
                     return Ok(Done::Ended { sum: digest.sum(), frames: *sequence });
                 }
             }
@@ -185,7 +190,11 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let whole = now.saturating_duration_since(self.lap_began);
         let sending = now.saturating_duration_since(send_began);
         self.lap_began = now;
+        let was_spread = self.spread.is_spread();
         self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting });
+        if self.spread.is_spread() != was_spread {
+            self.progress.trace.spreads(!was_spread);
+        }
     }
 
     /// Reads until the buffer is full, or the device has nothing more, or takes its time. Gives what it said last.

@@ -79,6 +79,7 @@ mod undo;
 mod units;
 #[cfg(feature = "serde")]
 mod wire;
+mod words;
 
 pub use committed::Committed;
 pub use config::{Config, Kind, Policy, Profile, Section, Switchover, Timing, Verdict};

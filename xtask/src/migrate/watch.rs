@@ -25,7 +25,11 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(common: &Common, names: &[String], connections: Vec<Transport>) -> Self {
-        let bars = if std::io::stderr().is_terminal() && !common.json { bars(names) } else { Vec::new() };
+        let bars = if std::io::stderr().is_terminal() && !common.json && common.verbose == 0 {
+            bars(names)
+        } else {
+            Vec::new()
+        };
         Self {
             started: Instant::now(),
             phases: Vec::new(),

@@ -17,6 +17,7 @@ use crate::hooks::{Cancel, Phase};
 use crate::qemu::Acks;
 use crate::restore::{self, Restored};
 use crate::save::DeviceSum;
+use crate::trace::Trace;
 
 /// What is known of one device while it is read.
 #[derive(Debug, Default)]
@@ -39,21 +40,38 @@ pub(super) struct Set<'a, D, V: ?Sized> {
     pub(super) phase: Phase,
     pub(super) cancel: Cancel,
     pub(super) stopped_at: Option<Instant>,
+    trace: Trace,
     guest_paused: bool,
     armed: bool,
 }
 
 impl<'a, D: Device + Send, V: SourceMachine + ?Sized> Set<'a, D, V> {
-    pub(super) fn new(devices: &'a mut [D], machine: &'a mut V, options: &SaveOptions) -> Self {
+    pub(super) fn new(devices: &'a mut [D], machine: &'a mut V, channels: usize, options: &SaveOptions) -> Self {
         let progress = devices.iter().map(|_| Progress::default()).collect();
+        let trace = Trace::new("source", devices.len(), channels.saturating_add(1));
         let (phase, cancel) = (Phase::Hello, options.cancel.clone());
-        Self { devices, progress, machine, phase, cancel, stopped_at: None, guest_paused: false, armed: true }
+        Self { devices, progress, machine, phase, cancel, stopped_at: None, trace, guest_paused: false, armed: true }
     }
 
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
-        self.phase = phase;
-        self.machine.phase(phase);
+        self.begin(phase);
         self.check_cancel()
+    }
+
+    /// Begins a phase that nothing can stop.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.trace.begin(phase);
+        self.trace.in_phase(|| self.machine.phase(phase));
+    }
+
+    /// Puts everything back, for this reason.
+    pub(super) fn abort(&mut self, cause: &Cause) -> Vec<Restored> {
+        self.trace.abort(self.phase, cause);
+        let restored = self.restore();
+        self.trace.restored(&restored);
+        self.trace.end();
+        restored
     }
 
     pub(super) fn check_cancel(&self) -> Result<(), Cause> {
@@ -230,7 +248,7 @@ impl<'a, D: Device + Send, V: SourceMachine + ?Sized> Set<'a, D, V> {
     }
 
     /// Puts everything back, once.
-    pub(super) fn restore(&mut self) -> Vec<Restored> {
+    fn restore(&mut self) -> Vec<Restored> {
         if !self.armed {
             return Vec::new();
         }

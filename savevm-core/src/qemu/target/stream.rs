@@ -18,6 +18,7 @@ use crate::hooks::Phase;
 use crate::qemu::error::{Connection, StreamError};
 use crate::qemu::input::Flow;
 use crate::qemu::{Acks, DeviceState};
+use crate::trace::Trace;
 
 /// Which sections of a device have come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +49,7 @@ pub(super) struct Stream<'s, 'a, D, V: ?Sized, W> {
     acks_open: usize,
     pub(super) acks_sent: u32,
     pub(super) phase: Phase,
+    pub(super) trace: Trace,
 }
 
 /// The return path.
@@ -86,7 +88,12 @@ impl<W: Write> Back<W> {
 }
 
 impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V, W> {
-    pub(super) fn new(shared: &'s Shared<'a, D, V>, writer: Option<W>, options: &'s LoadOptions) -> Self {
+    pub(super) fn new(
+        shared: &'s Shared<'a, D, V>,
+        writer: Option<W>,
+        channels: usize,
+        options: &'s LoadOptions,
+    ) -> Self {
         let has_precopy: Vec<bool> =
             shared.slots.iter().map(|slot| lock(slot).device.capabilities().has_pre_copy()).collect();
         Self {
@@ -99,13 +106,15 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
             has_precopy,
             acks_sent: 0,
             phase: Phase::Hello,
+            trace: Trace::new("target", shared.slots.len(), channels.saturating_add(1)),
         }
     }
 
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
         if self.phase < phase || phase == Phase::Hello {
             self.phase = phase;
-            lock(&self.shared.machine).phase(phase);
+            self.trace.begin(phase);
+            self.trace.in_phase(|| lock(&self.shared.machine).phase(phase));
         }
         self.shared.pulse.check()
     }
