@@ -166,6 +166,16 @@ pub fn mock_dirty(iommufd: &impl AsFd, hwpt: u32, range: [u64; 3], bitmap: &[u64
     mock::dirty(iommufd.as_fd(), hwpt, range, bitmap)
 }
 
+/// `IOMMU_OPTION` of an address space without mappings: has its page tables map page by page. Otherwise the kernel may
+/// combine pages that are adjacent in memory, and a dirty bit stands for all of an entry.
+///
+/// # Errors
+///
+/// The errno: EINVAL if something is mapped for a device.
+pub fn small_pages(iommufd: &impl AsFd, ioas: &Ioas) -> Result<(), i32> {
+    mock::small_pages(iommufd.as_fd(), ioas.id())
+}
+
 /// Maps memory of its own, which is never freed: `length` bytes at `iova`.
 ///
 /// # Errors

@@ -15,6 +15,10 @@ use crate::open::{Container, DmaAccess, Ioas, Iommufd};
 
 /// `IOMMU_TEST_CMD`.
 const TEST_CMD: u32 = 0x3ba0;
+/// `IOMMU_OPTION`, its `IOMMU_OPTION_HUGE_PAGES` and `IOMMU_OPTION_OP_SET`.
+const OPTION: u32 = 0x3b87;
+const HUGE_PAGES: u32 = 1;
+const SET: u16 = 0;
 /// `IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE`, `…_MOCK_DOMAIN_FLAGS` and `…_DIRTY`.
 const OP_REPLACE: u32 = 10;
 const OP_DEVICE: u32 = 12;
@@ -65,12 +69,26 @@ struct Dirty {
     out_nr_dirty: u64,
 }
 
+/// `struct iommu_option`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct OptionValue {
+    size: u32,
+    option_id: u32,
+    op: u16,
+    reserved: u16,
+    object_id: u32,
+    val64: u64,
+}
+
 const _: () = {
+    assert!(size_of::<OptionValue>() == 24 && offset_of!(OptionValue, object_id) == 12);
     assert!(size_of::<Command<Device>>() == 72 && size_of::<Command<Replace>>() == 72);
     assert!(size_of::<Command<Dirty>>() == 72 && offset_of!(Command<Dirty>, payload) == 16);
     assert!(offset_of!(Command<Dirty>, last) == 64);
 };
 
+ioctl_readwrite_bad!(option, OPTION, OptionValue);
 ioctl_readwrite_bad!(device_command, TEST_CMD, Command<Device>);
 ioctl_readwrite_bad!(replace_command, TEST_CMD, Command<Replace>);
 ioctl_readwrite_bad!(dirty_command, TEST_CMD, Command<Dirty>);
@@ -118,6 +136,20 @@ pub(crate) fn dirty(
     // `bitmap` has as many; both are borrowed beyond the call.
     unsafe { dirty_command(iommufd.as_raw_fd(), &raw mut command) }.map_err(last_errno)?;
     Ok(command.payload.out_nr_dirty)
+}
+
+/// Has every page table of `ioas` map page by page, where the kernel would combine adjacent ones into one entry.
+pub(crate) fn small_pages(iommufd: BorrowedFd<'_>, ioas: u32) -> RawResult<()> {
+    let mut value = OptionValue {
+        size: argsz::<OptionValue>(),
+        option_id: HUGE_PAGES,
+        op: SET,
+        object_id: ioas,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads and writes the 24 bytes of `value`, borrowed for this call alone, all integers.
+    unsafe { option(iommufd.as_raw_fd(), &raw mut value) }.map_err(last_errno)?;
+    Ok(())
 }
 
 /// Memory that nothing else will ever refer to, so that devices may have it for good.

@@ -9,7 +9,7 @@ use savevm_core::sim::Errno;
 use crate::abi::{Argument, field, request};
 use crate::config::Kernel;
 use crate::machine::{Process, lock};
-use crate::mappings::Mappings;
+use crate::mappings::{Mapping, Mappings};
 
 const TYPE1: u64 = 1;
 const TYPE1_V2: u64 = 3;
@@ -125,6 +125,7 @@ impl Inner {
     }
 
     fn map(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
+        const WRITE: u32 = 2;
         let map = Argument::<32>::read(process, address)?;
         let (flags, vaddr, iova, size) = (map.u32(4), map.u64(8), map.u64(16), map.u64(24));
         let aligned = (iova | size | vaddr) & (PAGE_BYTES - 1) == 0;
@@ -138,7 +139,7 @@ impl Inner {
         if self.mappings.len() >= MAPPINGS_MAX {
             return Err(Errno::ENOSPC);
         }
-        self.mappings.insert(iova, size);
+        self.mappings.insert(iova, Mapping { len: size, user: vaddr, writable: flags & WRITE != 0 });
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::abi::{Argument, UserMemory, field};
 pub(crate) const MOCK_PAGE_BYTES: u64 = 2048;
 pub(crate) const MOCK_APERTURE: (u64, u64) = (1 << 24, (1 << 31) - 1);
 
-/// The dirty bits of a page table that was allocated for them.
+/// The dirty bits of a page table that was allocated for them. They are in its entries: what stops is their setting.
 #[derive(Debug, Default)]
 pub(crate) struct DirtyBits {
     on: bool,
@@ -57,12 +57,9 @@ impl DirtyBits {
         self.pages.retain(|page| !(iova / MOCK_PAGE_BYTES..=last / MOCK_PAGE_BYTES).contains(page));
     }
 
-    /// Sets the program's bits. As in the kernel nothing of this can fail: without tracking there is nothing to find, and
-    /// bits that cannot be written are lost.
+    /// Sets the program's bits. As in the kernel nothing of this can fail, bits that cannot be written are lost, and what
+    /// was set is found also when tracking has stopped since.
     pub(crate) fn report(&mut self, memory: &(impl UserMemory + ?Sized), query: Query) {
-        if !self.on {
-            return;
-        }
         let range = query.iova / MOCK_PAGE_BYTES..=query.last / MOCK_PAGE_BYTES;
         let found: Vec<u64> = self.pages.range(range).copied().collect();
         for page in found {

@@ -3,6 +3,8 @@
 
 use savevm_core::sim::Errno;
 
+use super::mapping::EMSGSIZE;
+use super::tracking::HWPT_DIRTY_TRACKING;
 use super::*;
 use crate::abi::UserMemory;
 use crate::fake::{BASE, FakeProcess, halves};
@@ -72,14 +74,15 @@ fn mappings_collide_and_go() {
     assert_eq!(s.map(0x10_0800, 0x1000), Err(Errno::EINVAL));
     assert_eq!(s.map(0x10_0000, 0), Err(Errno::EINVAL));
     assert_eq!(s.map(u64::MAX - 0xfff, 0x2000), Err(Errno::EOVERFLOW));
-    assert_eq!(s.map(APERTURE.1 + 1, 0x1000), Ok(0), "no IOMMU is attached yet");
-    s.iommufd.attach(s.device, s.ioas).unwrap();
-    assert_eq!(s.map(APERTURE.1 + 0x1001, 0x1000), Err(Errno::EINVAL));
+    assert_eq!(s.map(APERTURE.1 + 1, 0x1000), Err(Errno::EINVAL), "the page tables are there, attached or not");
+    assert_eq!([s.run(DESTROY, &[8, s.tracking]), s.run(DESTROY, &[8, s.plain])], [Ok(0); 2]);
+    assert_eq!(s.map(APERTURE.1 + 1, 0x1000), Ok(0));
+    assert_eq!(s.map(APERTURE.1 + 0x2801, 1), Ok(0), "without page tables any byte can be mapped");
     let unmap = |iova, length: u64| s.run(IOAS_UNMAP, &[&[24, s.ioas][..], &halves(iova), &halves(length)].concat());
     assert_eq!(unmap(0x10_0000, 0x1000), Err(Errno::ENOENT), "half a mapping");
     assert_eq!(unmap(0x20_0000, 0x1000), Err(Errno::ENOENT), "nothing there");
     assert_eq!(unmap(0, u64::MAX), Ok(0));
-    assert_eq!(s.process.u32_at(16), 0x3000, "how much it was");
+    assert_eq!(s.process.u32_at(16), 0x3001, "how much it was");
 }
 
 #[test]
@@ -123,6 +126,9 @@ fn dirty_tracking_checks_in_the_kernels_order() {
         (s.tracking, 0, u64::MAX - 0xfff, 0x1000, 0x1000, Ok(0)),
         (s.tracking, 0, 0x800, 0x1000, 0x800, Err(Errno::EINVAL)),
         (s.tracking, 0, 0x1000, 0x1000, 0, Err(Errno::EINVAL)),
+        // Of the addresses that 12288 - 1 has no bit in common with, 0x4000 is one and 12288 itself is none.
+        (s.tracking, 0, 0x3000, 0x3000, 0x3000, Err(Errno::EINVAL)),
+        (s.tracking, 0, 0x4000, 0x4000, 0x3000, Ok(0)),
         (s.tracking, 0, 0x1000, 0x1000, 0x2000, Err(Errno::EINVAL)),
         (s.plain, 0, 0, 0x1000, 0x1000, Err(Errno::EOPNOTSUPP)),
     ] {
@@ -151,6 +157,17 @@ impl Setup {
         self.process.u32_at(512)
     }
 
+    fn unmap(&self, iova: u64, length: u64) -> Result<i64, Errno> {
+        self.run(IOAS_UNMAP, &[&[24, self.ioas][..], &halves(iova), &halves(length)].concat())
+    }
+
+    /// Maps everything that the tests look at, in pieces that can be unmapped.
+    fn map_all(&self) {
+        for piece in 0..8 {
+            self.map(IOVA + piece * 0x8000, 0x8000).unwrap();
+        }
+    }
+
     fn track(&self, on: u32) {
         self.run(HWPT_SET_DIRTY_TRACKING, &[16, on, self.tracking, 0]).unwrap();
     }
@@ -159,6 +176,7 @@ impl Setup {
 #[test]
 fn dirty_bits_are_reported_until_they_are_cleared() {
     let s = setup();
+    s.map_all();
     assert_eq!(s.write_pages(s.tracking, 0x1000, 1), Err(Errno::EINVAL), "tracking is off");
     s.track(1);
     assert_eq!(s.write_pages(s.tracking, 0x1000, 0x8000_0005), Ok(0));
@@ -176,6 +194,7 @@ fn dirty_bits_are_reported_until_they_are_cleared() {
 #[test]
 fn the_kernel_s_silent_losses_are_silent_here() {
     let s = setup();
+    s.map_all();
     s.track(1);
     s.write_pages(s.tracking, 0x1000, 7).unwrap();
     let words = [&[48, s.tracking, 0, 0][..], &halves(IOVA), &halves(0x3000), &halves(0x1000), &halves(8)].concat();
@@ -183,7 +202,25 @@ fn the_kernel_s_silent_losses_are_silent_here() {
     assert_eq!(s.dirty(0, 0x1000), 0, "and they are gone");
     s.write_pages(s.tracking, 0x1000, 7).unwrap();
     s.track(0);
-    assert_eq!(s.dirty(0, 0x1000), 0, "tracking is off");
+    assert_eq!(s.dirty(0, 0x1000), 7, "what was set before tracking stopped");
+    s.track(1);
+    s.write_pages(s.tracking, 0x1000, 0x8000_0101).unwrap();
+    s.unmap(IOVA + 0x8000, 0x8000).unwrap();
+    assert_eq!(s.dirty(0, 0x1000), 1, "the walk ended at the hole");
+    assert_eq!(s.dirty(0, 0x1000), 0);
+    s.map(IOVA + 0x8000, 0x8000).unwrap();
+    assert_eq!(s.dirty(0, 0x1000), 0x8000_0000, "which kept what was behind it, and forgot what was in it");
+}
+
+#[test]
+fn the_size_of_page_table_entries_is_an_option_of_an_address_space() {
+    let s = setup();
+    let set = |option, op, object, value| s.run(OPTION, &[24, option, op, object, value, 0]);
+    assert_eq!([set(1, 0, s.ioas, 0), set(1, 0, s.ioas, 1)], [Ok(0); 2]);
+    assert_eq!(set(1, 0, s.ioas, 2), Err(Errno::EINVAL));
+    assert_eq!(set(1, 0, s.device, 0), Err(Errno::ENOENT));
+    assert_eq!(set(2, 0, s.ioas, 0), Err(Errno::EOPNOTSUPP), "no such option");
+    assert_eq!(set(1, 1 << 16, s.ioas, 0), Err(Errno::EOPNOTSUPP), "reserved");
 }
 
 #[test]
@@ -205,4 +242,24 @@ fn devices_of_the_test_interface_come_and_go() {
     assert_eq!(s.run(DESTROY, &[8, mock]), Ok(0));
     assert_eq!(hw_info(id), Err(Errno::ENOENT));
     assert_eq!(s.run(TEST_CMD, &[&[72, 99][..], &[0; 16]].concat()), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn alignment_is_that_of_the_smallest_page_of_any_page_table() {
+    let s = setup();
+    let alignment = || {
+        s.run(IOAS_IOVA_RANGES, &[&[32, s.ioas, 1, 0][..], &halves(BASE + 512), &[0, 0]].concat()).unwrap();
+        s.process.u32_at(24)
+    };
+    assert_eq!(alignment(), 4096);
+    for table in [s.tracking, s.plain] {
+        s.run(DESTROY, &[8, table]).unwrap();
+    }
+    assert_eq!(alignment(), 1);
+    s.run(TEST_CMD, &[&[72, 12, s.ioas, 0][..], &[0; 14]].concat()).unwrap();
+    assert_eq!(alignment(), 2048, "the simulated IOMMU has pages of half the size");
+    assert_eq!((s.map(IOVA + 0x800, 0x800), s.map(IOVA + 0x400, 0x400)), (Ok(0), Err(Errno::EINVAL)));
+    s.run(IOAS_UNMAP, &[&[24, s.ioas][..], &halves(0), &halves(u64::MAX)].concat()).unwrap();
+    s.run(OPTION, &[24, 1, 0, s.ioas, 0, 0]).unwrap();
+    assert_eq!(alignment(), 4096, "held down to pages");
 }
