@@ -115,8 +115,10 @@ impl DirtyTracker for FakeTracker {
     }
 }
 
+type Page = (RegionId, u64);
+
 /// The memory of one side: a number for the contents of every page.
-type Memory = alloc::collections::BTreeMap<(RegionId, u64), u64>;
+type Memory = alloc::collections::BTreeMap<Page, u64>;
 
 struct World {
     dice: Dice,
@@ -126,8 +128,11 @@ struct World {
     source: Memory,
     target: Memory,
     writes: u64,
+    /// Both make much of memory dirty, and so hide what else is wrong: not in every migration.
+    trackers_fail: bool,
+    memory_moves: bool,
     /// Sent, with the contents of that moment.
-    on_the_way: Vec<(Owed, Vec<((RegionId, u64), u64)>)>,
+    on_the_way: Vec<(Owed, Vec<(Page, u64)>)>,
 }
 
 impl World {
@@ -152,6 +157,8 @@ impl World {
             source,
             target: Memory::new(),
             writes: 1 << 32,
+            trackers_fail: seed % 3 == 0,
+            memory_moves: seed % 4 == 0,
             on_the_way: Vec::new(),
         };
         world.map_regions();
@@ -200,7 +207,7 @@ impl World {
     }
 
     fn collect(&mut self, guest: Guest) {
-        if self.dice.once_in(6) {
+        if self.trackers_fail && self.dice.once_in(4) {
             let (log, after) = (self.dice.below(4), self.dice.below(5));
             self.logs[usize::try_from(log).unwrap()].borrow_mut().fail_read_after =
                 Some(usize::try_from(after).unwrap());
@@ -210,12 +217,14 @@ impl World {
             collected.not_running == 0,
             self.tracking.trackers().all(|(_, state)| state == TrackerState::Running)
         );
-        if collected.not_running > 0 && self.dice.once_in(2) {
-            let log = self.dice.below(4);
-            let fails = self.dice.once_in(3);
-            self.logs[usize::try_from(log).unwrap()].borrow_mut().fail_start = fails;
-            let _ = self.tracking.restart_failed();
-        }
+    }
+
+    /// Some time after a failure.
+    fn restart(&mut self) {
+        let log = self.dice.below(4);
+        let fails = self.dice.once_in(3);
+        self.logs[usize::try_from(log).unwrap()].borrow_mut().fail_start = fails;
+        let _ = self.tracking.restart_failed();
     }
 
     /// Takes a batch and sends it: pages are copied now and arrive some time.
@@ -267,8 +276,9 @@ impl World {
         }
     }
 
-    /// Unmaps a piece of memory, with writes that only the unmapping reports, and maps it elsewhere.
+    /// Unmaps a piece of memory, with writes that only the unmapping reports, and maps it elsewhere, or never again.
     fn remap(&mut self) {
+        (0..10).for_each(|_| self.write());
         let index = usize::try_from(self.dice.below(2)).unwrap();
         let slot = self.mapped.swap_remove(index);
         let page_bytes = self.tracking.ledger().region(slot.region).unwrap().page_bytes;
@@ -278,6 +288,9 @@ impl World {
         let address = slot.range.start() + page * page_bytes;
         let last = |marks: &mut Marks<'_>| marks.words(address, page_bytes, &[1]);
         let _ = self.tracking.unmap(slot.range, last).unwrap();
+        if self.dice.once_in(2) {
+            return;
+        }
         let start = (1 << 50) + (self.writes << 30);
         self.map(Slot { range: Range::new(start, slot.range.length()).unwrap(), ..slot });
     }
@@ -290,8 +303,9 @@ impl World {
                 0..=14 => self.write(),
                 15..=24 => drop(self.send()),
                 25..=36 => self.arrive(),
-                37..=38 => self.collect(Guest::Running),
-                _ if self.dice.once_in(12) => self.remap(),
+                37 => self.collect(Guest::Running),
+                38 if self.trackers_fail => self.restart(),
+                39 if self.memory_moves && self.mapped.len() > 2 => self.remap(),
                 _ => {}
             }
         }
@@ -303,10 +317,8 @@ impl World {
         loop {
             let sent = self.send();
             self.arrive();
-            if !sent && self.on_the_way.is_empty() {
-                if self.tracking.check_complete().is_ok() {
-                    return true;
-                }
+            if !sent && self.on_the_way.is_empty() && self.tracking.check_complete().is_ok() {
+                return true;
             }
             if self.dice.once_in(200) {
                 return false;
