@@ -64,6 +64,8 @@ mod all_dirty;
 mod bitmap;
 mod choose;
 mod host;
+#[cfg(feature = "kernel")]
+pub mod kernel;
 mod ledger;
 mod marks;
 mod owed;
