@@ -65,11 +65,11 @@ fn runs_cross_words_and_are_cut() {
 
 #[test]
 fn blocks_are_those_with_a_dirty_page() {
-    let mut bitmap = Bitmap::new(512 * 5 + 3, 1 << 10).unwrap();
-    [511, 1600, 2562].iter().for_each(|page| bitmap.mark(*page, 1));
+    let mut bitmap = Bitmap::new(4096 * 5 + 3, 1 << 12).unwrap();
+    [4095, 12800, 20482].iter().for_each(|page| bitmap.mark(*page, 1));
     let blocks: Vec<_> =
         bitmap.blocks().map(|block| (block.first(), block.runs(many(9)).next().unwrap().first)).collect();
-    assert_eq!(blocks, [(0, 511), (1536, 1600), (2560, 2562)]);
+    assert_eq!(blocks, [(0, 4095), (12288, 12800), (20480, 20482)]);
 }
 
 /// Against the plain loop over bits, at every pair of offsets within a word.
