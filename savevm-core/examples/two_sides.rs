@@ -9,7 +9,6 @@
 //! With `savevm_core::kernel::KernelDevice` in place of `SimPort` the same code moves real devices.
 
 use core::error::Error;
-use core::time::Duration;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
@@ -17,7 +16,7 @@ use std::time::Instant;
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::save::{self, SaveOptions};
 use savevm_core::sim::{SimConfig, SimPort};
-use savevm_core::{Hooks, Phase};
+use savevm_core::{Channel, Hooks, Phase};
 
 /// What a VMM brings: it stops and starts its vCPUs when asked, and may show how far things are.
 struct Vmm {
@@ -60,11 +59,12 @@ fn devices(fault: &str) -> Result<Vec<SimPort>, Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let fault = if std::env::args().any(|argument| argument == "fail") { "fault=read:EIO@20" } else { "" };
     let (mut ours, mut theirs) = (devices(fault)?, devices("")?);
-    let (to_target, to_source) = UnixStream::pair()?;
-    for end in [&to_target, &to_source] {
-        // Short reads make a cancel heard soon; the limit on silence is `Limits::silence_max`.
-        end.set_read_timeout(Some(Duration::from_millis(50)))?;
-        end.set_write_timeout(Some(Duration::from_secs(30)))?;
+    // Two connections: the devices share them. Which is which, the two sides find out by themselves.
+    let (mut to_target, mut to_source) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (left, right) = UnixStream::pair()?;
+        to_target.push(Channel::unix(left)?);
+        to_source.push(Channel::unix(right)?);
     }
     let started = Instant::now();
 

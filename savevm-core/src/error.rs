@@ -53,9 +53,15 @@ pub enum Cause {
     /// A device did not reach a state.
     #[error(transparent)]
     Transition(#[from] TransitionError),
-    /// The connection failed, or carried something that is no valid stream.
-    #[error(transparent)]
-    Link(#[from] LinkError),
+    /// A channel failed, or carried something that is no valid stream.
+    #[error("channel {channel}: {error}")]
+    Link {
+        /// The channel's index.
+        channel: u16,
+        /// What happened to it.
+        #[source]
+        error: Box<LinkError>,
+    },
     /// A connection to a QEMU failed, or carried what its format has not.
     #[error(transparent)]
     Qemu(#[from] crate::qemu::StreamError),
@@ -68,6 +74,12 @@ pub enum Cause {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// The scheduler gave up, as the caller's policy says: the downtime would have been too long.
+    #[error("given up: {reason}")]
+    GivenUp {
+        /// Why.
+        reason: String,
+    },
     /// The VMM could not stop its guest.
     #[error("the VMM could not pause the guest: {reason}")]
     Guest {

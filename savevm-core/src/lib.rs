@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Live migration of VFIO device state: the [`Device`] trait, devices of the kernel and simulated ones, and a blocking
-//! [`save`] and [`load`] of a set of devices over anything that reads and writes.
+//! [`save`] and [`load`] of a set of devices over any number of [`Channel`]s.
 //!
 //! # What it is not
 //!
-//! It is no VMM: it neither knows guest memory nor pauses vCPUs, but asks ([`Hooks`]). It opens no socket and starts no
-//! thread. It knows no vendor's format: device state is bytes with a count and a digest. Who knows one can look at the
-//! bytes as they pass, and stop the migration ([`tap`]).
+//! It is no VMM: it neither knows guest memory nor pauses vCPUs, but asks ([`Hooks`]). It opens no socket, and no
+//! thread of it outlives the call that started it. It knows no vendor's format: device state is bytes with a count and a
+//! digest. Who knows one can look at the bytes as they pass, and stop the migration ([`tap`]).
 //!
 //! # The promise
 //!
@@ -22,12 +22,13 @@
 //! # #[cfg(feature = "sim")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::os::unix::net::UnixStream;
-//! use savevm_core::{load, save, sim};
+//! use savevm_core::{Channel, load, save, sim};
 //!
 //! let config = sim::SimConfig::parse("model=plain caps=7 initial=64KiB stop=1MiB seed=1")?;
 //! let mut ours = [sim::SimPort::open(&config.device()?, "net0")?];
 //! let mut theirs = [sim::SimPort::open(&config.device()?, "net0")?];
 //! let (left, right) = UnixStream::pair()?;
+//! let (left, right) = (Channel::unix(left)?, Channel::unix(right)?);
 //!
 //! let target = std::thread::spawn(move || {
 //!     let mut hooks = ();
@@ -60,7 +61,11 @@ pub mod sched;
 pub mod tap;
 
 #[cfg(feature = "std")]
+mod channel;
+#[cfg(feature = "std")]
 pub mod digest;
+#[cfg(feature = "std")]
+mod engine;
 #[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "kernel")]
@@ -77,11 +82,17 @@ mod restore;
 pub mod save;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "std")]
+mod sync;
 
 pub use device::{Device, DeviceError, PrecopyInfo, TransitionError};
 pub use hooks::{Cancel, Hooks, Phase};
 pub use limits::Limits;
 
+#[cfg(feature = "std")]
+pub use channel::Channel;
+#[cfg(feature = "std")]
+pub use engine::counters::{ChannelCounters, Counters};
 #[cfg(feature = "std")]
 pub use error::{Cause, MigrationError};
 #[cfg(feature = "std")]

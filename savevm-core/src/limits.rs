@@ -5,30 +5,37 @@ use core::time::Duration;
 
 /// Bounds that hold whatever a device or a peer says.
 ///
-/// The memory of one side is one data buffer of `chunk_bytes_max`, one buffer for control frames, a few hundred
-/// bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing else grows
-/// with what is received.
+/// The memory of one side is `buffer_bytes_max`, a buffer for control frames per channel, the stacks of its threads, a
+/// few hundred bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing
+/// else grows with what is received.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
     /// The largest piece of device state in one frame, in bytes. A source cuts its state into pieces of at most this
     /// size; a target refuses larger ones.
     pub chunk_bytes_max: u32,
+    /// What the buffers of one side may come to, in bytes, for all devices together. A target divides it evenly among
+    /// the devices and grants the source no more; it cuts the pieces smaller where the share of a device would not be
+    /// two of them. The bound holds in any order of arrival, with any slow device, and against any peer.
+    pub buffer_bytes_max: u64,
+    /// Whether each piece has a checksum of its own. Without (if both sides do without) damage on the way is found at
+    /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run.
+    pub payload_checksums: bool,
     /// The largest state of one device, in bytes: an end to a device, or a peer, that never ends.
     pub state_bytes_max: u64,
     /// The most devices in one migration.
     pub devices_max: u32,
-    /// How long the peer may say nothing while it is waited for. It takes effect where the transport's reads return
-    /// with `WouldBlock` or `TimedOut`, as those of a socket with `SO_RCVTIMEO` do; shorter ones also make a cancel
-    /// heard sooner.
+    /// How long nothing may move while this side waits for the peer.
     pub silence_max: Duration,
 }
 
 impl Default for Limits {
-    /// Pieces of 1 MiB, states of at most 1 TiB, 256 devices, 30 seconds of silence.
+    /// Pieces of 1 MiB with checksums, 64 MiB of buffers, states of at most 1 TiB, 256 devices, 30 seconds of silence.
     fn default() -> Self {
         Self {
             chunk_bytes_max: 1 << 20,
+            buffer_bytes_max: 64 << 20,
+            payload_checksums: true,
             state_bytes_max: 1 << 40,
             devices_max: 256,
             silence_max: Duration::from_secs(30),

@@ -4,22 +4,36 @@
 //! Whatever fails before the source's commit ends with every device that was touched reset: half a state must not run.
 //! Nothing is touched before every device of the offer has been compared with what is here.
 
+mod course;
+mod crew;
 mod set;
 
-use std::io::{self, Read, Write};
-use std::string::{String, ToString};
+use std::format;
+use std::io::{self, Read};
+use std::string::ToString;
+use std::sync::OnceLock;
+use std::thread;
 use std::vec::Vec;
 
 use stream_codec::frame::Role;
 
+use crate::channel::Channel;
 use crate::device::Device;
+use crate::engine::counters::Counters;
+use crate::engine::helm::Helm;
+use crate::engine::threads::{Lead, start, start_receivers, start_senders};
+use crate::engine::verdict::{send_complete, wait_verdict};
+use crate::engine::wire::{Reader, Wire};
 use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
-use crate::link::{Incoming, Link};
+use crate::link::Incoming;
 use crate::restore;
 use crate::save::DeviceSum;
+use crate::sync::Mutex;
 use crate::tap::Taps;
+use course::Course;
+use crew::{Crew, Station};
 use set::TargetSet;
 
 /// What the caller decides about a load.
@@ -34,29 +48,26 @@ pub struct LoadOptions {
     pub taps: Taps,
 }
 
-/// Loads a set of devices from a source at the other end of `transport`, up to the acknowledgement of every one.
+/// Loads a set of devices from a source at the other end of `channels`, up to the acknowledgement of every one.
+///
+/// Every device is written by a thread of its own, or by that of a channel. The threads end with this call.
 ///
 /// # Errors
 /// [`MigrationError`], with every touched device already reset.
-pub fn load<'a, D, T, H>(
+pub fn load<'a, D, H>(
     devices: &'a mut [D],
-    transport: T,
+    channels: impl Into<Vec<Channel<'a>>>,
     hooks: &'a mut H,
     options: &LoadOptions,
-) -> Result<Loaded<'a, D, T, H>, MigrationError>
+) -> Result<Loaded<'a, D, H>, MigrationError>
 where
-    D: Device,
-    T: Read + Write,
+    D: Device + Send,
     H: Hooks + ?Sized,
 {
-    let mut loaded = Loaded {
-        set: TargetSet::new(devices, hooks, options.cancel.clone(), options.taps.clone()),
-        link: Link::new(transport, Role::Target, options.limits, options.cancel.clone()),
-        one_way: false,
-    };
+    let mut loaded = Loaded::new(devices, channels.into(), hooks, options, false);
     match loaded.run_phases() {
         Ok(()) => Ok(loaded),
-        Err(cause) => Err(loaded.fail(cause)),
+        Err(cause) => Err(loaded.failed(cause)),
     }
 }
 
@@ -71,22 +82,19 @@ pub fn load_from<D, R, H>(
     options: &LoadOptions,
 ) -> Result<Vec<DeviceSum>, MigrationError>
 where
-    D: Device,
-    R: Read,
+    D: Device + Send,
+    R: Read + Send,
     H: Hooks + ?Sized,
 {
-    let mut loaded = Loaded {
-        set: TargetSet::new(devices, hooks, options.cancel.clone(), options.taps.clone()),
-        link: Link::new(Silent(reader), Role::Target, options.limits, options.cancel.clone()),
-        one_way: true,
-    };
+    let channel = Channel::new(reader, io::sink());
+    let mut loaded = Loaded::new(devices, channel.into(), hooks, options, true);
     match loaded.run_phases().and_then(|()| loaded.wait_commit()) {
         Ok(()) => {
             loaded.set.disarm();
-            loaded.set.hooks.phase(Phase::Done);
+            loaded.set.vmm.hooks.phase(Phase::Done);
             Ok(loaded.sums())
         }
-        Err(cause) => Err(loaded.fail(cause)),
+        Err(cause) => Err(loaded.failed(cause)),
     }
 }
 
@@ -95,9 +103,11 @@ where
 ///
 /// Dropped, it resets them.
 #[must_use = "dropping this resets the devices; call run to take them over"]
-pub struct Loaded<'a, D: Device, T: Read + Write, H: Hooks + ?Sized> {
+pub struct Loaded<'a, D: Device + Send, H: Hooks + ?Sized> {
     set: TargetSet<'a, D, H>,
-    link: Link<T>,
+    readers: Vec<Reader<'a>>,
+    wire: Wire<'a>,
+    taps: Taps,
     one_way: bool,
 }
 
@@ -109,9 +119,23 @@ pub struct Running {
     pub devices: Vec<DeviceSum>,
     /// Whether the source could be told. It stays stopped in either case.
     pub source_told: bool,
+    /// How the channels and the buffers were used.
+    pub counters: Counters,
 }
 
-impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Loaded<'_, D, T, H> {
+impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
+    fn new(
+        devices: &'a mut [D],
+        channels: Vec<Channel<'a>>,
+        hooks: &'a mut H,
+        options: &LoadOptions,
+        one_way: bool,
+    ) -> Self {
+        let (readers, wire) = Wire::new(channels, Role::Target, options.limits, options.cancel.clone());
+        let set = TargetSet::new(devices, hooks, options.cancel.clone());
+        Self { set, readers, wire, taps: options.taps.clone(), one_way }
+    }
+
     /// What arrived.
     #[must_use]
     pub fn sums(&self) -> Vec<DeviceSum> {
@@ -121,6 +145,12 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Loaded<'_, D, T, H> {
             precopy_bytes: progress.precopy_bytes,
         };
         self.set.devices.iter().zip(&self.set.progress).map(sum).collect()
+    }
+
+    /// How the channels and the buffers were used.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.wire.counters()
     }
 
     /// Waits for the source to give the devices up, then runs them and tells the source.
@@ -135,13 +165,13 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Loaded<'_, D, T, H> {
         self.set.disarm();
         if let Err(error) = restore::run_together(self.set.devices) {
             let cause = Cause::from(error);
-            self.link.send_abort(&cause);
-            return Err(MigrationError { phase: self.set.phase, cause, devices: Vec::new(), committed: true });
+            self.wire.tell(&cause);
+            return Err(MigrationError { phase: self.set.vmm.phase, cause, devices: Vec::new(), committed: true });
         }
-        let source_told = self.link.send_complete().is_ok();
-        self.set.phase = Phase::Done;
-        self.set.hooks.phase(Phase::Done);
-        Ok(Running { devices: self.sums(), source_told })
+        let source_told = send_complete(&self.wire).is_ok();
+        self.set.vmm.phase = Phase::Done;
+        self.set.vmm.hooks.phase(Phase::Done);
+        Ok(Running { devices: self.sums(), source_told, counters: self.counters() })
     }
 
     /// Ends the attempt: tells the source, resets the devices.
@@ -150,106 +180,66 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Loaded<'_, D, T, H> {
         self.fail(Cause::Cancelled)
     }
 
+    /// All phases up to the last acknowledgement, in one scope.
     fn run_phases(&mut self) -> Result<(), Cause> {
-        self.set.enter(Phase::Hello)?;
-        let offered = self.link.answer(self.one_way)?;
-        self.set.enter(Phase::Open)?;
-        self.open(offered)?;
-        self.set.enter(Phase::PreCopy)?;
-        let limit = self.link.limits().state_bytes_max;
-        let mut open = offered;
-        while open > 0 {
-            self.set.check_cancel()?;
-            match self.link.receive()? {
-                Incoming::Data { index, length } => self.set.write(index, self.link.payload(length), limit)?,
-                Incoming::Switchover => {
-                    self.set.enter(Phase::Switchover)?;
-                    self.set.enter(Phase::StopCopy)?;
+        let pairing = self.set.pairing();
+        let TargetSet { devices, progress, vmm, .. } = &mut self.set;
+        let stations = devices.iter_mut().zip(progress.iter_mut());
+        let stations = stations.map(|(device, progress)| Mutex::new(Station { device, progress })).collect();
+        let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
+        let crew = &Crew { wire, stations, local: OnceLock::new(), one_way };
+        let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
+        thread::scope(|scope| {
+            let _lead = Lead(wire);
+            let mut course = Course { helm: Helm::new(wire), vmm, one_way };
+            let go = || {
+                course.vmm.enter(Phase::Hello)?;
+                start_senders(scope, wire)?;
+                start_receivers(scope, wire, readers, deliver)?;
+                let offered = course.greet()?;
+                course.vmm.enter(Phase::Open)?;
+                course.compare(offered, pairing, crew, taps)?;
+                for index in 0..offered {
+                    start(scope, wire, &format!("write {index}"), move || {
+                        if let Err(cause) = crew.load(index) {
+                            wire.board.fail(cause);
+                        }
+                    })?;
                 }
-                Incoming::End { index, sum } => {
-                    open = open.saturating_sub(1);
-                    if open == 0 {
-                        self.set.enter(Phase::Load)?;
-                    }
-                    let received = self.set.finish(index, sum)?;
-                    if !self.one_way {
-                        self.link.send_loaded(index, received)?;
-                    }
-                }
-                other => return Err(other.out_of_place()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Receives the offer, compares all of it with what is here, and only then touches a device.
-    fn open(&mut self, offered: usize) -> Result<(), Cause> {
-        let mut reasons: Vec<String> = Vec::new();
-        for _ in 0..offered {
-            match self.link.receive()? {
-                Incoming::Open { index, name, identity } => {
-                    if let Err(reason) = self.set.pair(index, &name, &identity) {
-                        reasons.push(reason);
-                    }
-                }
-                other => return Err(other.out_of_place()),
-            }
-        }
-        reasons.extend(self.set.unpaired());
-        reasons.extend(self.set.busy()?);
-        if !reasons.is_empty() {
-            return Err(Cause::refused(reasons.join("; ")));
-        }
-        for index in 0..offered {
-            self.set.begin(index)?;
-            if !self.one_way {
-                self.link.send_accept(index)?;
-            }
-        }
-        Ok(())
+                course.follow(offered)
+            };
+            let outcome = go();
+            course.helm.show_progress(course.vmm.hooks);
+            course.helm.finish(outcome)
+        })
     }
 
     fn wait_commit(&mut self) -> Result<(), Cause> {
-        self.set.phase = Phase::Commit;
-        self.set.hooks.phase(Phase::Commit);
+        self.set.vmm.phase = Phase::Commit;
+        self.set.vmm.hooks.phase(Phase::Commit);
         // Everything is acknowledged, so the source may have given the devices up already: a cancel here would leave
         // them running nowhere. Only the source's word, or its silence, decides now.
-        match self.link.receive_verdict()? {
+        match wait_verdict(&mut self.wire, &mut self.readers)? {
             Incoming::Commit => Ok(()),
             other => Err(other.out_of_place()),
         }
     }
 
+    /// Ends an attempt whose other side does not know yet.
     fn fail(&mut self, cause: Cause) -> MigrationError {
-        let cause = self.link.cause_from_peer(cause);
-        self.link.send_abort(&cause);
-        MigrationError { phase: self.set.phase, cause, devices: self.set.restore(), committed: false }
+        self.wire.tell(&cause);
+        self.failed(cause)
+    }
+
+    fn failed(&mut self, cause: Cause) -> MigrationError {
+        MigrationError { phase: self.set.vmm.phase, cause, devices: self.set.restore(), committed: false }
     }
 }
 
-impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Drop for Loaded<'_, D, T, H> {
+impl<D: Device + Send, H: Hooks + ?Sized> Drop for Loaded<'_, D, H> {
     fn drop(&mut self) {
         if self.set.is_armed() {
             let _ = self.fail(Cause::Cancelled);
         }
-    }
-}
-
-/// A reader to which nothing is said.
-struct Silent<R>(R);
-
-impl<R: Read> Read for Silent<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl<R> Write for Silent<R> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use core::fmt;
 use vfio_mig_fsm::State;
 
 use crate::device::{Device, TransitionError};
+use crate::engine::threads::in_parallel;
 
 /// How one device came out of a migration that did not happen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,19 +61,20 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Brings every device of a source back to `homes`, the states they were found in.
+/// Brings every device of a source back to `homes`, the states they were found in, all at the same time.
 ///
 /// Devices that stopped pass RUNNING_P2P together before any of them runs: the barrier of the switchover, walked
 /// backwards, so that none of them reaches into a peer that is still stopped.
-pub(crate) fn return_to<D: Device>(devices: &mut [D], homes: &[Option<State>]) -> Vec<Restored> {
-    for (device, home) in devices.iter_mut().zip(homes) {
+pub(crate) fn return_to<D: Device + Send>(devices: &mut [D], homes: &[Option<State>]) -> Vec<Restored> {
+    let home = |index: usize| homes.get(index).copied().flatten();
+    in_parallel(devices, |index, device| {
         let stopped = matches!(device.state(), Ok(State::Stop | State::StopCopy));
-        if stopped && *home == Some(State::Running) && device.capabilities().has_p2p() {
+        if stopped && home(index) == Some(State::Running) && device.capabilities().has_p2p() {
             // A failure here shows again, with its reason, in the step below.
             let _ = device.transition(State::RunningP2p);
         }
-    }
-    devices.iter_mut().zip(homes).map(|(device, home)| return_one(device, *home)).collect()
+    });
+    in_parallel(devices, |index, device| return_one(device, home(index)))
 }
 
 fn return_one<D: Device>(device: &mut D, home: Option<State>) -> Restored {
@@ -91,28 +93,28 @@ fn return_one<D: Device>(device: &mut D, home: Option<State>) -> Restored {
     Restored { device: name, outcome: reset(device, home, Some(refused)) }
 }
 
-/// Runs stopped devices: all that can pass RUNNING_P2P together first, so that none reaches into a peer that still
-/// stands.
+/// Runs stopped devices, all at the same time: those that can pass RUNNING_P2P together first, so that none reaches into
+/// a peer that still stands.
 ///
 /// # Errors
-/// The first device that does not follow; those before it are on their way.
-pub fn run_together<D: Device>(devices: &mut [D]) -> Result<(), TransitionError> {
-    for device in devices.iter_mut().filter(|device| device.capabilities().has_p2p()) {
-        device.transition(State::RunningP2p)?;
-    }
-    for device in devices.iter_mut() {
-        device.transition(State::Running)?;
-    }
-    Ok(())
+/// The first device that does not follow; the others are as far as they came.
+pub fn run_together<D: Device + Send>(devices: &mut [D]) -> Result<(), TransitionError> {
+    let quiet = in_parallel(devices, |_, device| {
+        if device.capabilities().has_p2p() { device.transition(State::RunningP2p) } else { Ok(()) }
+    });
+    quiet.into_iter().collect::<Result<(), _>>()?;
+    in_parallel(devices, |_, device| device.transition(State::Running)).into_iter().collect()
 }
 
 /// Resets every touched device of a target: what was half loaded must not run.
-pub(crate) fn reset_all<D: Device>(devices: &mut [D], touched: &[bool]) -> Vec<Restored> {
-    let reset_one = |(device, touched): (&mut D, &bool)| Restored {
+pub(crate) fn reset_all<D: Device + Send>(devices: &mut [D], touched: &[bool]) -> Vec<Restored> {
+    in_parallel(devices, |index, device| Restored {
         device: device.name().to_string(),
-        outcome: if *touched { reset(device, State::Running, None) } else { Outcome::Untouched },
-    };
-    devices.iter_mut().zip(touched).map(reset_one).collect()
+        outcome: match touched.get(index) {
+            Some(true) => reset(device, State::Running, None),
+            _ => Outcome::Untouched,
+        },
+    })
 }
 
 fn reset<D: Device>(device: &mut D, home: State, because: Option<String>) -> Outcome {

@@ -12,31 +12,42 @@
 //! itself: the message may have arrived even if everything after it is lost, and two running copies of a guest are worse
 //! than none.
 
-mod drain;
+mod course;
+mod drive;
 mod precopy;
 mod set;
+mod worker;
 
 use core::time::Duration;
-use std::io::{self, Read, Write};
+use std::format;
+use std::io::{self, Write};
 use std::string::{String, ToString};
-use std::vec;
+use std::thread;
+use std::time::Instant;
 use std::vec::Vec;
 
 use stream_codec::frame::Role;
 
+use crate::channel::Channel;
 use crate::device::Device;
 use crate::digest::DigestSum;
+use crate::engine::buffer::Buffer;
+use crate::engine::counters::Counters;
+use crate::engine::helm::Helm;
+use crate::engine::spread::Spread;
+use crate::engine::threads::{Lead, start, start_receivers, start_senders};
+use crate::engine::verdict::{Unsent, send_commit, wait_verdict};
+use crate::engine::wire::{Reader, Wire};
 use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
-use crate::link::{Link, Unsent};
+use crate::link::Incoming;
 use crate::tap::Taps;
-
+use course::Course;
+use drive::Drive;
 pub use precopy::Precopy;
 use set::SourceSet;
-
-/// How often a device may begin anew while it is made quiet, before the switchover goes on regardless.
-const REINIT_MAX: u32 = 8;
+use worker::Worker;
 
 /// What the caller decides about a save.
 #[derive(Clone, Debug)]
@@ -78,31 +89,26 @@ pub struct DeviceSum {
     pub precopy_bytes: u64,
 }
 
-/// Saves `devices` to a target at the other end of `transport`, up to its acknowledgement.
+/// Saves `devices` to a target at the other end of `channels`, up to its acknowledgement.
 ///
-/// `transport` should bound its own reads and writes (`SO_RCVTIMEO`, `SO_SNDTIMEO`): a peer that falls silent is noticed
-/// when such a call returns.
+/// Every device is read by a thread of its own, and keeps to one of the channels. The threads end with this call.
 ///
 /// # Errors
 /// [`MigrationError`], with the devices already put back.
-pub fn save<'a, D, T, H>(
+pub fn save<'a, D, H>(
     devices: &'a mut [D],
-    transport: T,
+    channels: impl Into<Vec<Channel<'a>>>,
     hooks: &'a mut H,
     options: &SaveOptions,
-) -> Result<Ready<'a, D, T, H>, MigrationError>
+) -> Result<Ready<'a, D, H>, MigrationError>
 where
-    D: Device,
-    T: Read + Write,
+    D: Device + Send,
     H: Hooks + ?Sized,
 {
-    let mut ready = Ready {
-        set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps),
-        link: Link::new(transport, Role::Source, options.limits, options.cancel.clone()),
-    };
-    match ready.run(options, Way::ToPeer) {
+    let mut ready = Ready::new(devices, channels.into(), Role::Source, hooks, options);
+    match ready.run(options) {
         Ok(()) => Ok(ready),
-        Err(cause) => Err(ready.fail(cause)),
+        Err(cause) => Err(ready.failed(cause)),
     }
 }
 
@@ -118,20 +124,18 @@ pub fn save_to<D, W, H>(
     options: &SaveOptions,
 ) -> Result<Vec<DeviceSum>, MigrationError>
 where
-    D: Device,
-    W: Write,
+    D: Device + Send,
+    W: Write + Send,
     H: Hooks + ?Sized,
 {
-    let mut ready = Ready {
-        set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps),
-        link: Link::new(OneWay(writer), Role::File, options.limits, options.cancel.clone()),
-    };
-    match ready.run(options, Way::ToFile).and_then(|()| ready.close_file()) {
+    let channel = Channel::new(io::empty(), writer);
+    let mut ready = Ready::new(devices, channel.into(), Role::File, hooks, options);
+    match ready.run(options).and_then(|()| ready.close_file()) {
         Ok(()) => {
             ready.set.disarm();
             Ok(ready.sums())
         }
-        Err(cause) => Err(ready.fail(cause)),
+        Err(cause) => Err(ready.failed(cause)),
     }
 }
 
@@ -139,9 +143,10 @@ where
 ///
 /// Dropped, it aborts: the target is told, the devices return.
 #[must_use = "dropping this aborts the migration; call commit to complete it"]
-pub struct Ready<'a, D: Device, T: Read + Write, H: Hooks + ?Sized> {
+pub struct Ready<'a, D: Device + Send, H: Hooks + ?Sized> {
     set: SourceSet<'a, D, H>,
-    link: Link<T>,
+    readers: Vec<Reader<'a>>,
+    wire: Wire<'a>,
 }
 
 /// The devices belong to the target.
@@ -152,15 +157,22 @@ pub struct Committed {
     pub devices: Vec<DeviceSum>,
     /// From the request to pause the guest to the target's word that it runs.
     pub downtime: Duration,
+    /// How the channels and the buffers were used.
+    pub counters: Counters,
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Way {
-    ToPeer,
-    ToFile,
-}
+impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
+    fn new(
+        devices: &'a mut [D],
+        channels: Vec<Channel<'a>>,
+        role: Role,
+        hooks: &'a mut H,
+        options: &SaveOptions,
+    ) -> Self {
+        let (readers, wire) = Wire::new(channels, role, options.limits, options.cancel.clone());
+        Self { set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps), readers, wire }
+    }
 
-impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Ready<'_, D, T, H> {
     /// What moved, and what both sides agree on.
     #[must_use]
     pub fn sums(&self) -> Vec<DeviceSum> {
@@ -172,34 +184,42 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Ready<'_, D, T, H> {
         self.set.devices.iter().zip(&self.set.progress).map(sum).collect()
     }
 
+    /// How the channels and the buffers were used.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.wire.counters()
+    }
+
     /// The point of no return: gives the devices up and tells the target to run them.
     ///
     /// # Errors
     /// With [`MigrationError::committed`] unset, the message provably never left and the devices are back. With it
     /// set, the target was told, or may have been, and did not confirm: this side must stay stopped.
     pub fn commit(mut self) -> Result<Committed, MigrationError> {
-        if let Err(cause) = self.set.enter(Phase::Commit) {
+        if let Err(cause) = self.set.vmm.enter(Phase::Commit) {
             return Err(self.fail(cause));
         }
-        match self.link.send_commit() {
+        match send_commit(&self.wire) {
             Ok(()) => {}
-            Err(Unsent { error, certain: true }) => return Err(self.fail(error.into())),
+            Err(Unsent { error, certain: true }) => return Err(self.fail(error)),
             Err(Unsent { error, certain: false }) => {
                 // The devices stay stopped either way; a failure to say so changes nothing.
                 let _ = self.set.retire();
-                return Err(self.in_doubt(error.into()));
+                return Err(self.in_doubt(error));
             }
         }
         self.set.disarm();
         let retired = self.set.retire();
-        let confirmed = self.link.wait_complete();
+        let confirmed = wait_verdict(&mut self.wire, &mut self.readers).and_then(|incoming| match incoming {
+            Incoming::Complete => Ok(()),
+            other => Err(other.out_of_place()),
+        });
         if let Err(cause) = confirmed.and(retired) {
             return Err(self.in_doubt(cause));
         }
-        self.set.phase = Phase::Done;
-        self.set.hooks.phase(Phase::Done);
-        let downtime = self.set.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
-        Ok(Committed { devices: self.sums(), downtime })
+        self.set.vmm.done();
+        let downtime = self.set.vmm.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
+        Ok(Committed { devices: self.sums(), downtime, counters: self.counters() })
     }
 
     /// Ends the attempt: tells the target, puts the devices back.
@@ -208,113 +228,75 @@ impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Ready<'_, D, T, H> {
         self.fail(Cause::Cancelled)
     }
 
-    fn run(&mut self, options: &SaveOptions, way: Way) -> Result<(), Cause> {
-        self.set.enter(Phase::Hello)?;
-        let piece_len = self.link.offer(self.set.devices.len(), options.nonce)?;
-        let mut buffer = vec![0_u8; piece_len];
-        self.set.enter(Phase::Open)?;
-        self.open(way)?;
-        self.read_while_running(options, &mut buffer)?;
-        self.link.send_switchover()?;
-        self.set.enter(Phase::StopCopy)?;
-        self.set.stop()?;
-        self.set.drain(&mut self.link, &mut buffer)?;
-        self.link.flush()?;
-        self.set.enter(Phase::Load)?;
-        if way == Way::ToPeer { self.collect_acknowledgements() } else { Ok(()) }
-    }
-
-    /// Offers every device, and waits until the target has taken each of them into RESUMING.
-    fn open(&mut self, way: Way) -> Result<(), Cause> {
-        self.set.check_states()?;
-        for (index, device) in self.set.devices.iter_mut().enumerate() {
-            // An estimate for the target's display; a driver without one does not stop a migration.
-            let estimate_bytes = device.stop_copy_bytes().unwrap_or(0);
-            self.link.send_open(index, device.name(), device.identity(), device.capabilities(), estimate_bytes)?;
-        }
-        self.link.flush()?;
-        for _ in 0..self.set.devices.len() {
-            if way == Way::ToPeer {
-                self.link.wait_accept()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Pre-copy where there is any, then the P2P barrier.
-    fn read_while_running(&mut self, options: &SaveOptions, buffer: &mut [u8]) -> Result<(), Cause> {
-        for _ in 0..REINIT_MAX {
-            if let Some(rule) = &options.precopy {
-                self.set.enter(Phase::PreCopy)?;
-                if self.set.begin_precopy()? {
-                    self.set.precopy(&mut self.link, buffer, rule)?;
+    /// All phases up to the last acknowledgement, in one scope.
+    fn run(&mut self, options: &SaveOptions) -> Result<(), Cause> {
+        let offers = self.set.offers();
+        let SourceSet { devices, progress, vmm, .. } = &mut self.set;
+        let (wire, readers) = (&self.wire, &mut self.readers);
+        let workers = devices.iter_mut().zip(progress.iter_mut()).enumerate();
+        thread::scope(|scope| {
+            let _lead = Lead(wire);
+            let sums = offers.iter().map(|_| DigestSum::default()).collect();
+            let mut course = Course { helm: Helm::new(wire), vmm, options, sums };
+            let go = || {
+                course.vmm.enter(Phase::Hello)?;
+                start_senders(scope, wire)?;
+                if wire.role != Role::File {
+                    start_receivers(scope, wire, readers, &refuse_data)?;
                 }
-            }
-            self.set.enter(Phase::Switchover)?;
-            self.set.quiesce()?;
-            // vfio.h, VFIO_PRECOPY_INFO_REINIT: readiness must be judged anew.
-            if options.precopy.is_none() || !self.set.is_reinitialised()? {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    fn collect_acknowledgements(&mut self) -> Result<(), Cause> {
-        for _ in 0..self.set.devices.len() {
-            self.link.wait_loaded()?;
-        }
-        Ok(())
+                course.greet(offers.len())?;
+                course.vmm.enter(Phase::Open)?;
+                for (index, (device, progress)) in workers {
+                    let (spread, lap_began, sending) = (Spread::new(), Instant::now(), Duration::ZERO);
+                    let worker = Worker { wire, index, device, progress, spread, lap_began, sending };
+                    start(scope, wire, &format!("read {index}"), move || worker.run())?;
+                }
+                let homes = course.open(&offers)?;
+                let chunk_bytes = wire.pool().map_or(1, |pool| u64::try_from(pool.buffer_len()).unwrap_or(u64::MAX));
+                let rule = options.precopy.as_ref();
+                let config = precopy::config(&offers, &homes, rule, chunk_bytes);
+                course.drive(&mut Drive::new(config, rule.is_some()))?;
+                if wire.role == Role::File { Ok(()) } else { course.wait_receivers() }
+            };
+            let outcome = go();
+            course.helm.show_progress(course.vmm.hooks);
+            course.helm.finish(outcome)
+        })
     }
 
     fn close_file(&mut self) -> Result<(), Cause> {
-        self.set.enter(Phase::Commit)?;
-        self.link.send_commit().map_err(|unsent| Cause::from(unsent.error))?;
+        self.set.vmm.enter(Phase::Commit)?;
+        send_commit(&self.wire).map_err(|unsent| unsent.error)?;
         self.set.retire()?;
-        self.set.phase = Phase::Done;
-        self.set.hooks.phase(Phase::Done);
+        self.set.vmm.done();
         Ok(())
     }
 
+    /// Ends an attempt whose other side does not know yet.
     fn fail(&mut self, cause: Cause) -> MigrationError {
-        let cause = self.link.cause_from_peer(cause);
-        self.link.send_abort(&cause);
-        MigrationError { phase: self.set.phase, cause, devices: self.set.restore(), committed: false }
+        self.wire.tell(&cause);
+        self.failed(cause)
+    }
+
+    fn failed(&mut self, cause: Cause) -> MigrationError {
+        MigrationError { phase: self.set.vmm.phase, cause, devices: self.set.restore(), committed: false }
     }
 
     fn in_doubt(&mut self, cause: Cause) -> MigrationError {
         self.set.disarm();
-        MigrationError { phase: self.set.phase, cause, devices: Vec::new(), committed: true }
+        MigrationError { phase: self.set.vmm.phase, cause, devices: Vec::new(), committed: true }
     }
 }
 
-impl<D: Device, T: Read + Write, H: Hooks + ?Sized> Drop for Ready<'_, D, T, H> {
+/// A source is sent no data; the reader's limits have refused it already.
+fn refuse_data(_: usize, _: u64, _: Buffer) -> Result<(), Cause> {
+    Err(Cause::refused("a source takes no data"))
+}
+
+impl<D: Device + Send, H: Hooks + ?Sized> Drop for Ready<'_, D, H> {
     fn drop(&mut self) {
         if self.set.is_armed() {
             let _ = self.fail(Cause::Cancelled);
         }
-    }
-}
-
-/// A writer on which nothing comes back.
-struct OneWay<W>(W);
-
-impl<W> Read for OneWay<W> {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
-    }
-}
-
-impl<W: Write> Write for OneWay<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
     }
 }

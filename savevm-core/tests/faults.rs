@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use common::{assert_all, devices, load_options, migrate, migrate_over, migrate_with, save_options};
 use savevm_core::sim::{FaultPlan, FaultRule};
-use savevm_core::{Cancel, Cause, Hooks, Outcome, Phase};
+use savevm_core::{Cancel, Cause, Channel, Hooks, Outcome, Phase};
 use vfio_mig_fsm::State;
 
 /// Two devices with everything optional, small enough to be moved thousands of times.
@@ -38,7 +38,10 @@ fn sweep(rule: &str, on_source: bool) -> u32 {
         let (source, target) = (devices(&SET), devices(&SET));
         let side = if on_source { &source } else { &target };
         side[0].set_faults(plan(&format!("{rule}@{nth}")));
-        let both = migrate(&source, &target);
+        // Small pieces, so that there are several calls to fail.
+        let mut save = save_options();
+        save.limits.chunk_bytes_max = 1 << 10;
+        let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load_options());
         both.assert_one_owner();
         if both.source.is_ok() {
             both.assert_moved();
@@ -105,7 +108,7 @@ fn an_estimate_is_not_needed() {
 
 #[test]
 fn a_source_device_that_answers_nonsense_ends_the_attempt() {
-    for (rule, said) in [("get_state:answer=42@1", "state 42"), ("get_state:answer=42@7+", "state 42")] {
+    for (rule, said) in [("get_state:answer=42@1", "state 42"), ("get_state:answer=42@2+", "state 42")] {
         let (source, target) = (devices(&SET), devices(&SET));
         source[0].set_faults(plan(rule));
         let both = migrate(&source, &target);
@@ -201,17 +204,20 @@ fn a_cancel_at_any_phase_of_either_side() {
     }
 }
 
-/// A connection that breaks after so many bytes in one direction.
+/// One half of a connection that breaks after so many bytes.
 struct Breaking {
     stream: UnixStream,
-    reads_left: usize,
-    writes_left: usize,
+    left: usize,
     total: Arc<AtomicUsize>,
 }
 
 impl Breaking {
-    fn new(stream: UnixStream, reads_left: usize, writes_left: usize) -> Self {
-        Self { stream, reads_left, writes_left, total: Arc::default() }
+    /// A channel that breaks after so many bytes in either direction, and the count of the bytes written.
+    fn channel(stream: UnixStream, reads_left: usize, writes_left: usize) -> (Channel<'static>, Arc<AtomicUsize>) {
+        let half = |left| Self { stream: stream.try_clone().unwrap(), left, total: Arc::default() };
+        let (reader, writer) = (half(reads_left), half(writes_left));
+        let total = Arc::clone(&writer.total);
+        (Channel::new(reader, writer).with_shutdown(move |how| drop(stream.shutdown(how))), total)
     }
 
     fn cut(&self) {
@@ -221,26 +227,26 @@ impl Breaking {
 
 impl Read for Breaking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = buffer.len().min(self.reads_left);
+        let length = buffer.len().min(self.left);
         if length == 0 {
             self.cut();
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let read = self.stream.read(&mut buffer[..length])?;
-        self.reads_left -= read;
+        self.left -= read;
         Ok(read)
     }
 }
 
 impl Write for Breaking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len().min(self.writes_left);
+        let length = bytes.len().min(self.left);
         if length == 0 {
             self.cut();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let written = self.stream.write(&bytes[..length])?;
-        self.writes_left -= written;
+        self.left -= written;
         self.total.fetch_add(written, Ordering::Relaxed);
         Ok(written)
     }
@@ -257,9 +263,11 @@ fn cut_after(reads: usize, writes: usize) -> (usize, usize) {
     let config = ["model=mtty ports=1"];
     let (source, target) = (devices(&config), devices(&config));
     let (left, right) = common::connection();
-    let (left, right) = (Breaking::new(left, reads, writes), Breaking::new(right, ALL, ALL));
-    let totals = (Arc::clone(&left.total), Arc::clone(&right.total));
-    let both = migrate_over(&source, &target, (left, right), &mut (), &mut (), &save_options(), &load_options());
+    let ((left, sent), (right, answered)) =
+        (Breaking::channel(left, reads, writes), Breaking::channel(right, ALL, ALL));
+    let totals = (sent, answered);
+    let both =
+        migrate_over(&source, &target, (left.into(), right.into()), &mut (), &mut (), &save_options(), &load_options());
     match (&both.source, &both.target) {
         // The Complete was lost: the target runs, the source knows that it may.
         (Err(source), Ok(_)) => {
@@ -302,4 +310,50 @@ fn after_a_failure_the_next_attempt_succeeds() {
         migrate(&source, &target).target.unwrap_err();
     }
     migrate(&source, &target).assert_moved();
+}
+
+/// Cuts one of two channels after `reads` and `writes` bytes of the source. Gives the bytes that side and the other
+/// wrote on it.
+fn cut_one_of_two(cut: usize, reads: usize, writes: usize) -> (usize, usize) {
+    let config = ["model=mtty ports=1", "model=mtty ports=1"];
+    let (source, target) = (devices(&config), devices(&config));
+    let mut totals = (Arc::default(), Arc::default());
+    let ends = (0..2)
+        .map(|index| {
+            let (left, right) = common::connection();
+            if index != cut {
+                return (Channel::unix(left).unwrap(), Channel::unix(right).unwrap());
+            }
+            let (left, sent) = Breaking::channel(left, reads, writes);
+            let (right, answered) = Breaking::channel(right, ALL, ALL);
+            totals = (sent, answered);
+            (left, right)
+        })
+        .unzip();
+    let both = migrate_over(&source, &target, ends, &mut (), &mut (), &save_options(), &load_options());
+    match (&both.source, &both.target) {
+        // The Complete was lost: the target runs, the source knows that it may.
+        (Err(source), Ok(_)) => assert!(source.committed, "channel {cut} after {reads}/{writes}: {source}"),
+        _ => both.assert_one_owner(),
+    }
+    if (reads, writes) != (ALL, ALL) && cut != 0 {
+        // All of it is needed before the commit.
+        assert!(!both.source.unwrap_err().committed, "channel {cut} after {reads}/{writes}");
+        assert_all(&both.source_states, State::Running, "source");
+    }
+    (totals.0.load(Ordering::Relaxed), totals.1.load(Ordering::Relaxed))
+}
+
+#[test]
+fn one_of_two_channels_cut_after_any_byte() {
+    for cut in 0..2 {
+        let (sent, answered) = cut_one_of_two(cut, ALL, ALL);
+        assert!(sent > 150 && answered > 100, "channel {cut}: {sent} and {answered} bytes");
+        for writes in 0..sent {
+            cut_one_of_two(cut, ALL, writes);
+        }
+        for reads in 0..answered {
+            cut_one_of_two(cut, reads, ALL);
+        }
+    }
 }

@@ -160,7 +160,7 @@ fn ready_dropped_is_an_abort() {
     let config = ["model=plain caps=7 initial=1KiB stop=1KiB seed=1"];
     let (source, target) = (devices(&config), devices(&config));
     let (mut ours, mut theirs) = (ports(&source), ports(&target));
-    let (left, right) = common::connection();
+    let (left, right) = common::channels(1);
     let outcome = std::thread::scope(|scope| {
         let options = load_options();
         let loading = scope.spawn(|| load::load(&mut theirs, right, &mut (), &load_options()).unwrap().run());
@@ -230,7 +230,7 @@ fn identities_that_do_not_fit_are_refused_with_every_reason() {
                 device.observe(Box::new(|event| panic!("the target's device was touched: {event:?}")));
             }
         }
-        let (left, right) = common::connection();
+        let (left, right) = common::channels(1);
         let (saved, loaded) = std::thread::scope(|scope| {
             let loading = scope.spawn(|| {
                 load::load(&mut theirs, right, &mut (), &load_options()).and_then(load::Loaded::run).map(|_| ())
@@ -327,13 +327,17 @@ fn consistent_damage_is_noticed_by_the_digest() {
     let mut reader = FrameReader::new(file.as_slice(), Limits::DEFAULT);
     let mut damaged = Vec::new();
     let mut writer = FrameWriter::new(&mut damaged, Limits::DEFAULT);
+    let mut position = 0;
     while let Some(received) = reader.read_frame().unwrap() {
         match received.frame {
             Frame::Control(message) => writer.write_control(&message).unwrap(),
             Frame::Data { device, sequence, payload } => {
                 let mut payload = payload.to_vec();
-                // SCR of the port, which the driver does not check; the first frame is the header, which it does.
-                payload[7] ^= u8::from(sequence == 1);
+                // SCR of the port, which the driver does not check; before it is a header of 24 bytes, which it does.
+                if let Some(register) = (24_usize + 7).checked_sub(position).and_then(|at| payload.get_mut(at)) {
+                    *register ^= 1;
+                }
+                position += payload.len();
                 writer.write_data(device, sequence, &payload).unwrap();
             }
             _ => {}
@@ -344,4 +348,51 @@ fn consistent_damage_is_noticed_by_the_digest() {
     let error = load::load_from(&mut theirs, damaged.as_slice(), &mut (), &load_options()).unwrap_err();
     assert!(matches!(error.cause, Cause::Digest { .. }), "{error}");
     assert_eq!(theirs[0].state(), Ok(State::Running), "reset, not loaded");
+}
+
+/// A guest that dirties faster than a capped channel reads: what then is the caller's choice.
+#[test]
+fn what_does_not_converge_is_switched_over_or_given_up_as_the_caller_says() {
+    use core::time::Duration;
+    use savevm_core::sched::Verdict;
+
+    let config = "model=plain caps=7 initial=64KiB dirty=8MiB dirty-rate=50MiB/s dirty-total=1GiB stop=64KiB seed=1";
+    for (verdict, moves) in [(Verdict::Switch, true), (Verdict::Abort, false)] {
+        let (source, target) = (devices(&[config]), devices(&[config]));
+        let mut save = save_options();
+        let mut rule = save::Precopy::default();
+        rule.window = Duration::from_millis(5);
+        rule.downtime_max = Duration::from_millis(100);
+        rule.rate_bytes_per_s = Some(8 << 20);
+        rule.bandwidth_bytes_per_s = Some(10 << 20);
+        (rule.level, rule.rising, rule.late, rule.infeasible) = (verdict, verdict, verdict, Verdict::Wait);
+        rule.duration_max = Duration::from_secs(1);
+        save.precopy = Some(rule);
+        let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load_options());
+        both.assert_one_owner();
+        assert_eq!(both.source.is_ok(), moves, "{verdict:?}");
+        if let Err(error) = &both.source {
+            assert!(matches!(error.cause, Cause::GivenUp { .. }), "{error}");
+            assert_all(&both.source_states, State::Running, "source");
+        }
+    }
+}
+
+/// Bytes that were read while the guest ran, by time: no burst beyond the cap.
+#[test]
+fn a_cap_is_kept_while_the_guest_runs() {
+    use core::time::Duration;
+    use std::time::Instant;
+
+    let config = "model=plain caps=7 initial=1MiB dirty=0 stop=1KiB seed=1";
+    let (source, target) = (devices(&[config, config]), devices(&[config, config]));
+    let mut save = save_options();
+    let mut rule = save::Precopy::default();
+    rule.window = Duration::from_millis(5);
+    rule.rate_bytes_per_s = Some(8 << 20);
+    save.precopy = Some(rule);
+    let began = Instant::now();
+    migrate_with(&source, &target, &mut (), &mut (), &save, &load_options()).assert_moved();
+    // Two MiB at eight a second.
+    assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
 }

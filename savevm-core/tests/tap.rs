@@ -11,13 +11,17 @@
 
 mod common;
 
+use core::time::Duration;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use common::{Both, assert_all, devices, load_options, migrate_with, save_options};
 use savevm_core::digest::{Digest, DigestSum};
 use savevm_core::sim::{Direction, FaultPlan, FaultRule, SimDevice, SimEvent};
 use savevm_core::tap::{Refusal, Side, Subject, Tap, TapError, Taps};
-use savevm_core::{Cause, Outcome, Phase};
+use savevm_core::{Cause, Channel, Outcome, Phase};
 use vfio_mig_fsm::{Capabilities, State};
 
 const SET: [&str; 2] = [
@@ -352,4 +356,48 @@ fn a_file_passes_taps_too() {
     let error = savevm_core::load::load_from(&mut common::ports(&target), &file[..], &mut (), &load).unwrap_err();
     assert!(matches!(error.cause, Cause::Tap { .. }), "{error}");
     assert_eq!(at_target[0].sum(), sums[0].sum);
+}
+
+/// A connection that takes its time for each header.
+struct Slow<W>(W);
+
+impl<W: Write> Write for Slow<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() == stream_codec::frame::HEADER_BYTES {
+            thread::sleep(Duration::from_millis(4));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What is said on one channel overtakes what is said on another, the switchover included, and what was said before it.
+#[test]
+fn the_phase_is_that_of_the_source_on_every_channel() {
+    for slow in 0..3 {
+        let (source, target) = (devices(&SET), devices(&SET));
+        let channel = |index| {
+            let (left, right) = UnixStream::pair().unwrap();
+            let handle = left.try_clone().unwrap();
+            let (reader, writer) = (left.try_clone().unwrap(), left);
+            let left = if index == slow { Channel::new(reader, Slow(writer)) } else { Channel::new(reader, writer) };
+            (left.with_shutdown(move |how| drop(handle.shutdown(how))), Channel::unix(right).unwrap())
+        };
+        let (mut save, mut load) = (save_options(), load_options());
+        let ((on_source, _), (on_target, at_target)) = (taps(LOOK), taps(LOOK));
+        (save.taps, load.taps) = (on_source, on_target);
+        let ends = (0..3).map(channel).unzip();
+        let both = common::migrate_over(&source, &target, ends, &mut (), &mut (), &save, &load);
+        both.assert_moved();
+        let (moved, arrived) = (both.source.unwrap().devices, both.target.unwrap().devices);
+        for ((log, sum), arrived) in at_target.iter().zip(&moved).zip(&arrived) {
+            let early = |seen: &Seen| if let Seen::Data(Phase::PreCopy, bytes) = seen { *bytes as u64 } else { 0 };
+            let early: u64 = log.calls().iter().map(early).sum();
+            let what = format!("{}, channel {slow} is slow", sum.device);
+            assert_eq!((early, arrived.precopy_bytes), (sum.precopy_bytes, sum.precopy_bytes), "{what}");
+        }
+    }
 }

@@ -23,12 +23,12 @@
 //! | offset | size | field | value |
 //! |---|---|---|---|
 //! | 0 | 2 | kind | see below |
-//! | 2 | 2 | flags | bit 0 `SKIPPABLE`: a reader that does not know the kind skips the frame, without it refuses the stream. Bits 1 to 15 are zero. Kinds of version 1 never have it |
+//! | 2 | 2 | flags | bit 0 `SKIPPABLE`: a reader that does not know the kind skips the frame, without it refuses the stream; kinds of version 1 never have it. Bit 1 `UNCHECKED`, on Data, with feature bit 1: no payload CRC-32. Bits 2 to 15 are zero |
 //! | 4 | 4 | payload length | bytes after the header |
 //! | 8 | 4 | device | number of the device, or `ffffffff` |
 //! | 12 | 4 | channel | zero; kept |
-//! | 16 | 8 | sequence | Data: number of the frame within its device, from 0. DeviceEnd: how many Data frames the device had. Else zero |
-//! | 24 | 4 | payload CRC-32 | of the payload; zero if there is none |
+//! | 16 | 8 | sequence | Data: number of the frame within its device, from 0. DeviceEnd: how many Data frames the device had. Credit: how many there is room for, counted from the first. Else zero |
+//! | 24 | 4 | payload CRC-32 | of the payload; zero if there is none, or if it is unchecked |
 //! | 28 | 4 | header CRC-32 | of bytes 0 to 27 |
 //!
 //! # Kinds
@@ -50,8 +50,9 @@
 //! | 0x0014 | Loaded | T | required | byte count and digest, below |
 //! | 0x0015 | *InitialDone* | | | kept: all initial bytes of a device are sent |
 //! | 0x0016 | *InitialAck* | | | kept: the target has loaded them |
-//! | 0x0017 | *Credit* | | | kept: the target grants a device a window in bytes |
-//! | 0x0020–0x002f | *channels* | | | kept: a channel joins, a channel leaves |
+//! | 0x0017 | Credit | T | required | none |
+//! | 0x0020 | ChannelEnd | S T | none | none |
+//! | 0x0021–0x002f | *channels* | | | kept |
 //! | 0x0100–0x01ff | *RAM* | | | kept: the guest's memory |
 //! | 0x8000–0xffff | *private* | | | for parties that agreed on a feature bit |
 //!
@@ -69,7 +70,7 @@
 //! | 8 | 2 | channel index, below the count |
 //! | 10 | 2 | channel count, at least 1 |
 //! | 12 | 4 | device count: devices have the numbers 0 to one less |
-//! | 16 | 8 | offered features, one bit each; version 1 assigns none |
+//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums |
 //! | 24 | 8 | required features, a subset of the offered ones |
 //! | 32 | 16 | session nonce: random, chosen by the source, repeated by the target |
 //! | 48 | 4 | largest Data payload the sender of the Hello takes, zero for none |
@@ -129,6 +130,21 @@
 //! from the target only: it then says that the target does not run the guest. A file is what a source would send to a
 //! target that agrees with everything: it may send Data right after DeviceOpen, and ends after Commit.
 //!
+//! # Channels and credit
+//!
+//! A session may have several channels, each with a prologue and a Hello in both directions: the first one's but for the
+//! channel index. Only Data, Switchover, ChannelEnd and Abort go on channels above 0. Frames of different channels may overtake each
+//! other, so a target puts the Data frames of a device in order by their numbers, and DeviceEnd may come before the last
+//! of them. Switchover goes on each channel, so that it is known of each frame whether the guest still ran when its data were
+//! read; the first channel's begins the phase. Once every device has ended, the source ends each channel above 0 with ChannelEnd and the target answers with
+//! one; Commit comes after that.
+//!
+//! With feature bit 0, which more than one channel requires, the target grants credit: a Credit says how many Data frames
+//! of a device it takes in all. It keeps a buffer of its largest payload for each frame that it has granted and not yet
+//! written to the device, so its memory is the sum of what it grants, the next frame in order always has a place, and no
+//! device waits for another. A frame beyond the credit is a violation. A credit is above the one before and at most 128
+//! frames ahead of the first frame that has not come.
+//!
 //! # Using it
 //!
 //! * Pure functions: [`Header::encode`], [`Header::decode`], [`encode_control`], [`data_header`], [`parse_control`].
@@ -154,16 +170,16 @@ mod text;
 
 pub use self::decoder::{DataPiece, Event, FrameDecoder};
 pub use self::digest::{Digest, DigestAlgorithm};
-pub use self::encode::{data_header, encode_control};
+pub use self::encode::{data_header, encode_control, unchecked_data_header};
 pub use self::error::{Error, Reason};
 pub use self::header::{HEADER_BYTES, Header};
 pub use self::hello::{Agreement, Channel, Hello, Refusal, Role, Support, VERSION};
-pub use self::kind::{FLAG_SKIPPABLE, Kind, NO_DEVICE};
+pub use self::kind::{FLAG_SKIPPABLE, FLAG_UNCHECKED, Kind, NO_DEVICE};
 pub use self::limits::Limits;
 pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message};
 pub use self::parse::{parse_control, verify_payload};
 pub use self::prologue::{FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue};
-pub use self::session::{DevicePhase, Phase, Session, SessionError, Violation};
+pub use self::session::{CHANNELS_MAX, CREDIT_FRAMES_MAX, DevicePhase, Phase, Session, SessionError, Violation};
 pub use self::text::{TextFault, printable};
 
 /// Longest name of a device, in bytes.

@@ -14,8 +14,8 @@ mod common;
 
 use common::control;
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, Limits, Message, Role, Support,
-    data_header, encode_prologue, parse_control,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, Limits, Message, Reason, Role, Support,
+    data_header, encode_prologue, parse_control, unchecked_data_header,
 };
 
 /// Bytes of a text of hexadecimal numbers; `|` and what follows on a line is a comment.
@@ -145,4 +145,28 @@ fn commit() {
         &Message::Commit,
         "04 00 00 00  00 00 00 00  ff ff ff ff  00 00 00 00  00 00 00 00 00 00 00 00  00 00 00 00  ef e7 8d 76",
     );
+}
+
+#[test]
+fn credit_and_channel_end() {
+    check(
+        &Message::Credit { device: 3, frames: 0x0102_0304_0506_0708 },
+        "17 00 00 00  00 00 00 00  03 00 00 00  00 00 00 00  08 07 06 05 04 03 02 01  00 00 00 00  09 d2 3b 9d",
+    );
+    check(
+        &Message::ChannelEnd,
+        "20 00 00 00  00 00 00 00  ff ff ff ff  00 00 00 00  00 00 00 00 00 00 00 00  00 00 00 00  3b b0 e5 46",
+    );
+}
+
+#[test]
+fn data_without_a_checksum() {
+    let bytes = unchecked_data_header(3, 7, b"state").unwrap();
+    let expected =
+        "12 00 02 00  05 00 00 00  03 00 00 00  00 00 00 00  07 00 00 00 00 00 00 00  00 00 00 00  51 48 1c be";
+    assert_eq!(bytes.to_vec(), hex(expected));
+    let taken = Limits { unchecked_data: true, ..Limits::DEFAULT };
+    assert!(Header::decode(&bytes, &taken, 0).unwrap().is_unchecked());
+    let refused = Header::decode(&bytes, &Limits::DEFAULT, 0).unwrap_err();
+    assert_eq!(refused.reason, Reason::Flags { kind: 0x12, flags: 2 }, "only a side that offered it takes it");
 }

@@ -67,12 +67,12 @@ fn input_01_lengths_above_the_limit_are_refused_before_anything_is_allocated() {
 fn input_02_length_zero_for_every_kind() {
     for kind in Kind::ALL {
         let device = match kind {
-            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Data | Kind::DeviceEnd | Kind::Loaded => 0,
+            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Data | Kind::DeviceEnd | Kind::Loaded | Kind::Credit => 0,
             _ => NO_DEVICE,
         };
         let empty = payload_frame(kind.raw(), device, &[]);
         match kind {
-            Kind::Switchover | Kind::Commit | Kind::Complete | Kind::DeviceAccept => {
+            Kind::Switchover | Kind::Commit | Kind::Complete | Kind::DeviceAccept | Kind::Credit | Kind::ChannelEnd => {
                 assert_eq!(decode(&stream([&empty]), LIMITS), Ok(1), "{kind} has no payload");
             }
             Kind::Data => assert_eq!(refused(&empty), Reason::EmptyData),
@@ -95,8 +95,8 @@ fn input_03_truncation_at_every_offset() {
             Err(error) => assert!(matches!(error.reason, Reason::Truncated { .. }), "{error}"),
         }
     }
-    // After the prologue and after each of the 15 frames but the last.
-    assert_eq!(cut_between_frames, 15);
+    // After the prologue and after each of the 17 frames but the last.
+    assert_eq!(cut_between_frames, 17);
     // Cut between two frames it is the session that knows.
     let cut = violation(target(1).finish());
     assert!(matches!(cut, Violation::EndedEarly { .. }), "{cut}");
@@ -176,8 +176,8 @@ fn input_12_hello_of_another_session_and_too_many_channels() {
     assert_eq!(violation(source.received(&Message::Hello(other))), Violation::Echo { what: "session nonce" });
 
     let mut target = Session::new(Role::Target, Support::CURRENT, LIMITS);
-    let many = Hello { channel: Channel { index: 0, count: 2 }, ..ours };
-    assert_eq!(violation(target.received(&Message::Hello(many))), Violation::Channels { count: 2 });
+    let many = Hello { channel: Channel { index: 0, count: 5 }, ..ours };
+    assert_eq!(violation(target.received(&Message::Hello(many))), Violation::Channels { count: 5, limit: 4 });
 
     let mut silent = Session::new(Role::Target, Support::CURRENT, LIMITS);
     let no_hello = violation(silent.received(&open(0, "vf")));
@@ -186,7 +186,7 @@ fn input_12_hello_of_another_session_and_too_many_channels() {
 
 #[test]
 fn input_13_unknown_kinds_reserved_bits_and_versions() {
-    for kind in [0x0015, 0x0017, 0x0020, 0x0100, 0x8000, 0xffff] {
+    for kind in [0x0015, 0x0018, 0x0021, 0x0100, 0x8000, 0xffff] {
         let frame = |flags| raw(Header { flags, device: 77, channel: 9, sequence: 5, ..header(kind, 3) }, b"abc");
         assert_eq!(refused(&frame(0)), Reason::UnknownKind { kind });
         assert_eq!(decode(&stream([&frame(1)]), LIMITS), Ok(1), "{kind:#x} may be skipped");

@@ -25,6 +25,7 @@ enum Parts {
     Hello(Hello),
     Open { device: u32, name: String, identity: String, flags: u64, bytes: u64 },
     Accept(u32),
+    Credit(u32, u64),
     End { device: u32, frames: u64, bytes: u64, digest: Digest },
     Loaded { device: u32, bytes: u64, digest: Digest },
     Abort { code: u16, device: Option<u32>, reason: String },
@@ -43,6 +44,7 @@ impl Parts {
                 stop_copy_bytes: *bytes,
             }),
             Self::Accept(device) => Message::DeviceAccept { device: *device },
+            &Self::Credit(device, frames) => Message::Credit { device, frames },
             &Self::End { device, frames, bytes, digest } => {
                 Message::DeviceEnd(DeviceEnd { device, frames, bytes, digest })
             }
@@ -52,6 +54,7 @@ impl Parts {
             }
             Self::Bare(0) => Message::Switchover,
             Self::Bare(1) => Message::Commit,
+            Self::Bare(2) => Message::ChannelEnd,
             Self::Bare(_) => Message::Complete,
         }
     }
@@ -87,6 +90,7 @@ fn parts() -> impl Strategy<Value = Parts> {
         hello().prop_map(Parts::Hello),
         open.prop_map(|(device, name, identity, (flags, bytes))| Parts::Open { device, name, identity, flags, bytes }),
         device().prop_map(Parts::Accept),
+        (device(), any::<u64>()).prop_map(|(device, frames)| Parts::Credit(device, frames)),
         (device(), any::<(u64, u64)>(), digest())
             .prop_map(|(device, (frames, bytes), digest)| { Parts::End { device, frames, bytes, digest } }),
         (device(), any::<u64>(), digest()).prop_map(|(device, bytes, digest)| Parts::Loaded { device, bytes, digest }),
@@ -95,7 +99,7 @@ fn parts() -> impl Strategy<Value = Parts> {
             device,
             reason
         }),
-        (0u8..3).prop_map(Parts::Bare),
+        (0u8..4).prop_map(Parts::Bare),
     ]
 }
 
@@ -122,7 +126,7 @@ proptest! {
     /// With checksums that fit, so that what is behind them is reached.
     #[test]
     fn any_header_and_payload_are_survived(
-        kind in prop_oneof![0u16..0x20, any::<u16>()],
+        kind in prop_oneof![0u16..0x22, any::<u16>()],
         flags in prop_oneof![Just(0u16), Just(1), any::<u16>()],
         device in prop_oneof![0u32..5, Just(NO_DEVICE), any::<u32>()],
         (channel, sequence) in prop_oneof![Just((0u32, 0u64)), any::<(u32, u64)>()],

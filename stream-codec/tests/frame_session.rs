@@ -135,7 +135,8 @@ fn nothing_before_both_hellos() {
     assert_eq!(Pair::new().target_says(&Message::Hello(ours.reply(Support::CURRENT, 1))), greeting(Kind::Hello));
     let mut pair = Pair::new();
     pair.source_says(&Message::Hello(ours)).unwrap();
-    assert_eq!(pair.source_says(&Message::Hello(ours)), greeting(Kind::Hello));
+    let again = Violation::Channel { kind: Kind::Hello, channel: 0 };
+    assert_eq!(pair.source_says(&Message::Hello(ours)), Err(again));
     let mut pair = Pair::new();
     pair.source_says(&Message::Hello(ours)).unwrap();
     assert_eq!(pair.source_says(&Message::Switchover), greeting(Kind::Switchover));

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use clap::{Subcommand, ValueEnum};
 use savevm_core::kernel::KernelDevice;
 use savevm_core::tap;
-use savevm_core::{Cancel, Device, Limits};
+use savevm_core::{Cancel, Channel, Device, Limits};
 
 use crate::check_stream::{self, Checks};
 use crate::device::DeviceSpec;
@@ -56,10 +56,24 @@ struct Common {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     timeout: Duration,
 
-    /// The largest piece of device state in the stream, and the size of the one data buffer; the smaller of the two
-    /// sides' values is used
+    /// How many connections to use. Both sides name the same number. One is enough until a connection is slower than
+    /// the devices: a device keeps to one of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    channels: u16,
+
+    /// The largest piece of device state in the stream; the smaller of the two sides' values is used
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     chunk_bytes: u32,
+
+    /// What the data buffers of this side may come to, for all devices together. The target's value bounds what can be
+    /// under way; it cuts the pieces smaller where there are many devices
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    buffer_bytes: u64,
+
+    /// Leave out the checksum of each piece, if the other side agrees: for a transport that checks the data itself. The
+    /// digest of each device is compared in any case
+    #[arg(long)]
+    no_checksums: bool,
 
     /// Refuse a device state larger than this
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 40)]
@@ -91,6 +105,10 @@ struct Common {
     /// What to do after the pause
     #[arg(long, hide = true, value_enum, default_value_t = AfterPause::GoOn)]
     after_pause: AfterPause,
+
+    /// Which of the channels to cut after the pause; all of them without this
+    #[arg(long, hide = true)]
+    cut_channel: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -111,6 +129,14 @@ struct SourceArgs {
     /// Stop the devices at once instead of reading while they run
     #[arg(long)]
     no_precopy: bool,
+
+    /// The downtime to keep: pre-copy goes on until what is left is predicted to fit, or no longer gets less
+    #[arg(long, value_name = "MS", default_value_t = 300)]
+    downtime_ms: u64,
+
+    /// Read at most this many bytes per second while the devices run
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    precopy_rate: Option<u64>,
 
     /// Leave pre-copy after this long at the latest
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
@@ -183,6 +209,8 @@ fn names(devices: &Devices) -> Vec<String> {
 fn limits(common: &Common) -> Limits {
     let mut limits = Limits::default();
     limits.chunk_bytes_max = common.chunk_bytes;
+    limits.buffer_bytes_max = common.buffer_bytes;
+    limits.payload_checksums = !common.no_checksums;
     limits.state_bytes_max = common.state_bytes_max;
     limits.silence_max = common.timeout;
     limits
@@ -199,12 +227,17 @@ fn cancel_on_signals() -> Result<Cancel, String> {
     Ok(Cancel::from_flag(flag))
 }
 
-/// Bounds every wait on the connection, and gives a second handle to it.
-fn bounded(transport: &transport::Transport, common: &Common) -> Result<transport::Transport, String> {
-    transport
-        .set_timeout(common.timeout)
-        .and_then(|()| transport.try_clone())
-        .map_err(|error| format!("cannot set up the connection: {error}"))
+/// Makes channels of connections, and keeps a handle to each for cutting it.
+fn channels(
+    transports: Vec<transport::Transport>,
+) -> Result<(Vec<Channel<'static>>, Vec<transport::Transport>), String> {
+    let set_up = |transport: transport::Transport| {
+        let handle = transport.try_clone()?;
+        Ok((transport.into_channel()?, handle))
+    };
+    let pairs: std::io::Result<Vec<_>> = transports.into_iter().map(set_up).collect();
+    let pairs = pairs.map_err(|error| format!("cannot set up a connection: {error}"))?;
+    Ok(pairs.into_iter().unzip())
 }
 
 /// A number that tells this attempt from every other.

@@ -9,6 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod captures;
 mod soft;
 
 use std::io::{BufRead, BufReader, Write};

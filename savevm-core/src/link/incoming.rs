@@ -10,23 +10,24 @@ use super::index;
 use crate::digest::DigestSum;
 use crate::error::Cause;
 
-/// One received frame. The bytes of a data frame stay in the link's buffer.
+/// One received control frame.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Hello(Hello),
     Open { index: usize, name: String, identity: String },
     Accept,
-    Data { index: usize, length: usize },
-    End { index: usize, sum: DigestSum },
+    End { index: usize, frames: u64, sum: DigestSum },
+    Credit { index: usize, frames: u64 },
+    ChannelEnd,
     Switchover,
-    Loaded,
+    Loaded { index: usize, sum: DigestSum },
     Commit,
     Complete,
     Abort { reason: String },
 }
 
 impl Incoming {
-    pub(super) fn from_message(message: &Message<'_>) -> Result<Self, Cause> {
+    pub(crate) fn from_message(message: &Message<'_>) -> Result<Self, Cause> {
         Ok(match message {
             Message::Hello(hello) => Self::Hello(*hello),
             Message::DeviceOpen(open) => Self::Open {
@@ -35,9 +36,15 @@ impl Incoming {
                 identity: open.identity.to_string(),
             },
             Message::DeviceAccept { .. } => Self::Accept,
-            Message::DeviceEnd(end) => Self::End { index: index(end.device), sum: sum(end.bytes, &end.digest)? },
+            Message::DeviceEnd(end) => {
+                Self::End { index: index(end.device), frames: end.frames, sum: sum(end.bytes, &end.digest)? }
+            }
+            Message::Credit { device, frames } => Self::Credit { index: index(*device), frames: *frames },
+            Message::ChannelEnd => Self::ChannelEnd,
             Message::Switchover => Self::Switchover,
-            Message::Loaded(_) => Self::Loaded,
+            Message::Loaded(loaded) => {
+                Self::Loaded { index: index(loaded.device), sum: sum(loaded.bytes, &loaded.digest)? }
+            }
             Message::Commit => Self::Commit,
             Message::Complete => Self::Complete,
             Message::Abort(abort) => Self::Abort { reason: format!("{} ({})", abort.reason, abort.code) },
@@ -47,24 +54,17 @@ impl Incoming {
         })
     }
 
-    /// An Abort ends whatever was expected.
-    pub(super) fn or_abort(self) -> Result<Self, Cause> {
-        match self {
-            Self::Abort { reason } => Err(Cause::Peer { reason }),
-            other => Ok(other),
-        }
-    }
-
     /// The session lets it pass at this point, and still it is not what this side waits for.
     pub(crate) fn out_of_place(&self) -> Cause {
         let what = match self {
             Self::Hello(_) => "a Hello",
             Self::Open { .. } => "a DeviceOpen",
             Self::Accept => "a DeviceAccept",
-            Self::Data { .. } => "Data",
             Self::End { .. } => "a DeviceEnd",
+            Self::Credit { .. } => "a Credit",
+            Self::ChannelEnd => "a ChannelEnd",
             Self::Switchover => "a Switchover",
-            Self::Loaded => "a Loaded",
+            Self::Loaded { .. } => "a Loaded",
             Self::Commit => "a Commit",
             Self::Complete => "a Complete",
             Self::Abort { .. } => "an Abort",

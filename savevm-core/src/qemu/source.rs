@@ -20,6 +20,7 @@ use stream_codec::qemu::{Command, ConfigState, Item, SectionKind, VfioRecord};
 use self::answers::Answers;
 use self::channels::Channels;
 pub use self::machine::{Part, SourceMachine};
+pub use self::precopy::Precopy;
 use self::set::Set;
 use self::writer::MainWriter;
 use super::input::Pulse;
@@ -28,7 +29,7 @@ use crate::device::{self, Call, Device, DeviceError};
 use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Phase};
 use crate::limits::Limits;
-use crate::save::{DeviceSum, Precopy};
+use crate::save::DeviceSum;
 
 /// How often a device may begin anew while it is made quiet, before the switchover goes on regardless.
 const REINIT_MAX: u32 = 8;
@@ -65,7 +66,7 @@ impl SaveOptions {
 ///
 /// Dropped, it breaks the stream off and returns the devices.
 #[must_use = "dropping this aborts the migration; call commit to complete it"]
-pub struct Ready<'a, D: Device, V: SourceMachine + ?Sized, W: Write, R: Read> {
+pub struct Ready<'a, D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> {
     set: Set<'a, D, V>,
     main: MainWriter<W>,
     answers: Option<Answers<R>>,
@@ -366,7 +367,7 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
     }
 }
 
-impl<D: Device, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D, V, W, R> {
+impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D, V, W, R> {
     /// Ends the attempt and puts the devices back.
     #[must_use]
     pub fn abort(mut self) -> MigrationError {
@@ -392,7 +393,7 @@ impl<D: Device, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D, V, W,
     }
 }
 
-impl<D: Device, V: SourceMachine + ?Sized, W: Write, R: Read> Drop for Ready<'_, D, V, W, R> {
+impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Drop for Ready<'_, D, V, W, R> {
     fn drop(&mut self) {
         if self.set.is_armed() {
             let _ = self.fail(Cause::Cancelled);

@@ -99,7 +99,7 @@ impl LoadOptions {
 ///
 /// Dropped, it resets the devices and tells the source that the migration failed.
 #[must_use = "dropping this resets the devices; call run to take them over"]
-pub struct Loaded<'a, D: Device, V: TargetMachine + ?Sized, W: Write> {
+pub struct Loaded<'a, D: Device + Send, V: TargetMachine + ?Sized, W: Write> {
     devices: &'a mut [D],
     machine: &'a mut V,
     back: Back<W>,
@@ -132,7 +132,7 @@ pub struct Report {
 pub fn load<'a, D, V, R, W, C>(
     devices: &'a mut [D],
     machine: &'a mut V,
-    main: R,
+    mut main: R,
     back: Option<W>,
     channels: Vec<C>,
     options: &LoadOptions,
@@ -147,10 +147,11 @@ where
     let shared = Shared::new(&mut *devices, &mut *machine, channels.len(), options);
     let mut stream = Stream::new(&shared, back, options);
     std::thread::scope(|scope| {
-        for (index, channel) in channels.into_iter().enumerate() {
+        // A connection is closed after the reason is known: the source breaks all others then, which is no reason.
+        for (index, mut channel) in channels.into_iter().enumerate() {
             let shared = &shared;
             scope.spawn(move || {
-                match channel::run(shared, index, channel, options) {
+                match channel::run(shared, index, &mut channel, options) {
                     // Once all is over, well or not, what a channel says is no reason any more.
                     Err(cause) if !shared.pulse.is_over() => shared.fail(cause),
                     _ => {}
@@ -158,7 +159,7 @@ where
                 shared.channel_ended();
             });
         }
-        match read(&shared, &mut stream, main, options) {
+        match read(&shared, &mut stream, &mut main, options) {
             Ok(()) => shared.end(),
             Err(cause) => shared.fail(cause),
         }
@@ -182,7 +183,7 @@ where
 }
 
 /// Says so, and resets what was touched: a half state must not run.
-fn fail<D: Device, W: Write>(
+fn fail<D: Device + Send, W: Write>(
     devices: &mut [D],
     back: &mut Back<W>,
     touched: &[bool],
@@ -251,7 +252,7 @@ fn stop<D: Device>(device: &mut D) -> Result<(), Cause> {
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
     /// What arrived.
     #[must_use]
     pub const fn report(&self) -> &Report {
@@ -287,7 +288,7 @@ impl<D: Device, V: TargetMachine + ?Sized, W: Write> Loaded<'_, D, V, W> {
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W> {
     fn drop(&mut self) {
         if self.armed {
             let _ = self.fail(Cause::Cancelled);
@@ -295,7 +296,7 @@ impl<D: Device, V: TargetMachine + ?Sized, W: Write> Drop for Loaded<'_, D, V, W
     }
 }
 
-impl<D: Device, V: TargetMachine + ?Sized, W: Write> fmt::Debug for Loaded<'_, D, V, W> {
+impl<D: Device + Send, V: TargetMachine + ?Sized, W: Write> fmt::Debug for Loaded<'_, D, V, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded").field("report", &self.report).finish_non_exhaustive()
     }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The source's devices as one set, because "quiet together", "everything stopped" and "all put back" are properties of the set.
 
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::time::Instant;
 use std::vec::Vec;
 
-use vfio_mig_fsm::State;
+use vfio_mig_fsm::{Capabilities, State};
 
 use crate::device::Device;
 use crate::digest::Digest;
+use crate::engine::threads::in_parallel;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::restore::{self, Restored};
@@ -18,29 +19,69 @@ use crate::tap::{Side, Subject, Taps, Watched};
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// The state it was found in, once this migration has touched it.
-    home: Option<State>,
+    pub(super) home: Option<State>,
+    /// The state it was taken to last.
+    pub(super) state: Option<State>,
     /// Over everything read so far.
     pub(super) digest: Digest,
     /// The next data frame's number.
     pub(super) sequence: u64,
     /// Bytes read while the guest ran.
     pub(super) precopy_bytes: u64,
+    /// The device has said that nothing will follow.
+    pub(super) has_ended: bool,
     pub(super) watched: Watched,
+}
+
+/// What the target is told of a device.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) name: String,
+    pub(super) identity: String,
+    pub(super) capabilities: Capabilities,
+}
+
+/// The VMM and where the migration is.
+pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
+    pub(super) hooks: &'a mut H,
+    pub(super) phase: Phase,
+    cancel: Cancel,
+    guest_paused: bool,
+    pub(super) stopped_at: Option<Instant>,
 }
 
 /// The devices, where they are, and how to undo it.
 pub(super) struct SourceSet<'a, D: Device, H: Hooks + ?Sized> {
     pub(super) devices: &'a mut [D],
     pub(super) progress: Vec<Progress>,
-    pub(super) hooks: &'a mut H,
-    pub(super) phase: Phase,
-    cancel: Cancel,
-    guest_paused: bool,
-    pub(super) stopped_at: Option<Instant>,
+    pub(super) vmm: Vmm<'a, H>,
     armed: bool,
 }
 
-impl<'a, D: Device, H: Hooks + ?Sized> SourceSet<'a, D, H> {
+impl<H: Hooks + ?Sized> Vmm<'_, H> {
+    /// Begins a phase, unless somebody asked to stop.
+    pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
+        self.phase = phase;
+        self.hooks.phase(phase);
+        if self.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
+    }
+
+    /// Stops the guest. The downtime begins.
+    pub(super) fn pause_guest(&mut self) -> Result<(), Cause> {
+        self.stopped_at = Some(Instant::now());
+        self.hooks.pause_guest().map_err(|reason| Cause::Guest { reason })?;
+        self.guest_paused = true;
+        Ok(())
+    }
+
+    /// The last phase, which nothing can stop.
+    pub(super) fn done(&mut self) {
+        self.phase = Phase::Done;
+        self.hooks.phase(Phase::Done);
+    }
+}
+
+impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
     pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, taps: &Taps) -> Self {
         let progress = |device: &D| {
             let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
@@ -48,108 +89,23 @@ impl<'a, D: Device, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             Progress { watched: taps.watch(&subject), ..Progress::default() }
         };
         let progress = devices.iter().map(progress).collect();
-        Self {
-            devices,
-            progress,
-            hooks,
-            phase: Phase::Hello,
-            cancel,
-            guest_paused: false,
-            stopped_at: None,
-            armed: true,
-        }
+        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None };
+        Self { devices, progress, vmm, armed: true }
     }
 
-    /// Begins a phase, unless somebody asked to stop.
-    pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
-        self.phase = phase;
-        self.hooks.phase(phase);
-        self.check_cancel()
-    }
-
-    pub(super) fn check_cancel(&self) -> Result<(), Cause> {
-        if self.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
-    }
-
-    /// Refuses devices that something else is already doing something with.
-    pub(super) fn check_states(&mut self) -> Result<(), Cause> {
-        for device in self.devices.iter_mut() {
-            match device.state()? {
-                State::Running | State::Stop => {}
-                other => {
-                    return Err(Cause::refused(std::format!(
-                        "{} is in {other}, not RUNNING or STOP: something else is migrating it, or left it so; reset it first",
-                        device.name()
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes one device to `to`, and remembers where it came from.
-    fn transition(&mut self, index: usize, to: State) -> Result<(), Cause> {
-        let (Some(device), Some(progress)) = (self.devices.get_mut(index), self.progress.get_mut(index)) else {
-            return Ok(());
+    pub(super) fn offers(&self) -> Vec<Offer> {
+        let offer = |device: &D| Offer {
+            name: device.name().to_string(),
+            identity: device.identity().to_string(),
+            capabilities: device.capabilities(),
         };
-        if progress.home.is_none() {
-            progress.home = Some(device.state()?);
-        }
-        Ok(device.transition(to)?)
-    }
-
-    /// Takes every device for which `to` names a state there, one after the other.
-    fn transition_all(&mut self, to: impl Fn(&D, State) -> Option<State>) -> Result<(), Cause> {
-        for index in 0..self.devices.len() {
-            self.check_cancel()?;
-            let Some(device) = self.devices.get_mut(index) else { continue };
-            let now = device.state()?;
-            let wanted = to(device, now);
-            if let Some(wanted) = wanted {
-                self.transition(index, wanted)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts tracking on every running device that can be read while it runs. Says whether there is any.
-    pub(super) fn begin_precopy(&mut self) -> Result<bool, Cause> {
-        self.transition_all(|device, now| match now {
-            State::Running | State::PreCopyP2p if device.capabilities().has_pre_copy() => Some(State::PreCopy),
-            // Waiting behind the barrier for a set that goes back to pre-copy.
-            State::RunningP2p => Some(State::Running),
-            _ => None,
-        })?;
-        Ok(self.is_precopying())
-    }
-
-    fn is_precopying(&mut self) -> bool {
-        self.devices.iter_mut().any(|device| matches!(device.state(), Ok(State::PreCopy)))
-    }
-
-    /// The P2P barrier: no device is stopped before all that can are quiet towards each other.
-    pub(super) fn quiesce(&mut self) -> Result<(), Cause> {
-        self.transition_all(|device, now| match now {
-            State::Running if device.capabilities().has_p2p() => Some(State::RunningP2p),
-            State::PreCopy if device.capabilities().has_p2p() => Some(State::PreCopyP2p),
-            _ => None,
-        })
-    }
-
-    /// Stops the guest, then every device, behind the barrier.
-    pub(super) fn stop(&mut self) -> Result<(), Cause> {
-        self.stopped_at = Some(Instant::now());
-        self.hooks.pause_guest().map_err(|reason| Cause::Guest { reason })?;
-        self.guest_paused = true;
-        self.transition_all(|_, _| Some(State::StopCopy))
+        self.devices.iter().map(offer).collect()
     }
 
     /// Ends the data sessions of devices that were given up.
     pub(super) fn retire(&mut self) -> Result<(), Cause> {
-        for device in self.devices.iter_mut() {
-            device.transition(State::Stop)?;
-        }
-        Ok(())
+        let retired = in_parallel(self.devices, |_, device| device.transition(State::Stop));
+        retired.into_iter().try_for_each(|retired| Ok(retired?))
     }
 
     /// From here on nothing is put back.
@@ -169,14 +125,10 @@ impl<'a, D: Device, H: Hooks + ?Sized> SourceSet<'a, D, H> {
         self.armed = false;
         let homes: Vec<Option<State>> = self.progress.iter().map(|progress| progress.home).collect();
         let restored = restore::return_to(self.devices, &homes);
-        if self.guest_paused {
-            self.guest_paused = false;
-            self.hooks.resume_guest();
+        if self.vmm.guest_paused {
+            self.vmm.guest_paused = false;
+            self.vmm.hooks.resume_guest();
         }
         restored
-    }
-
-    pub(super) fn name(&self, index: usize) -> std::string::String {
-        self.devices.get(index).map(|device| device.name().to_string()).unwrap_or_default()
     }
 }

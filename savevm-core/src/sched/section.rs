@@ -265,13 +265,20 @@ impl Progress {
         let Some(bytes_per_s) = self.bytes_per_s(section) else { return stop };
         let spread =
             units::hypotenuse(u64::from(SPEED_SPREAD_PER_MILLE), u64::from(section.profile.size_spread_per_mille));
-        // Reading, sending and writing go on beside each other, but for the time it takes one chunk to come through.
-        let piece = chunk_bytes.min(bytes);
-        let read_time = self.read_bytes_per_s(section).map(|speed| units::time_for(piece, speed)).unwrap_or_default();
-        let through = read_time
-            .saturating_add(units::time_for(piece, channel_bytes_per_s))
-            .saturating_add(self.write_time(section, piece))
-            .saturating_sub(units::time_for(piece, bytes_per_s));
+        // Reading, sending and writing go on beside each other. What the slower of the two ends does not cover is the way of the
+        // first chunk to a slow writer, or that of the last from a slow reader, which waits for the one before it.
+        let (read, write) = (self.read_bytes_per_s(section), self.write_bytes_per_s(section));
+        let takes =
+            |piece: u64, speed: Option<u64>| speed.map(|speed| units::time_for(piece, speed)).unwrap_or_default();
+        let whole = chunk_bytes.min(bytes);
+        let through = if read.zip(write).is_some_and(|(read, write)| read > write) {
+            takes(whole, Some(channel_bytes_per_s)).saturating_add(takes(whole, read))
+        } else {
+            let last = last_piece(bytes, chunk_bytes);
+            let before =
+                if bytes > last { takes(whole, write).saturating_sub(takes(last, read)) } else { Duration::ZERO };
+            takes(last, Some(channel_bytes_per_s)).saturating_add(takes(last, write)).saturating_add(before)
+        };
         let moving = units::time_for(bytes, bytes_per_s).saturating_add(through);
         stop.then(Term::new(moving, u32::try_from(spread).unwrap_or(u32::MAX)))
     }
@@ -312,4 +319,12 @@ fn learn(timing: &mut Timing, took: Duration) {
     let off = units::scale(1000, units::nanos(before.abs_diff(took)), units::nanos(before).max(1)).min(1000);
     timing.expected = Duration::from_nanos(units::nanos(before).midpoint(units::nanos(took)));
     timing.spread_per_mille = timing.spread_per_mille.midpoint(u32::try_from(off).unwrap_or(1000)).max(20);
+}
+
+/// What is left of `bytes` after all whole chunks but the last.
+pub(super) fn last_piece(bytes: u64, chunk_bytes: u64) -> u64 {
+    match bytes.checked_rem(chunk_bytes) {
+        Some(0) | None => chunk_bytes.min(bytes),
+        Some(rest) => rest,
+    }
 }

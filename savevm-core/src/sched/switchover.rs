@@ -9,14 +9,17 @@ use super::config::Switchover;
 use super::decision::{Cause, Estimate, External, Phase};
 use super::grant::Grant;
 use super::model::{self, Term};
+use super::section::{Progress, last_piece};
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 use super::units;
 
 impl SaveScheduler {
     pub(super) fn poll_quiet(&mut self, now: Duration) -> Step {
-        // A chunk under way is finished; none is begun, for the next thing a section is asked is to stop.
-        if self.config.switchover == Switchover::Automatic && !self.pause_asked {
+        // What is under way is finished first, and nothing else begun: the next thing a section is asked is to stop, and no byte
+        // that was read while the guest ran comes behind the word that it stands.
+        let is_idle = self.progress.iter().all(Progress::is_idle);
+        if self.config.switchover == Switchover::Automatic && !self.pause_asked && is_idle {
             self.pause_asked = true;
             self.stopped_at = Some(now);
             return Step::PauseGuest;
@@ -114,21 +117,23 @@ impl SaveScheduler {
             terms.push(progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s).then(load));
             fixed.push(Term::from(section.profile.stop).then(load));
             let tail = units::time_for(bytes, progress.bytes_per_s(section).unwrap_or(u64::MAX));
-            let write = progress.write_time(section, self.config.chunk_bytes_max.min(bytes));
+            let write = progress.write_time(section, last_piece(bytes, self.config.chunk_bytes_max));
             order.push((section.profile.load.expected.saturating_add(tail), bytes, write, section));
         }
         // The channel, in the order of the drain: the longest way to go first.
         order.sort_by_key(|(tail, _, _, _)| core::cmp::Reverse(*tail));
         let mut channel_free_at = units::time_for(external.bytes.saturating_add(self.inflight_bytes), bytes_per_s);
         let mut last = Term::default();
+        // What one section has too much another may have too little: deviations of sizes add by their squares, that of the
+        // bandwidth is the same for all.
+        let mut sizes_us = 0;
         for (_, bytes, write, section) in &order {
             let moving = units::time_for(*bytes, bytes_per_s);
             channel_free_at = channel_free_at.saturating_add(moving);
-            let spread = units::hypotenuse(
-                u64::from(bandwidth.spread_per_mille),
-                u64::from(section.profile.size_spread_per_mille) / 2,
-            );
-            let sent = Term::new(channel_free_at, u32::try_from(spread).unwrap_or(u32::MAX));
+            let size = Term::new(moving, section.profile.size_spread_per_mille);
+            sizes_us = units::hypotenuse(sizes_us, size.deviation_us);
+            let mut sent = Term::new(channel_free_at, bandwidth.spread_per_mille);
+            sent.deviation_us = units::hypotenuse(sent.deviation_us, sizes_us);
             let done = sent.then(Term::new(*write, 0)).then(Term::from(section.profile.load));
             if done.expected_us >= last.expected_us {
                 last = done;

@@ -17,7 +17,7 @@ use std::thread;
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::save::{self, Committed, SaveOptions};
 use savevm_core::sim::{SimConfig, SimDevice, SimPort};
-use savevm_core::{Device, Hooks, MigrationError, Outcome, Restored};
+use savevm_core::{Channel, Device, Hooks, MigrationError, Outcome, Restored};
 use vfio_mig_fsm::State;
 
 /// Devices of one side, described as softvfio describes them.
@@ -39,14 +39,9 @@ pub(crate) struct Both {
     pub(crate) target_states: Vec<Result<State, String>>,
 }
 
-/// A pair of connected sockets that wake up often enough to hear a cancel.
+/// A pair of connected sockets.
 pub(crate) fn connection() -> (UnixStream, UnixStream) {
-    let (left, right) = UnixStream::pair().unwrap();
-    for end in [&left, &right] {
-        end.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        end.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
-    }
-    (left, right)
+    UnixStream::pair().unwrap()
 }
 
 /// Options of a source whose patience suits a test.
@@ -54,6 +49,9 @@ pub(crate) fn save_options() -> SaveOptions {
     let mut options = SaveOptions::default();
     options.limits.silence_max = Duration::from_secs(5);
     options.limits.chunk_bytes_max = 64 << 10;
+    if let Some(rule) = &mut options.precopy {
+        rule.window = Duration::from_millis(2);
+    }
     options
 }
 
@@ -79,15 +77,25 @@ pub(crate) fn migrate_with(
     save_options: &SaveOptions,
     load_options: &LoadOptions,
 ) -> Both {
-    let (left, right) = connection();
-    migrate_over(source, target, (left, right), source_hooks, target_hooks, save_options, load_options)
+    migrate_over(source, target, channels(1), source_hooks, target_hooks, save_options, load_options)
 }
 
-/// Runs a whole migration over a given pair of transports.
-pub(crate) fn migrate_over<T: std::io::Read + std::io::Write + Send>(
+/// Both ends of some channels.
+pub(crate) type Ends = (Vec<Channel<'static>>, Vec<Channel<'static>>);
+
+/// Both ends of this many connections.
+pub(crate) fn channels(count: usize) -> Ends {
+    (0..count)
+        .map(|_| connection())
+        .map(|(left, right)| (Channel::unix(left).unwrap(), Channel::unix(right).unwrap()))
+        .unzip()
+}
+
+/// Runs a whole migration over given channels.
+pub(crate) fn migrate_over(
     source: &[SimDevice],
     target: &[SimDevice],
-    (left, right): (T, T),
+    (left, right): Ends,
     source_hooks: &mut (dyn Hooks + Send),
     target_hooks: &mut (dyn Hooks + Send),
     save_options: &SaveOptions,

@@ -13,12 +13,20 @@ use libfuzzer_sys::fuzz_target;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::io::{Frame, FrameReader};
 use stream_codec::frame::{
-    Event, FrameDecoder, Header, Limits, Role, Session, Support, encode_control, encode_prologue,
+    Event, FrameDecoder, Header, Limits, Message, Role, Session, Support, encode_control, encode_prologue,
 };
 use stream_codec::testkit::check_bytes;
 
-const LIMITS: Limits =
-    Limits { data_bytes: 200, control_bytes: 300, devices: 4, name_bytes: 40, identity_bytes: 40, reason_bytes: 40 };
+const LIMITS: Limits = Limits {
+    data_bytes: 200,
+    control_bytes: 300,
+    devices: 4,
+    channels: 4,
+    unchecked_data: true,
+    name_bytes: 40,
+    identity_bytes: 40,
+    reason_bytes: 40,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -52,7 +60,8 @@ impl RawFrame<'_> {
             device: if self.device == u8::MAX { u32::MAX } else { self.device.into() },
             channel: self.channel.into(),
             sequence: self.sequence.into(),
-            payload_crc: crc32(payload),
+            // Flag bit 1: a payload without a checksum.
+            payload_crc: if self.flags & 2 == 0 { crc32(payload) } else { 0 },
         };
         stream.extend_from_slice(&header.encode());
         stream.extend_from_slice(payload);
@@ -120,16 +129,32 @@ fn decoded(stream: &[u8]) -> (Vec<Record>, bool) {
 fn read(stream: impl Read) -> (Vec<Record>, bool) {
     let mut reader = FrameReader::new(stream, LIMITS);
     let mut records = Vec::new();
-    let mut session = Session::new(Role::Target, Support::CURRENT, LIMITS);
+    let support = Support { offered: Support::CREDIT | Support::UNCHECKED, ..Support::CURRENT };
+    let mut session = Session::new(Role::Target, support, LIMITS);
+    let mut grants = 0;
     loop {
         match reader.read_frame() {
             Ok(Some(received)) => match received.frame {
                 Frame::Control(message) => {
-                    let _judged = session.received(&message);
+                    // The stream plays every channel; the target answers as an honest one does.
+                    let channel = match &message {
+                        Message::Hello(hello) => hello.channel.index,
+                        _ => records.len() as u16 % 4,
+                    };
+                    let judged = session.received_on(channel, &message);
+                    if let (Ok(()), Message::Hello(hello)) = (judged, &message) {
+                        let _answered = session.sent_on(channel, &Message::Hello(hello.reply(support, 200)));
+                    }
+                    if let (Ok(()), Message::DeviceOpen(open)) = (judged, &message) {
+                        grants += 4;
+                        let _accepted = session.sent(&Message::DeviceAccept { device: open.device });
+                        let _granted = session.sent(&Message::Credit { device: open.device, frames: grants });
+                    }
                     records.push(Record::Control(received.offset, format!("{message:?}")));
                 }
                 Frame::Data { device, sequence, payload } => {
-                    let _judged = session.received_data(device, sequence, payload.len() as u32);
+                    let channel = records.len() as u16 % 4;
+                    let _judged = session.received_data_on(channel, device, sequence, payload.len() as u32);
                     let (offset, payload) = (received.offset, payload.to_vec());
                     records.push(Record::Data { offset, device, sequence, payload });
                     records.push(Record::DataEnd(offset));

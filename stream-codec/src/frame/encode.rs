@@ -34,6 +34,19 @@ pub fn data_header(device: u32, sequence: u64, payload: &[u8]) -> Result<[u8; HE
     Header::new(Kind::Data, device, sequence, payload).map(|header| header.encode())
 }
 
+/// The header of a Data frame without a checksum of its payload, for sides that agreed on
+/// [`Support::UNCHECKED`](super::Support::UNCHECKED).
+///
+/// # Errors
+/// As [`data_header`].
+pub fn unchecked_data_header(device: u32, sequence: u64, payload: &[u8]) -> Result<[u8; HEADER_BYTES], Reason> {
+    if payload.is_empty() {
+        return Err(Reason::EmptyData);
+    }
+    check_device(Kind::Data, device)?;
+    Header::unchecked(device, sequence, payload.len()).map(|header| header.encode())
+}
+
 /// Appends a whole control frame to `out`. What this writes, the decoder accepts, if its limits allow.
 ///
 /// # Errors
@@ -71,7 +84,12 @@ fn append_payload(message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Reason
         Message::DeviceEnd(end) => append_total(end.bytes, &end.digest, out),
         Message::Loaded(loaded) => append_total(loaded.bytes, &loaded.digest, out),
         Message::Abort(abort) => append_abort(abort, out),
-        Message::DeviceAccept { .. } | Message::Switchover | Message::Commit | Message::Complete => Ok(()),
+        Message::DeviceAccept { .. }
+        | Message::Credit { .. }
+        | Message::Switchover
+        | Message::ChannelEnd
+        | Message::Commit
+        | Message::Complete => Ok(()),
     }
 }
 

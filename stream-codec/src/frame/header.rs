@@ -2,7 +2,7 @@
 //! The fixed header in front of every payload.
 
 use super::error::{Error, Reason};
-use super::kind::{DeviceField, FLAG_SKIPPABLE, Kind, NO_DEVICE};
+use super::kind::{DeviceField, FLAG_SKIPPABLE, FLAG_UNCHECKED, Kind, NO_DEVICE};
 use super::limits::Limits;
 use crate::decode::Located;
 
@@ -14,7 +14,7 @@ pub const HEADER_BYTES: usize = 32;
 pub struct Header {
     /// What the frame is: a [`Kind`], or a number this version does not know.
     pub kind: u16,
-    /// [`FLAG_SKIPPABLE`] or zero.
+    /// [`FLAG_SKIPPABLE`] on a kind that version 1 does not know, [`FLAG_UNCHECKED`] on Data, or zero.
     pub flags: u16,
     /// How many bytes of payload follow.
     pub payload_length: u32,
@@ -22,10 +22,10 @@ pub struct Header {
     pub device: u32,
     /// Zero in version 1; kept for a frame's channel.
     pub channel: u32,
-    /// Number of a Data frame within its device, from 0; in DeviceEnd the number of Data frames there were.
-    /// Zero otherwise.
+    /// Number of a Data frame within its device, from 0; in DeviceEnd the number of Data frames there were; in Credit
+    /// the number there is room for. Zero otherwise.
     pub sequence: u64,
-    /// CRC-32 of the payload; zero if there is none.
+    /// CRC-32 of the payload; zero if there is none, or if the frame is [unchecked](Self::is_unchecked).
     pub payload_crc: u32,
 }
 
@@ -35,16 +35,23 @@ impl Header {
     /// # Errors
     /// [`Reason::PayloadLength`] if the payload is 4 GiB or more.
     pub(super) fn new(kind: Kind, device: u32, sequence: u64, payload: &[u8]) -> Result<Self, Reason> {
-        let too_long = |_| Reason::PayloadLength { kind: kind.raw(), length: u32::MAX, limit: u32::MAX };
-        Ok(Self {
-            kind: kind.raw(),
-            flags: 0,
-            payload_length: u32::try_from(payload.len()).map_err(too_long)?,
-            device,
-            channel: 0,
-            sequence,
-            payload_crc: crc32fast::hash(payload),
-        })
+        let payload_length = payload_length(kind, payload.len())?;
+        let payload_crc = crc32fast::hash(payload);
+        Ok(Self { kind: kind.raw(), flags: 0, payload_length, device, channel: 0, sequence, payload_crc })
+    }
+
+    /// The header of a Data frame without a checksum.
+    pub(super) fn unchecked(device: u32, sequence: u64, length: usize) -> Result<Self, Reason> {
+        let kind = Kind::Data;
+        let payload_length = payload_length(kind, length)?;
+        let flags = FLAG_UNCHECKED;
+        Ok(Self { kind: kind.raw(), flags, payload_length, device, channel: 0, sequence, payload_crc: 0 })
+    }
+
+    /// Whether the payload has no checksum.
+    #[must_use]
+    pub const fn is_unchecked(&self) -> bool {
+        self.flags & FLAG_UNCHECKED != 0
     }
 
     /// The kind, or `None` for a frame that a reader of this version skips.
@@ -112,7 +119,11 @@ impl Header {
         let Self { kind, flags, payload_length: length, .. } = *self;
         let known = self.kind();
         // No kind of version 1 may be skipped, so on those the flag is a fault too.
-        let allowed_flags = if known.is_some() { 0 } else { FLAG_SKIPPABLE };
+        let allowed_flags = match known {
+            Some(Kind::Data) if limits.unchecked_data => FLAG_UNCHECKED,
+            Some(_) => 0,
+            None => FLAG_SKIPPABLE,
+        };
         if flags & !allowed_flags != 0 {
             return Err(Reason::Flags { kind, flags });
         }
@@ -138,7 +149,7 @@ impl Header {
         if sequence != 0 && !kind.has_sequence() {
             return Err(Reason::NotZero { kind, what: "sequence", value: sequence });
         }
-        if payload_length == 0 && payload_crc != 0 {
+        if (payload_length == 0 || self.is_unchecked()) && payload_crc != 0 {
             return Err(Reason::NotZero { kind, what: "payload CRC", value: payload_crc.into() });
         }
         if payload_length == 0 && kind == Kind::Data {
@@ -153,4 +164,9 @@ impl Header {
             (DeviceField::Required | DeviceField::Optional, _) => Ok(()),
         }
     }
+}
+
+fn payload_length(kind: Kind, length: usize) -> Result<u32, Reason> {
+    let too_long = |_| Reason::PayloadLength { kind: kind.raw(), length: u32::MAX, limit: u32::MAX };
+    u32::try_from(length).map_err(too_long)
 }

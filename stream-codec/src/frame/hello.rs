@@ -63,14 +63,21 @@ pub struct Support {
     pub version_min: u16,
     /// Highest version; at least `version_min`.
     pub version_max: u16,
-    /// Features it can use, one bit each. Version 1 assigns none.
+    /// Features it can use, one bit each: [`Support::CREDIT`], [`Support::UNCHECKED`].
     pub offered: u64,
     /// Those it cannot do without: a subset of the offered ones.
     pub required: u64,
 }
 
 impl Support {
-    /// What this crate speaks: version 1 and no feature.
+    /// Feature bit 0: the target grants every device a credit, and the source stays inside it. A session of more than
+    /// one channel needs it.
+    pub const CREDIT: u64 = 1;
+
+    /// Feature bit 1: Data may come without a checksum of its own.
+    pub const UNCHECKED: u64 = 2;
+
+    /// Version 1 and no feature: what every reader of version 1 understands.
     pub const CURRENT: Self = Self { version_min: VERSION, version_max: VERSION, offered: 0, required: 0 };
 
     /// What this side and its peer will speak: the highest version both know and the features both offer.

@@ -7,8 +7,12 @@ use core::fmt;
 pub const NO_DEVICE: u32 = u32::MAX;
 
 /// Bit 0 of the header's flags: a reader that does not know the kind skips the frame instead of refusing it.
-/// Every other bit is reserved and zero.
+/// Bits 2 to 15 are reserved and zero.
 pub const FLAG_SKIPPABLE: u16 = 1;
+
+/// Bit 1 of the header's flags, on Data only: the payload has no CRC-32, its field is zero. Both sides have agreed on it
+/// ([`Support::UNCHECKED`](super::Support::UNCHECKED)); the device's digest still covers the bytes.
+pub const FLAG_UNCHECKED: u16 = 2;
 
 /// What a frame is, for the kinds of version 1. See the [frame module](super) for all numbers, reserved ones included.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -34,6 +38,10 @@ pub enum Kind {
     DeviceEnd,
     /// 0x0014: the target's device has loaded its state.
     Loaded,
+    /// 0x0017: the target makes room for more Data of a device.
+    Credit,
+    /// 0x0020: nothing follows on this channel.
+    ChannelEnd,
 }
 
 /// What a kind puts into the header's `device` field.
@@ -46,7 +54,7 @@ pub(super) enum DeviceField {
 
 impl Kind {
     /// Every kind of version 1, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Hello,
         Self::Abort,
         Self::Switchover,
@@ -57,6 +65,8 @@ impl Kind {
         Self::Data,
         Self::DeviceEnd,
         Self::Loaded,
+        Self::Credit,
+        Self::ChannelEnd,
     ];
 
     /// The number on the wire.
@@ -73,6 +83,8 @@ impl Kind {
             Self::Data => 0x0012,
             Self::DeviceEnd => 0x0013,
             Self::Loaded => 0x0014,
+            Self::Credit => 0x0017,
+            Self::ChannelEnd => 0x0020,
         }
     }
 
@@ -90,6 +102,8 @@ impl Kind {
             0x0012 => Self::Data,
             0x0013 => Self::DeviceEnd,
             0x0014 => Self::Loaded,
+            0x0017 => Self::Credit,
+            0x0020 => Self::ChannelEnd,
             _ => return None,
         })
     }
@@ -108,22 +122,25 @@ impl Kind {
             Self::Data => "Data",
             Self::DeviceEnd => "DeviceEnd",
             Self::Loaded => "Loaded",
+            Self::Credit => "Credit",
+            Self::ChannelEnd => "ChannelEnd",
         }
     }
 
     pub(super) const fn device_field(self) -> DeviceField {
         match self {
-            Self::DeviceOpen | Self::DeviceAccept | Self::Data | Self::DeviceEnd | Self::Loaded => {
+            Self::DeviceOpen | Self::DeviceAccept | Self::Data | Self::DeviceEnd | Self::Loaded | Self::Credit => {
                 DeviceField::Required
             }
             Self::Abort => DeviceField::Optional,
-            Self::Hello | Self::Switchover | Self::Commit | Self::Complete => DeviceField::Absent,
+            Self::Hello | Self::Switchover | Self::Commit | Self::Complete | Self::ChannelEnd => DeviceField::Absent,
         }
     }
 
-    /// Whether the header's `sequence` field means something: the number of a Data frame, the count of them at the end.
+    /// Whether the header's `sequence` field means something: the number of a Data frame, the count of them at the end,
+    /// or the count of them there is room for.
     pub(super) const fn has_sequence(self) -> bool {
-        matches!(self, Self::Data | Self::DeviceEnd)
+        matches!(self, Self::Data | Self::DeviceEnd | Self::Credit)
     }
 }
 

@@ -17,6 +17,11 @@ pub struct Limits {
     pub control_bytes: u32,
     /// Most devices in one stream; device numbers are below it. 256 by default. `u32::MAX` counts as one less.
     pub devices: u32,
+    /// Most channels of one session, at most 64. 64 by default.
+    pub channels: u16,
+    /// Whether Data without a checksum is taken: for a side that offers [`Support::UNCHECKED`](super::Support::UNCHECKED).
+    /// No by default.
+    pub unchecked_data: bool,
     /// Longest device name, in bytes. At most 255, the default.
     pub name_bytes: u16,
     /// Longest migration identity of a device, in bytes. 1024 by default.
@@ -31,6 +36,8 @@ impl Limits {
         data_bytes: 1 << 20,
         control_bytes: 4096,
         devices: 256,
+        channels: 64,
+        unchecked_data: false,
         name_bytes: super::NAME_BYTES_MAX,
         identity_bytes: 1024,
         reason_bytes: 1024,
@@ -41,6 +48,8 @@ impl Limits {
         data_bytes: u32::MAX,
         control_bytes: u32::MAX,
         devices: u32::MAX,
+        channels: u16::MAX,
+        unchecked_data: true,
         name_bytes: super::NAME_BYTES_MAX,
         identity_bytes: u16::MAX,
         reason_bytes: u16::MAX,

@@ -22,10 +22,20 @@ pub enum Message<'a> {
     },
     /// Source: a device's state is complete.
     DeviceEnd(DeviceEnd),
-    /// Source: the guest is stopped; what follows of each device is its final data.
+    /// Source: the guest is stopped; what follows of each device on this channel is its final data. Once on each channel.
     Switchover,
     /// Target: a device has taken its whole state.
     Loaded(Loaded),
+    /// Target: takes this many Data frames of a device in all, counted from the first. It keeps a buffer free for each
+    /// that has not come yet, whatever its length, so a frame within the credit never waits for another device.
+    Credit {
+        /// The device's number.
+        device: u32,
+        /// The number of the first Data frame that must not be sent yet. Stands in the header's sequence field.
+        frames: u64,
+    },
+    /// Either side: nothing follows on this channel, which is not channel 0. The source says it first.
+    ChannelEnd,
     /// Source, once every device is loaded: hands over and never runs the guest again by itself.
     Commit,
     /// Target: has taken over.
@@ -45,6 +55,8 @@ impl Message<'_> {
             Self::DeviceEnd(_) => Kind::DeviceEnd,
             Self::Switchover => Kind::Switchover,
             Self::Loaded(_) => Kind::Loaded,
+            Self::Credit { .. } => Kind::Credit,
+            Self::ChannelEnd => Kind::ChannelEnd,
             Self::Commit => Kind::Commit,
             Self::Complete => Kind::Complete,
             Self::Abort(_) => Kind::Abort,
@@ -56,11 +68,11 @@ impl Message<'_> {
     pub const fn device(&self) -> Option<u32> {
         match self {
             Self::DeviceOpen(open) => Some(open.device),
-            Self::DeviceAccept { device } => Some(*device),
+            Self::DeviceAccept { device } | Self::Credit { device, .. } => Some(*device),
             Self::DeviceEnd(end) => Some(end.device),
             Self::Loaded(loaded) => Some(loaded.device),
             Self::Abort(abort) => abort.device,
-            Self::Hello(_) | Self::Switchover | Self::Commit | Self::Complete => None,
+            Self::Hello(_) | Self::Switchover | Self::Commit | Self::Complete | Self::ChannelEnd => None,
         }
     }
 
@@ -73,6 +85,7 @@ impl Message<'_> {
     pub(super) const fn sequence_field(&self) -> u64 {
         match self {
             Self::DeviceEnd(end) => end.frames,
+            Self::Credit { frames, .. } => *frames,
             _ => 0,
         }
     }

@@ -12,11 +12,14 @@ use super::text;
 use crate::cursor::{Cursor, CursorError};
 use crate::decode::Located;
 
-/// Compares a payload with the checksum in its header, which stands at `offset` of the stream.
+/// Compares a payload with the checksum in its header, which stands at `offset` of the stream, if it has one.
 ///
 /// # Errors
 /// [`Reason::PayloadChecksum`].
 pub fn verify_payload(header: &Header, payload: &[u8], offset: u64) -> Result<(), Error> {
+    if header.is_unchecked() {
+        return Ok(());
+    }
     compare_crc(header, crc32fast::hash(payload)).map_err(|reason| Located::new(offset, reason))
 }
 
@@ -51,6 +54,8 @@ pub fn parse_control<'a>(
         }),
         Kind::Loaded => total(&mut cursor, kind)
             .map(|(bytes, digest)| Message::Loaded(Loaded { device: header.device, bytes, digest })),
+        Kind::Credit => Ok(Message::Credit { device: header.device, frames: header.sequence }),
+        Kind::ChannelEnd => Ok(Message::ChannelEnd),
         Kind::Abort => abort(&mut cursor, header.device, limits).map(Message::Abort),
         Kind::Switchover => Ok(Message::Switchover),
         Kind::Commit => Ok(Message::Commit),

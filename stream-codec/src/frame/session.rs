@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The order in which frames may come, on either side of a stream.
 
+mod channels;
 mod devices;
+mod greeting;
 mod violation;
 
 use core::fmt;
 
-pub use self::devices::DevicePhase;
+pub use self::channels::CHANNELS_MAX;
+use self::channels::Channels;
 use self::devices::Devices;
+pub use self::devices::{CREDIT_FRAMES_MAX, DevicePhase};
 pub use self::violation::{SessionError, Violation};
-use super::hello::{Agreement, Channel, Hello, Role, Support};
+use super::hello::{Agreement, Hello, Role, Support};
 use super::kind::Kind;
 use super::limits::Limits;
 use super::message::Message;
@@ -18,7 +22,7 @@ use super::message::Message;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Not both sides have said Hello.
+    /// Not both sides have said Hello on every channel.
     Greeting,
     /// The guest runs at the source; devices are opened and send pre-copy data.
     PreCopy,
@@ -57,7 +61,10 @@ impl fmt::Display for Phase {
 /// DeviceAccept, no Commit before its last Loaded.
 ///
 /// It performs no I/O and keeps a fixed-size record and a name per device, so at most
-/// [`Limits::devices`] × (128 + [`Limits::name_bytes`]) bytes, whatever is received.
+/// [`Limits::devices`] × (192 + [`Limits::name_bytes`]) bytes, whatever is received.
+///
+/// A session of several channels is one `Session` that is told on which channel each frame went. Frames of different
+/// channels may overtake each other, so there the Data frames of a device may come in any order, inside its credit.
 ///
 /// After our own Abort, frames that were under way to us are ignored. After a violation by the peer nothing more is
 /// accepted from it and only an Abort may be sent.
@@ -92,6 +99,7 @@ pub struct Session {
     agreement: Option<Agreement>,
     /// Largest Data payload the target takes, once it said so.
     data_bytes_max: u32,
+    channels: Channels,
     devices: Devices,
     /// What the peer did wrong; final.
     failed: Option<SessionError>,
@@ -109,6 +117,7 @@ impl Session {
             source_hello: None,
             agreement: None,
             data_bytes_max: u32::MAX,
+            channels: Channels::NONE,
             devices: Devices::new(),
             failed: None,
         }
@@ -150,33 +159,83 @@ impl Session {
         self.devices.bytes(device)
     }
 
-    /// The sequence number of a device's next Data frame; `None` if there is no device of that number.
+    /// The sequence number of the first Data frame of a device that has not come yet; `None` if there is no device of
+    /// that number.
     #[must_use]
     pub fn next_sequence(&self, device: u32) -> Option<u64> {
         self.devices.next_sequence(device)
     }
 
-    /// Takes note of a control frame from the peer.
+    /// How many Data frames of a device there is room for at the target, counted from the first; `None` if there is no
+    /// device of that number, `u64::MAX` in a session without credit.
+    #[must_use]
+    pub fn credit(&self, device: u32) -> Option<u64> {
+        self.devices.credit(device)
+    }
+
+    /// Whether the source has ended every device.
+    #[must_use]
+    pub fn is_all_ended(&self) -> bool {
+        self.devices.is_all_ended()
+    }
+
+    /// Whether the target has acknowledged every device.
+    #[must_use]
+    pub fn is_all_loaded(&self) -> bool {
+        self.devices.is_all_loaded()
+    }
+
+    /// Takes note of a control frame from the peer on the only channel, or the first.
     ///
     /// # Errors
     /// [`SessionError`] if it may not come now. Final: nothing that the peer sends is accepted any more.
     pub fn received(&mut self, message: &Message<'_>) -> Result<(), SessionError> {
-        self.receive(message.kind(), |session, by| session.control(by, message))
+        self.received_on(0, message)
     }
 
-    /// Takes note of a Data frame of `length` bytes from the peer.
+    /// Takes note of a control frame from the peer on `channel`. For a Hello that is the index it names.
+    ///
+    /// # Errors
+    /// As for [`received`](Self::received).
+    pub fn received_on(&mut self, channel: u16, message: &Message<'_>) -> Result<(), SessionError> {
+        self.receive(message.kind(), |session, by| session.control(by, channel, message))
+    }
+
+    /// Takes note of a Data frame of `length` bytes from the peer on the only channel, or the first.
     ///
     /// # Errors
     /// As for [`received`](Self::received).
     pub fn received_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
-        self.receive(Kind::Data, |session, by| session.data(by, device, sequence, length))
+        self.received_data_on(0, device, sequence, length)
     }
 
-    /// Takes note of a control frame that this side is about to send.
+    /// Takes note of a Data frame of `length` bytes from the peer on `channel`.
+    ///
+    /// # Errors
+    /// As for [`received`](Self::received).
+    pub fn received_data_on(
+        &mut self,
+        channel: u16,
+        device: u32,
+        sequence: u64,
+        length: u32,
+    ) -> Result<(), SessionError> {
+        self.receive(Kind::Data, |session, by| session.data(by, channel, device, sequence, length))
+    }
+
+    /// Takes note of a control frame that this side is about to send on the only channel, or the first.
     ///
     /// # Errors
     /// [`SessionError`] if it may not be sent now. Nothing has changed then.
     pub fn sent(&mut self, message: &Message<'_>) -> Result<(), SessionError> {
+        self.sent_on(0, message)
+    }
+
+    /// Takes note of a control frame that this side is about to send on `channel`.
+    ///
+    /// # Errors
+    /// As for [`sent`](Self::sent).
+    pub fn sent_on(&mut self, channel: u16, message: &Message<'_>) -> Result<(), SessionError> {
         let ours = self.role;
         if matches!(message, Message::Abort(_)) && (self.failed.is_some() || self.is_aborted()) {
             self.failed = None;
@@ -185,16 +244,24 @@ impl Session {
             }
             return Ok(());
         }
-        self.send(message.kind(), |session| session.control(ours, message))
+        self.send(message.kind(), |session| session.control(ours, channel, message))
     }
 
-    /// Takes note of a Data frame of `length` bytes that this side is about to send.
+    /// Takes note of a Data frame of `length` bytes that this side is about to send on the only channel, or the first.
     ///
     /// # Errors
     /// As for [`sent`](Self::sent).
     pub fn sent_data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
+        self.sent_data_on(0, device, sequence, length)
+    }
+
+    /// Takes note of a Data frame of `length` bytes that this side is about to send on `channel`.
+    ///
+    /// # Errors
+    /// As for [`sent`](Self::sent).
+    pub fn sent_data_on(&mut self, channel: u16, device: u32, sequence: u64, length: u32) -> Result<(), SessionError> {
         let ours = self.role;
-        self.send(Kind::Data, |session| session.data(ours, device, sequence, length))
+        self.send(Kind::Data, |session| session.data(ours, channel, device, sequence, length))
     }
 
     /// Says whether the peer's stream may end here: after the last frame the peer has to send, or after an Abort.
@@ -268,34 +335,46 @@ impl Session {
         matches!(self.phase, Phase::Committed | Phase::Complete)
     }
 
-    fn control(&mut self, by: Role, message: &Message<'_>) -> Result<(), Violation> {
+    fn control(&mut self, by: Role, channel: u16, message: &Message<'_>) -> Result<(), Violation> {
         let kind = message.kind();
         if (self.role == Role::File || self.is_file()) && by == Role::Target {
             return Err(Violation::FileAnswered { kind });
         }
         match message {
-            Message::Hello(hello) => return self.hello(by, hello),
+            Message::Hello(hello) => return self.hello(by, channel, hello),
             Message::Abort(_) => return self.abort(by),
+            Message::ChannelEnd => {
+                self.check_phase(kind)?;
+                return self.channels.end(by, channel);
+            }
             _ => {}
         }
         let by_target = by == Role::Target;
-        if by_target != matches!(kind, Kind::DeviceAccept | Kind::Loaded | Kind::Complete) {
+        if by_target != matches!(kind, Kind::DeviceAccept | Kind::Credit | Kind::Loaded | Kind::Complete) {
             return Err(Violation::WrongSender { kind });
         }
         self.check_phase(kind)?;
+        if channel != 0 && kind != Kind::Switchover {
+            return Err(Violation::WrongChannel { kind, channel });
+        }
         let is_file = self.is_file();
         match message {
             Message::DeviceOpen(open) => self.devices.open(open, is_file),
             Message::DeviceAccept { device } => self.devices.accept(*device),
             Message::DeviceEnd(end) => self.devices.end(end, is_file),
             Message::Loaded(loaded) => self.devices.load(loaded),
+            Message::Credit { device, frames } => self.devices.grant(*device, *frames),
             Message::Switchover => {
                 self.devices.require_all_accepted(kind)?;
-                self.phase = Phase::StopCopy;
+                self.channels.switch(channel)?;
+                if channel == 0 {
+                    self.phase = Phase::StopCopy;
+                }
                 Ok(())
             }
             Message::Commit => {
                 self.devices.require_all_loaded(kind)?;
+                self.channels.require_all_ended()?;
                 self.phase = Phase::Committed;
                 Ok(())
             }
@@ -303,16 +382,17 @@ impl Session {
                 self.phase = Phase::Complete;
                 Ok(())
             }
-            Message::Hello(_) | Message::Abort(_) => Ok(()),
+            Message::Hello(_) | Message::Abort(_) | Message::ChannelEnd => Ok(()),
         }
     }
 
-    fn data(&mut self, by: Role, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
+    fn data(&mut self, by: Role, channel: u16, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
         if by == Role::Target {
             return Err(Violation::WrongSender { kind: Kind::Data });
         }
         self.check_phase(Kind::Data)?;
-        let limit = if by == self.role { self.data_bytes_max } else { self.limits.data_bytes };
+        self.channels.require_open(Kind::Data, channel)?;
+        let limit = if by == self.role { self.data_bytes_max } else { self.limits.data_bytes.min(self.data_bytes_max) };
         if length > limit {
             return Err(Violation::DataLength { device, length, limit });
         }
@@ -324,68 +404,16 @@ impl Session {
         let phase = self.phase;
         let fits = match kind {
             Kind::Hello | Kind::Abort => true,
-            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Switchover => phase == Phase::PreCopy,
-            Kind::Data => matches!(phase, Phase::PreCopy | Phase::StopCopy),
+            Kind::DeviceOpen | Kind::DeviceAccept => phase == Phase::PreCopy,
+            // One for each channel, in any order.
+            Kind::Switchover => phase == Phase::PreCopy || (phase == Phase::StopCopy && self.channels.is_many()),
+            // A ChannelEnd may overtake the first channel's Switchover.
+            Kind::Data | Kind::ChannelEnd => matches!(phase, Phase::PreCopy | Phase::StopCopy),
+            Kind::Credit => matches!(phase, Phase::PreCopy | Phase::StopCopy),
             Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,
             Kind::Complete => phase == Phase::Committed,
         };
         if fits { Ok(()) } else { Err(Violation::Phase { kind, phase }) }
-    }
-
-    fn hello(&mut self, by: Role, hello: &Hello) -> Result<(), Violation> {
-        if self.phase != Phase::Greeting {
-            return Err(Violation::Phase { kind: Kind::Hello, phase: self.phase });
-        }
-        match (by, self.source_hello) {
-            (Role::Target, None) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
-            (Role::Target, Some(source)) => self.target_hello(&source, hello),
-            (_, Some(_)) => Err(Violation::Phase { kind: Kind::Hello, phase: self.phase }),
-            (_, None) => self.first_hello(hello),
-        }
-    }
-
-    /// The Hello of a source or a file.
-    fn first_hello(&mut self, hello: &Hello) -> Result<(), Violation> {
-        let role = hello.role;
-        let ours = self.role != Role::Target;
-        if role == Role::Target || (ours && (role != self.role || hello.support != self.support)) {
-            return Err(Violation::Role { role });
-        }
-        if hello.channel != Channel::ONLY {
-            return Err(Violation::Channels { count: hello.channel.count });
-        }
-        if hello.device_count > self.limits.devices {
-            return Err(Violation::Devices { count: hello.device_count, limit: self.limits.devices });
-        }
-        // A target can tell from the first Hello that they will not agree; a file's reader has nothing else.
-        let agreement = self.support.agree(&hello.support).map_err(Violation::Refused)?;
-        self.devices.expect(hello.device_count)?;
-        self.source_hello = Some(*hello);
-        if role == Role::File {
-            self.agreement = Some(agreement);
-            self.phase = Phase::PreCopy;
-        }
-        Ok(())
-    }
-
-    fn target_hello(&mut self, source: &Hello, hello: &Hello) -> Result<(), Violation> {
-        if hello.role != Role::Target || (self.role == Role::Target && hello.support != self.support) {
-            return Err(Violation::Role { role: hello.role });
-        }
-        if hello.nonce != source.nonce {
-            return Err(Violation::Echo { what: "session nonce" });
-        }
-        if hello.channel != source.channel {
-            return Err(Violation::Echo { what: "channel" });
-        }
-        if hello.device_count != source.device_count {
-            return Err(Violation::Echo { what: "device count" });
-        }
-        let (ours, theirs) = if self.role == Role::Target { (hello, source) } else { (source, hello) };
-        self.agreement = Some(ours.support.agree(&theirs.support).map_err(Violation::Refused)?);
-        self.data_bytes_max = hello.data_bytes_max;
-        self.phase = Phase::PreCopy;
-        Ok(())
     }
 
     fn abort(&mut self, by: Role) -> Result<(), Violation> {

@@ -9,8 +9,15 @@ use stream_codec::frame::{
 };
 
 /// Small enough for hostile lengths to be just above.
-pub(crate) const LIMITS: Limits =
-    Limits { data_bytes: 100, control_bytes: 300, devices: 4, name_bytes: 255, identity_bytes: 20, reason_bytes: 30 };
+pub(crate) const LIMITS: Limits = Limits {
+    data_bytes: 100,
+    control_bytes: 300,
+    devices: 4,
+    channels: 4,
+    identity_bytes: 20,
+    reason_bytes: 30,
+    ..Limits::DEFAULT
+};
 
 pub(crate) fn hello(role: Role, device_count: u32) -> Hello {
     Hello {
@@ -47,9 +54,11 @@ pub(crate) fn every_message() -> Vec<Message<'static>> {
         open(0, "vf-0"),
         open(1, "0000:01:00.1"),
         Message::DeviceAccept { device: 1 },
+        Message::Credit { device: 1, frames: 8 },
         Message::Switchover,
         end(0, 2, 108),
         loaded(0, 108),
+        Message::ChannelEnd,
         Message::Commit,
         Message::Complete,
         abort("read: EIO"),
@@ -94,7 +103,7 @@ pub(crate) fn every_frame() -> Vec<u8> {
     frames.insert(4, data(0, 0, &[7; 100]));
     frames.insert(5, data(0, 1, b"the rest"));
     frames.insert(7, raw(Header { flags: 1, ..header(0x8123, 33) }, &[0xee; 33]));
-    frames.insert(8, raw(Header { flags: 1, ..header(0x0017, 0) }, &[]));
+    frames.insert(8, raw(Header { flags: 1, ..header(0x0015, 0) }, &[]));
     stream(&frames)
 }
 

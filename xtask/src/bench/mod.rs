@@ -9,6 +9,7 @@
 
 mod codec;
 mod dirty_scan;
+mod engine;
 mod measure;
 mod peers;
 mod report;
@@ -108,7 +109,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
@@ -118,6 +119,11 @@ const BENCHMARKS: [Benchmark; 4] = [
         name: "dirty-scan",
         about: "find and take the dirty pages of 1 TiB of guest memory, against bare passes over its bitmap",
         run: dirty_scan::run,
+    },
+    Benchmark {
+        name: "engine",
+        about: "migrate files as devices in one process, over one and several channels, against a bare pump",
+        run: engine::run,
     },
     Benchmark {
         name: "peers",

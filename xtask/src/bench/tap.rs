@@ -16,7 +16,7 @@ use savevm_core::device::{DeviceError, PrecopyInfo, Read, TransitionError};
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::save::{self, SaveOptions};
 use savevm_core::tap::{Tap, Taps};
-use savevm_core::{Device, Phase};
+use savevm_core::{Channel, Device, Phase};
 use vfio_mig_fsm::{Capabilities, State};
 
 use super::{Comparison, Contender, Goal, Outcome, Setting, Unit, per_second};
@@ -101,7 +101,9 @@ pub(super) fn processor_time() -> Result<Duration, String> {
 }
 
 fn migrate(record: &[u8], pieces: u32, taps: &Taps) -> Result<f64, String> {
-    let (left, right) = UnixStream::pair().map_err(|error| format!("no pair of sockets: {error}"))?;
+    let no_pair = |error| format!("no pair of sockets: {error}");
+    let (left, right) = UnixStream::pair().map_err(no_pair)?;
+    let (left, right) = (Channel::unix(left).map_err(no_pair)?, Channel::unix(right).map_err(no_pair)?);
     let (mut save, mut load) = (SaveOptions::default(), LoadOptions::default());
     (save.taps, load.taps) = (taps.clone(), taps.clone());
     save.precopy = None;

@@ -48,7 +48,7 @@ pub(crate) enum Group {
     CheckStream,
     /// The same tests on the simulator, held against the kernel.
     Simulator,
-    /// Whole migrations from one QEMU to another.
+    /// Whole migrations from one QEMU to another, and between a QEMU and us.
     Qemu,
     /// The suite process itself: crashes and lost events are booked here.
     Suite,

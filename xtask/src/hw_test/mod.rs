@@ -70,7 +70,7 @@ pub(crate) struct Args {
 enum Target {
     /// The whole stack on simulated drivers behind a preload library; needs nothing.
     Soft,
-    /// A real kernel and its mtty driver in a virtual machine.
+    /// A real kernel and its mtty driver in a virtual machine, with a stock QEMU in it to migrate to and from.
     Vm(target::vm::Args),
     /// Stock QEMUs that migrate simulated devices to each other, to us and from us, with every byte recorded and checked.
     Qemu(target::qemu::Args),
@@ -141,7 +141,8 @@ pub(crate) fn main(args: &Args) -> ExitCode {
         let filter = args.filter.as_deref();
         let names = match args.target {
             Some(Target::Qemu(_)) => target::qemu::list(filter),
-            _ => contract::list(filter),
+            Some(Target::Vm(_)) => contract::list(filter, true),
+            _ => contract::list(filter, false),
         };
         out!("{names}");
         return ExitCode::SUCCESS;

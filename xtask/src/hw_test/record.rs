@@ -56,7 +56,7 @@ pub(crate) struct Run {
     pub label: String,
     /// Where it ran; absent if it never came so far.
     pub facts: Option<Facts>,
-    /// In the order they ran.
+    /// In the order they ran, or, if several ran at a time, in which they were planned.
     pub tests: Vec<Record>,
     /// From the first event to the last, in milliseconds.
     pub duration_ms: f64,
@@ -145,6 +145,13 @@ impl Run {
     /// By outcome.
     pub(crate) fn counts(&self) -> Counts {
         Counts::of(&self.tests)
+    }
+
+    /// Puts the tests, which ended in any order, into this one; what is not in it comes last.
+    pub(crate) fn sort(&mut self, order: &[TestId]) {
+        let places: HashMap<_, _> =
+            order.iter().enumerate().map(|(place, id)| ((id.group, &*id.name), place)).collect();
+        self.tests.sort_by_key(|test| places.get(&(test.group, &*test.name)).copied().unwrap_or(usize::MAX));
     }
 
     /// Takes the next event in.

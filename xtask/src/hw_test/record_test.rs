@@ -143,3 +143,14 @@ fn output_is_bounded_and_keeps_the_end() {
     assert_eq!(run.tests[0].output.len(), OUTPUT_LINES_MAX);
     assert_eq!(run.tests[0].output.last().unwrap(), &(OUTPUT_LINES_MAX + 4).to_string());
 }
+
+#[test]
+fn tests_that_ended_in_any_order_are_put_into_the_planned_one() {
+    let mut run = begin(&["a", "b", "c"]);
+    for name in ["c", "extra", "a", "b"] {
+        pass(&mut run, name);
+    }
+    run.sort(&["a", "b", "c"].map(id));
+    let names: Vec<_> = run.tests.iter().map(|test| test.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c", "extra"]);
+}

@@ -24,10 +24,12 @@ use super::contract::dut::Dut;
 use super::contract::kernel::KernelVersion;
 use super::contract::opening::{Access, Opening};
 use super::contract::profile::Profile;
+use super::contract::qemu::Stock;
 use super::contract::{self, Test};
 use super::event::{DeviceFacts, Event, Facts, Group, Outcome, PROTOCOL};
 use super::record::Counts;
 use super::watchdog::Watchdog;
+use crate::vm::Qemu;
 
 /// Run the contract suite here, on the named devices; one JSON event per line
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,12 @@ pub(crate) struct Args {
     /// Of those, run only the ones that end in this phase.
     #[arg(long, value_name = "PHASE", value_parser = contract::PHASES, conflicts_with = "no_faults")]
     faults_at: Vec<String>,
+    /// A stock QEMU of this version is where the guest of `hw-test vm` has it: migrate to and from it as well.
+    #[arg(long, value_name = "VERSION")]
+    qemu: Option<String>,
+    /// There should be one, but there is not, for this reason.
+    #[arg(long, value_name = "REASON", conflicts_with = "qemu")]
+    no_qemu: Option<String>,
     /// End the process when a test takes longer.
     #[arg(long, value_name = "SECONDS")]
     test_timeout: Option<u64>,
@@ -100,14 +108,15 @@ const EXIT_UNHEARD: u8 = 3;
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
     let prepared = sink(args).and_then(|sink| Ok((Rc::new(Emitter::new(sink)), prepare(args)?)));
-    let (emitter, Prepared { first, second, others, facts }) = match prepared {
+    let (emitter, Prepared { first, second, others, stock, facts }) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => {
             eprintln!("The suite cannot begin: {}.", failure.text());
             return ExitCode::from(EXIT_UNUSABLE);
         }
     };
-    let tests = contract::tests(first.caps, !args.no_faults).into_iter();
+    let with_qemu = if stock.is_some() { contract::with_qemu(!args.no_faults) } else { Vec::new() };
+    let tests = contract::tests(first.caps, !args.no_faults).into_iter().chain(with_qemu);
     let tests = tests.filter(|test| !args.migrations_only || test.group == Group::Migrate);
     let is_asked_for = |phase: &str| args.faults_at.is_empty() || args.faults_at.iter().any(|asked| asked == phase);
     let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
@@ -115,7 +124,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     let kernel = KernelVersion::parse(&facts.kernel);
     let planned = tests.iter().map(Test::id).collect();
     emitter.emit(&Event::SuiteStarted { protocol: PROTOCOL, facts, planned });
-    let mut ctx = Ctx::new(first, second, kernel, Rc::clone(&emitter)).with_others(others);
+    let mut ctx = Ctx::new(first, second, kernel, Rc::clone(&emitter)).with_others(others).with_stock(stock);
     let watchdog = args.test_timeout.map(|seconds| Watchdog::start(Duration::from_secs(seconds)));
     let counts = run(&tests, &mut ctx, &emitter, watchdog.as_ref());
     let Counts { passed, failed, skipped } = counts;
@@ -141,6 +150,7 @@ struct Prepared {
     first: Dut,
     second: Option<Dut>,
     others: Vec<(Dut, Dut)>,
+    stock: Option<Result<Stock, String>>,
     facts: Facts,
 }
 
@@ -173,7 +183,9 @@ fn prepare(args: &Args) -> Checked<Prepared> {
         facts.devices.extend([about_source, about_target]);
         others.push((source, target));
     }
-    Ok(Prepared { first, second, others, facts })
+    let stock = args.qemu.clone().map(|version| Stock::new(Qemu::bundled(version)).map(Ok));
+    let stock = stock.transpose()?.or_else(|| args.no_qemu.clone().map(Err));
+    Ok(Prepared { first, second, others, stock, facts })
 }
 
 fn same_kind(first: &Dut, second: &Dut) -> Checked {

@@ -24,6 +24,8 @@ pub(super) struct Case<'a> {
     pub(super) channels: Vec<ChannelFacts>,
     pub(super) answers: Option<AnswerFacts>,
     pub(super) natives: Vec<NativeFacts>,
+    /// The devices that the source's first channel names: number, name, and place among all devices.
+    pub(super) native_devices: Vec<(u32, String, usize)>,
     /// Whether every file came to its end.
     pub(super) is_whole: bool,
     /// Whether anything was recognised.
@@ -42,6 +44,7 @@ impl<'a> Case<'a> {
             channels: Vec::new(),
             answers: None,
             natives: Vec::new(),
+            native_devices: Vec::new(),
             is_whole: true,
             is_anything: false,
         }

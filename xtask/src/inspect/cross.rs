@@ -11,8 +11,8 @@ use super::words::{shown, size};
 pub(super) fn check(files: &[Input], case: &mut Case<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let mut found = Vec::new();
-    for device in case.devices.iter_mut().filter(|device| !device.packets.is_empty()) {
-        found.extend(device.join_packets(files));
+    for device in case.devices.iter_mut().filter(|device| device.has_frames || !device.packets.is_empty()) {
+        found.extend(if device.has_frames { device.join_frames(files) } else { device.join_packets(files) });
     }
     if !found.is_empty() {
         case.is_whole = false;
@@ -23,6 +23,7 @@ pub(super) fn check(files: &[Input], case: &mut Case<'_>) -> Vec<String> {
         case.fault(label, fault.found(&glimpse));
     }
     channels(case, &mut notes);
+    native_channels(case, &mut notes);
     devices(files, case, &mut notes);
     answers(case, &mut notes);
     sums(case);
@@ -55,6 +56,22 @@ fn channels(case: &mut Case<'_>, notes: &mut Vec<String>) {
     }
     for (file, fault) in faults {
         case.fault(&file, fault);
+    }
+}
+
+/// Which channels of a migration of ours are not there.
+fn native_channels(case: &Case<'_>, notes: &mut Vec<String>) {
+    for role in ["source", "target"] {
+        let there: Vec<_> = case.natives.iter().filter(|native| native.role == role).collect();
+        let count = there.iter().map(|native| native.channels).max().unwrap_or(0);
+        let missing = (0..count).filter(|index| there.iter().all(|native| native.channel != *index));
+        let missing: Vec<String> = missing.map(|index| index.to_string()).collect();
+        if !missing.is_empty() {
+            notes.push(format!(
+                "of the {role}'s {count} channels these are not among the FILEs: {}",
+                missing.join(", ")
+            ));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The devices of a migration: what there is of each, gathered from all files, and its state put together.
 
+mod frames;
 mod order;
 mod report;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use savevm_core::identity::{Identity, Namespace};
 use serde_json::Value;
 
+pub(super) use self::frames::Stated;
 pub(super) use self::order::Packet;
 pub(super) use self::report::Explained;
 use super::format::{Forced, StateFormat};
@@ -57,6 +59,10 @@ pub(super) struct Device {
     /// Its packets on multifd channels, in the order in which they were found.
     pub(super) packets: Vec<Packet>,
     lost_packets: u64,
+    /// What the source says of it at the end, where its packets are frames of several channels of ours.
+    pub(super) stated: Option<Stated>,
+    /// Whether they are.
+    pub(super) has_frames: bool,
     /// How many times it said that all initial bytes were sent.
     pub(super) initial_sent: u64,
     /// Whether the stream said that this is all of it.
@@ -161,6 +167,8 @@ impl Device {
             pci: None,
             packets: Vec::new(),
             lost_packets: 0,
+            stated: None,
+            has_frames: false,
             initial_sent: 0,
             is_ended: false,
             copies: Vec::new(),

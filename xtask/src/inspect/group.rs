@@ -114,10 +114,14 @@ fn arrange(files: Vec<(Kind, Input)>) -> Result<Vec<Group>, String> {
     Ok(groups)
 }
 
-/// The main stream first, for it says how long packets are; then the channels by their number, and the answers.
+/// The main stream first, for it says how long packets are; then the channels by their number, and the answers. Of ours the
+/// first channel, which names the devices.
 fn rank(kind: Kind, input: &Input) -> (u8, u8) {
     match kind {
-        Kind::Carrier(Carrier::Native) => (u8::from(native::role(input.head()) == Some(Role::Target)), 0),
+        Kind::Carrier(Carrier::Native) => {
+            let is_target = native::role(input.head()) == Some(Role::Target);
+            (u8::from(is_target), native::channel(input.head()))
+        }
         Kind::Carrier(Carrier::QemuMain) | Kind::State(_) => (0, 0),
         Kind::Carrier(Carrier::QemuMultifd) => (1, qemu::first_packet(input.head()).unwrap_or(u8::MAX)),
         Kind::Carrier(Carrier::QemuReturnPath) => (2, 0),

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams of this program: a file, or one direction of a connection.
 
+mod channel;
 mod order;
 mod rows;
 
 use serde::Serialize;
-use stream_codec::frame::{DataPiece, Digest, DigestAlgorithm, Event, FrameDecoder, Hello, Limits, Message, Role};
+use stream_codec::frame::{
+    Channel, DataPiece, Digest, DigestAlgorithm, Event, FrameDecoder, Hello, Limits, Message, Role,
+};
 
 use self::order::Order;
 use self::rows::Rows;
 use super::case::Case;
+use super::device::{Packet, Stated};
 use super::drive::{End, drive};
 use super::entry::Entry;
 use super::input::Input;
@@ -26,6 +30,8 @@ pub(super) struct NativeFacts {
     pub(super) role: String,
     pub(super) versions: Option<(u16, u16)>,
     pub(super) nonce: String,
+    pub(super) channel: u16,
+    pub(super) channels: u16,
     pub(super) devices_announced: u32,
     pub(super) data_frames: u64,
     pub(super) data_bytes: u64,
@@ -58,6 +64,11 @@ pub(super) fn nonce(head: &[u8]) -> Option<[u8; 16]> {
     hello(head).map(|hello| hello.nonce)
 }
 
+/// The channel, by its Hello; the first if that is not there.
+pub(super) fn channel(head: &[u8]) -> u8 {
+    hello(head).and_then(|hello| u8::try_from(hello.channel.index).ok()).unwrap_or(0)
+}
+
 fn hello(head: &[u8]) -> Option<Hello> {
     use stream_codec::decode::Decoder;
     let mut decoder = FrameDecoder::new(limits());
@@ -68,7 +79,7 @@ fn hello(head: &[u8]) -> Option<Hello> {
 }
 
 fn limits() -> Limits {
-    Limits { data_bytes: DATA_BYTES_MAX, ..Limits::DEFAULT }
+    Limits { data_bytes: DATA_BYTES_MAX, unchecked_data: true, ..Limits::DEFAULT }
 }
 
 /// Explains a stream.
@@ -84,7 +95,8 @@ pub(super) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Re
         is_all: case.options.all,
         rows: Rows::default(),
         order: Order::new(limits()),
-        devices: Vec::new(),
+        channel: Channel::ONLY,
+        devices: case.native_devices.clone(),
         end: 0,
     };
     let mut decoder = FrameDecoder::new(limits());
@@ -107,6 +119,7 @@ pub(super) fn explain(file: usize, input: &mut Input, case: &mut Case<'_>) -> Re
             case.fault(&label, fault);
         }
     }
+    case.native_devices = reader.devices;
     case.natives.push(reader.facts);
     Ok(())
 }
@@ -117,6 +130,7 @@ struct Reader {
     is_all: bool,
     rows: Rows,
     order: Order,
+    channel: Channel,
     /// Name and place among all devices of each device number.
     devices: Vec<(u32, String, usize)>,
     end: u64,
@@ -176,7 +190,23 @@ impl Reader {
         }
         let at = offset.saturating_add(HEADER_BYTES).saturating_add(u64::from(position));
         let place = self.devices.iter().find(|(number, ..)| *number == device).map(|(.., place)| *place);
-        if let Some(known) = place.and_then(|place| case.devices.at(place)) {
+        let Some(known) = place.and_then(|place| case.devices.at(place)) else { return };
+        if self.channel.count > 1 {
+            // Put in order with those of the other channels, once all are read.
+            if position == 0 {
+                known.has_frames = true;
+                known.push_packet(Packet {
+                    index: u32::try_from(sequence).unwrap_or(u32::MAX),
+                    is_config: false,
+                    channel: u8::try_from(self.channel.index).unwrap_or(u8::MAX),
+                    file: self.file,
+                    offset,
+                    data_offset: offset.saturating_add(HEADER_BYTES),
+                    is_stopped,
+                    bytes: length.into(),
+                });
+            }
+        } else {
             known.feed(bytes, self.file, at, Some(is_stopped));
             self.order.update(device, bytes);
         }
@@ -208,6 +238,8 @@ impl Reader {
                 facts.versions = Some((hello.support.version_min, hello.support.version_max));
                 facts.nonce = hex(&hello.nonce, 16).replace(' ', "");
                 facts.devices_announced = hello.device_count;
+                (facts.channel, facts.channels) = (hello.channel.index, hello.channel.count);
+                self.channel = hello.channel;
             }
             Message::DeviceOpen(open) => {
                 let place = case.devices.iter().count();
@@ -224,7 +256,13 @@ impl Reader {
                 facts.sums.push(Sum { device, offset, bytes, digest });
                 let place = self.devices.iter().find(|(number, ..)| *number == end.device).map(|(.., place)| *place);
                 if let Some(device) = place.and_then(|place| case.devices.at(place)) {
-                    device.is_ended = true;
+                    if self.channel.count > 1 {
+                        device.has_frames = true;
+                        device.stated =
+                            Some(Stated { file: self.file, offset, frames: end.frames, digest: end.digest });
+                    } else {
+                        device.is_ended = true;
+                    }
                 }
             }
             Message::Switchover => facts.switchover_offset = Some(offset),
@@ -281,6 +319,12 @@ impl Reader {
                     digest(&loaded.digest)
                 )),
             Message::DeviceAccept { device } => entry.fact("device", *device).text(self.name(*device)),
+            Message::Credit { device, frames } => entry.fact("device", *device).fact("frames", *frames).text(format!(
+                "{}: room for {} in all",
+                self.name(*device),
+                count(*frames, "frame")
+            )),
+            Message::ChannelEnd => entry.text("nothing follows on this channel"),
             Message::Switchover => entry.text("the guest is stopped from here on"),
             Message::Commit => entry.text("the source gives its devices up"),
             Message::Complete => entry.text("the target runs the guest"),

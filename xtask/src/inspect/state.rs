@@ -152,6 +152,11 @@ impl StateReader {
         }
     }
 
+    /// Count and checksum of the bytes so far.
+    pub(super) fn sum(&self) -> DigestSum {
+        self.digest.sum()
+    }
+
     /// What it was.
     pub(super) fn finish(mut self, around: &Surroundings) -> Explanation {
         if self.format.is_none() {

@@ -118,7 +118,12 @@ fn native_lines(native: &NativeFacts, lines: &mut Vec<String>) {
         "source" => "stream of this program, source to target",
         _ => "stream of this program, target to source",
     };
-    lines.push(format!("stream      {what}{}", versions.unwrap_or_default()));
+    let channel = if native.channels > 1 {
+        format!(", channel {} of {}", native.channel, native.channels)
+    } else {
+        String::new()
+    };
+    lines.push(format!("stream      {what}{channel}{}", versions.unwrap_or_default()));
     lines.push(format!("session     {}, {}", native.nonce, count(native.devices_announced.into(), "device")));
     if native.role != "target" {
         let after = native.data_bytes.saturating_sub(native.precopy_bytes);

@@ -4,6 +4,7 @@
 
 mod damage;
 mod explained;
+mod recorded;
 mod samples;
 
 use core::cell::RefCell;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use savevm_core::kernel::KernelDevice;
-use savevm_core::{Device, DeviceSum, MigrationError, Phase};
+use savevm_core::{ChannelCounters, Counters, Device, DeviceSum, MigrationError, Phase};
 use serde::Serialize;
 
 use crate::check_stream::Checks;
@@ -25,7 +25,24 @@ pub(super) struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     downtime_ms: Option<f64>,
     devices: Vec<DeviceReport>,
+    /// How the channels were used; empty for a file.
+    channels: Vec<ChannelReport>,
+    /// The most bytes of buffers in use at once, and what they may come to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buffer_bytes: Option<BufferReport>,
     phases: Vec<PhaseReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChannelReport {
+    frames: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct BufferReport {
+    peak: u64,
+    bound: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +88,8 @@ impl Outcome {
             failed_in: None,
             downtime_ms: None,
             devices: devices.iter_mut().map(report).collect(),
+            channels: Vec::new(),
+            buffer_bytes: None,
             phases: phases.iter().map(|(phase, at_ms)| PhaseReport { phase: phase.name(), at_ms: *at_ms }).collect(),
         }
     }
@@ -95,6 +114,14 @@ impl Outcome {
 
     pub(super) fn downtime(mut self, downtime: core::time::Duration) -> Self {
         self.downtime_ms = Some(downtime.as_secs_f64() * 1000.0);
+        self
+    }
+
+    pub(super) fn counted(mut self, counters: &Counters) -> Self {
+        let channel = |channel: &ChannelCounters| ChannelReport { frames: channel.frames, bytes: channel.bytes };
+        self.channels = counters.channels.iter().map(channel).collect();
+        let (peak, bound) = (counters.buffer_bytes_peak, counters.buffer_bytes_bound);
+        self.buffer_bytes = Some(BufferReport { peak, bound });
         self
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The source process.
 
+use core::time::Duration;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -27,12 +28,9 @@ pub(super) fn run(args: &SourceArgs) -> ExitCode {
     };
     let outcome = match &args.to {
         Address::File(path) => to_file(args, &mut devices, path, &options),
-        Address::Tcp(at) => Transport::connect_tcp(at, args.common.timeout, &cancel)
-            .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
-            .and_then(|transport| to_peer(args, &mut devices, transport, &options)),
-        Address::Unix(path) => Transport::connect_unix(path, args.common.timeout, &cancel)
-            .map_err(|error| format!("cannot connect to {}: {error}; is the target listening there?", args.to))
-            .and_then(|transport| to_peer(args, &mut devices, transport, &options)),
+        address => connect(args, address, &cancel)
+            .map_err(|error| format!("cannot connect to {address}: {error}; is the target listening there?"))
+            .and_then(|transports| to_peer(args, &mut devices, transports, &options)),
     };
     let outcome = outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error));
     outcome.checked(&checks).print(json)
@@ -47,24 +45,37 @@ fn options(args: &SourceArgs, cancel: Cancel, taps: Taps) -> Result<SaveOptions,
     options.precopy = (!args.no_precopy).then(|| {
         let mut rule = Precopy::default();
         rule.duration_max = args.precopy_seconds_max;
+        rule.downtime_max = Duration::from_millis(args.downtime_ms);
+        rule.rate_bytes_per_s = args.precopy_rate;
         rule
     });
     Ok(options)
 }
 
+/// One connection per channel, in the order of the channels.
+fn connect(args: &SourceArgs, address: &Address, cancel: &Cancel) -> std::io::Result<Vec<Transport>> {
+    let connect = |_| match address {
+        Address::Tcp(at) => Transport::connect_tcp(at, args.common.timeout, cancel),
+        Address::Unix(path) => Transport::connect_unix(path, args.common.timeout, cancel),
+        Address::File(_) => Err(std::io::ErrorKind::Unsupported.into()),
+    };
+    (0..args.common.channels).map(connect).collect()
+}
+
 fn to_peer(
     args: &SourceArgs,
     devices: &mut Devices,
-    transport: Transport,
+    transports: Vec<Transport>,
     options: &SaveOptions,
 ) -> Result<Outcome, String> {
-    let connection = super::bounded(&transport, &args.common)?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), Some(connection));
-    let committed = save::save(devices, transport, &mut watch, options).and_then(save::Ready::commit);
+    let (channels, connections) = super::channels(transports)?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), connections);
+    let committed = save::save(devices, channels, &mut watch, options).and_then(save::Ready::commit);
     let phases = watch.phases;
     Ok(match committed {
         Ok(committed) => {
-            Outcome::new("source", devices, &phases).moved(&committed.devices).downtime(committed.downtime)
+            let outcome = Outcome::new("source", devices, &phases).moved(&committed.devices);
+            outcome.downtime(committed.downtime).counted(&committed.counters)
         }
         Err(error) => Outcome::new("source", devices, &phases).failed(&error),
     })
@@ -75,7 +86,7 @@ fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, options: &Save
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |error: &dyn core::fmt::Display| format!("cannot write {}: {error}", path.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), None);
+    let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new());
     let saved = save::save_to(devices, file.as_file_mut(), &mut watch, options);
     let phases = watch.phases;
     let sums = match saved {

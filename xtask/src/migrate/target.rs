@@ -49,31 +49,36 @@ fn listen(
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     let address = listener.address().map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     eprintln!("listening on {address}");
-    let accepted = listener.accept(None, &options.cancel);
-    let transport = accepted.map_err(|error| format!("no source came on {address}: {error}"))?;
+    let no_source = |error| format!("no source came on {address}: {error}");
+    let mut transports = vec![listener.accept(None, &options.cancel).map_err(no_source)?];
+    for more in 1..args.common.channels {
+        let too_few = |error| format!("only {more} of {} connections came: {error}", args.common.channels);
+        // The source is there; what is missing of it must come soon.
+        transports.push(listener.accept(Some(args.common.timeout), &options.cancel).map_err(too_few)?);
+    }
     drop(listener);
-    from_peer(args, devices, transport, options)
+    from_peer(args, devices, transports, options)
 }
 
 fn from_peer(
     args: &TargetArgs,
     devices: &mut Devices,
-    transport: Transport,
+    transports: Vec<Transport>,
     options: &LoadOptions,
 ) -> Result<Outcome, String> {
-    let connection = super::bounded(&transport, &args.common)?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), Some(connection));
-    let running = load::load(devices, transport, &mut watch, options).and_then(load::Loaded::run);
+    let (channels, connections) = super::channels(transports)?;
+    let mut watch = Watch::new(&args.common, &super::names(devices), connections);
+    let running = load::load(devices, channels, &mut watch, options).and_then(load::Loaded::run);
     let phases = watch.phases;
     Ok(match running {
-        Ok(running) => Outcome::new("target", devices, &phases).moved(&running.devices),
+        Ok(running) => Outcome::new("target", devices, &phases).moved(&running.devices).counted(&running.counters),
         Err(error) => Outcome::new("target", devices, &phases).failed(&error),
     })
 }
 
 fn from_file(args: &TargetArgs, devices: &mut Devices, path: &Path, options: &LoadOptions) -> Result<Outcome, String> {
     let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), None);
+    let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new());
     let loaded = load::load_from(devices, BufReader::new(file), &mut watch, options);
     let phases = watch.phases;
     Ok(match loaded {

@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Connected sockets with a bound on every wait.
+//! Connecting, for one or several channels.
 
 use core::time::Duration;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use savevm_core::Cancel;
+use savevm_core::{Cancel, Channel};
 
 /// How often a wait for a peer looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(20);
-
-/// How long a read waits before it looks whether it was cancelled.
-const HEARING: Duration = Duration::from_millis(50);
 
 /// A connected peer.
 pub(crate) enum Transport {
@@ -36,7 +33,6 @@ impl Transport {
             }
             Err(last)
         })?;
-        stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream))
     }
 
@@ -45,18 +41,11 @@ impl Transport {
         retry(patience, cancel, || UnixStream::connect(path)).map(Self::Unix)
     }
 
-    /// Bounds every single write by `timeout`, and every read by a moment: the migration repeats those until its own
-    /// patience is over, and hears a cancel in between.
-    pub(crate) fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+    /// The connection as the engine takes it.
+    pub(crate) fn into_channel(self) -> io::Result<Channel<'static>> {
         match self {
-            Self::Tcp(stream) => {
-                stream.set_read_timeout(Some(HEARING))?;
-                stream.set_write_timeout(Some(timeout))
-            }
-            Self::Unix(stream) => {
-                stream.set_read_timeout(Some(HEARING))?;
-                stream.set_write_timeout(Some(timeout))
-            }
+            Self::Tcp(stream) => Channel::tcp(stream),
+            Self::Unix(stream) => Channel::unix(stream),
         }
     }
 
@@ -117,7 +106,6 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(false)?;
-                stream.set_nodelay(true)?;
                 Ok(Transport::Tcp(stream))
             }
             Self::Unix(listener, _) => {
@@ -163,36 +151,4 @@ fn retry<T>(patience: Duration, cancel: &Cancel, mut attempt: impl FnMut() -> io
 fn is_early(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     matches!(error.kind(), ConnectionRefused | NotFound | WouldBlock)
-}
-
-impl Read for Transport {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Transport {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-            Self::Unix(stream) => stream.write_vectored(slices),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.flush(),
-            Self::Unix(stream) => stream.flush(),
-        }
-    }
 }

@@ -18,12 +18,13 @@ pub(super) struct Watch {
     bars: Vec<ProgressBar>,
     pause_at: Option<Phase>,
     after_pause: AfterPause,
-    /// The connection, for cutting it at a pause.
-    connection: Option<Transport>,
+    /// The connections, for cutting them at a pause.
+    connections: Vec<Transport>,
+    cut_channel: Option<usize>,
 }
 
 impl Watch {
-    pub(super) fn new(common: &Common, names: &[String], connection: Option<Transport>) -> Self {
+    pub(super) fn new(common: &Common, names: &[String], connections: Vec<Transport>) -> Self {
         let bars = if std::io::stderr().is_terminal() && !common.json { bars(names) } else { Vec::new() };
         Self {
             started: Instant::now(),
@@ -31,12 +32,25 @@ impl Watch {
             bars,
             pause_at: common.pause_at,
             after_pause: common.after_pause,
-            connection,
+            connections,
+            cut_channel: common.cut_channel,
         }
     }
 
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Watch {
+    fn cut(&self) {
+        for (index, connection) in self.connections.iter().enumerate() {
+            if self.cut_channel.is_none_or(|cut| cut == index) {
+                if let Err(error) = connection.shutdown() {
+                    eprintln!("cannot cut channel {index}: {error}");
+                }
+            }
+        }
     }
 }
 
@@ -63,10 +77,8 @@ impl Hooks for Watch {
         }
         if self.pause_at == Some(phase) {
             pause::wait_here(phase);
-            if let (AfterPause::Cut, Some(connection)) = (self.after_pause, &self.connection) {
-                if let Err(error) = connection.shutdown() {
-                    eprintln!("cannot cut the connection: {error}");
-                }
+            if self.after_pause == AfterPause::Cut {
+                self.cut();
             }
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A QEMU process with simulated VFIO devices and nothing else: no guest, no KVM, 16 MiB of RAM.
+//! A QEMU process with VFIO devices and nothing else: no guest, no KVM, 16 MiB of RAM.
 
 use core::time::Duration;
 use std::fs::{self, File};
@@ -12,9 +12,13 @@ use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::device_log::DeviceLog;
-use super::qmp::{Qmp, QmpError};
+use super::devices::Devices;
+pub(crate) use super::devices::idstr;
+use super::qmp::{DeviceState, Qmp, QmpError};
+use crate::soft::scratch;
 use crate::vm::{Guarded, Qemu, tail};
 
 /// How long QEMU may take to start, and to answer a command.
@@ -23,8 +27,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(5);
 /// Lines of QEMU's messages that are quoted.
 const SAID_LINES: usize = 12;
-/// Slot of the first device on the guest's root bus; the chipset has 1f.
-const FIRST_SLOT: usize = 0x10;
 
 /// A simulated device.
 #[derive(Clone, Debug)]
@@ -44,12 +46,19 @@ pub(crate) struct Spec<'a> {
     pub(crate) name: &'a str,
     /// Existing folder for the machine's files.
     pub(crate) folder: &'a Path,
-    /// The preload library of the devices.
-    pub(crate) library: &'a Path,
-    /// At most eight.
-    pub(crate) devices: &'a [SoftDevice],
+    /// Its devices.
+    pub(crate) devices: Devices<'a>,
     /// Waits for a migration instead of running.
     pub(crate) is_target: bool,
+}
+
+/// What few machines need.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras<'a> {
+    /// More properties of every device, each with a comma in front.
+    pub(crate) properties: &'a str,
+    /// The most address space the emulator may have, in bytes.
+    pub(crate) address_bytes_max: Option<u64>,
 }
 
 /// Why there is no machine, or none any more.
@@ -95,6 +104,8 @@ pub(crate) struct Machine {
     folder: PathBuf,
     child: Guarded,
     qmp: Option<Qmp>,
+    /// The simulated paths.
+    _root: TempDir,
 }
 
 /// How far a migration is.
@@ -124,33 +135,38 @@ impl Migration {
     }
 }
 
-/// Where the guest sees a device.
-pub(crate) fn place(index: usize) -> String {
-    format!("0000:00:{:02x}.0", FIRST_SLOT.saturating_add(index))
-}
-
-/// The name of a device's section in the stream.
-pub(crate) fn idstr(index: usize) -> String {
-    savevm_core::qemu::idstr(&place(index))
-}
-
 impl Machine {
     /// Starts QEMU and waits for its monitor.
     pub(crate) fn start(qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
+        Self::start_with(Extras::default(), qemu, spec)
+    }
+
+    /// The same with more.
+    pub(crate) fn start_with(extras: Extras<'_>, qemu: &Qemu, spec: &Spec<'_>) -> Result<Self, MachineError> {
         let io = |what| {
             let machine = spec.name.to_owned();
             move |error| MachineError::Io { what, machine, error }
         };
         let file = |suffix: &str| spec.folder.join(format!("{}.{suffix}", spec.name));
-        fs::create_dir_all(file("root")).map_err(io("create the device folder"))?;
+        let root = scratch().map_err(io("create the device folder"))?;
         let errors = File::create(file("err")).map_err(io("create the message file"))?;
-        let mut command = qemu.command_preloading(spec.library);
-        command.env("SOFTVFIO", configuration(spec.devices));
-        command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", file("root"));
-        arguments(&mut command, spec, &file("qmp"));
+        let mut command = match spec.devices {
+            Devices::Soft { library, devices } => {
+                let mut command = qemu.command_preloading(library);
+                command.env("SOFTVFIO", configuration(devices));
+                command.env("SOFTVFIO_LOG", file("log")).env("SOFTVFIO_ROOT", root.path());
+                command
+            }
+            Devices::Real(_) => qemu.command_tied_to_thread(),
+        };
+        arguments(&mut command, spec, extras.properties, &file("qmp"));
+        if let Some(bytes) = extras.address_bytes_max {
+            command = limited(&command, bytes);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let child = Guarded::spawn(&mut command).map_err(io("start the emulator"))?;
-        let mut machine = Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None };
+        let mut machine =
+            Self { name: spec.name.to_owned(), folder: spec.folder.to_owned(), child, qmp: None, _root: root };
         let stream = machine.monitor()?;
         let qmp = Qmp::begin(stream, ANSWER_LIMIT).map_err(|error| machine.failed(error))?;
         machine.qmp = Some(qmp);
@@ -226,6 +242,14 @@ impl Machine {
         Ok(address.and_then(|it| it.get("port")).and_then(Value::as_str).map(str::to_owned))
     }
 
+    /// How the emulator ended, once it has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        match self.check_alive() {
+            Err(MachineError::Ended { status, said, .. }) => Some(format!("{status}: {said}")),
+            _ => None,
+        }
+    }
+
     /// The process.
     pub(crate) fn process(&mut self) -> u32 {
         self.child.child().id()
@@ -244,12 +268,42 @@ impl Machine {
         Ok(answer.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
+    /// Whether it runs and its monitor does not answer.
+    pub(crate) fn is_deaf(&mut self) -> bool {
+        let answer = self.execute("query-status", json!({}));
+        matches!(answer, Err(MachineError::Monitor { error: QmpError::Timeout { .. }, .. }))
+    }
+
+    /// Begins a migration to the address.
+    ///
+    /// An earlier one that failed may not have been put away: until then QEMU 10.0 refuses another, and says no more than this.
+    pub(crate) fn migrate(&mut self, uri: &str) -> Result<(), MachineError> {
+        let begin = Instant::now();
+        loop {
+            match self.execute("migrate", json!({ "uri": uri })) {
+                Err(MachineError::Monitor { error: QmpError::Refused { reason, .. }, .. })
+                    if reason.contains("duplicate yank instance") && begin.elapsed() < ANSWER_LIMIT =>
+                {
+                    thread::sleep(POLL);
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+
     /// QEMU's own version, from its monitor.
     pub(crate) fn version(&self) -> &str {
         self.qmp.as_ref().map_or("", Qmp::version)
     }
 
-    /// What the devices have seen so far.
+    /// The states that real devices have been put into, by QEMU's account.
+    pub(crate) fn device_states(&mut self) -> Result<Vec<DeviceState>, MachineError> {
+        // What was said comes with an answer.
+        self.run_state()?;
+        Ok(self.qmp.iter().flat_map(Qmp::device_states).cloned().collect())
+    }
+
+    /// What simulated devices have seen so far.
     pub(crate) fn device_log(&self) -> Result<DeviceLog, MachineError> {
         let failed = |error| MachineError::Io { what: "read the device log", machine: self.name.clone(), error };
         DeviceLog::read(&self.file("log")).map_err(failed)
@@ -284,24 +338,22 @@ pub(crate) fn soft_address(index: usize, device: &SoftDevice) -> String {
     }
 }
 
-fn arguments(command: &mut Command, spec: &Spec<'_>, monitor: &Path) {
+/// Setting a limit here would take unsafe code between fork and exec: `prlimit` comes with `setpriv`, which starts the
+/// emulator too.
+fn limited(command: &Command, address_bytes_max: u64) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--as={address_bytes_max}")).arg(command.get_program()).args(command.get_args());
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
+}
+
+fn arguments(command: &mut Command, spec: &Spec<'_>, properties: &str, monitor: &Path) {
     command.args(["-machine", "q35", "-accel", "tcg", "-m", "16"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
     // Commas are doubled in QEMU's option syntax.
     let monitor = monitor.display().to_string().replace(',', ",,");
     command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
-    command.args(["-object", "iommufd,id=iommufd0"]);
-    for (index, device) in spec.devices.iter().enumerate() {
-        let address = soft_address(index, device);
-        let host = if device.is_mediated {
-            format!("sysfsdev=/sys/bus/mdev/devices/{address}")
-        } else {
-            format!("host={address}")
-        };
-        let slot = FIRST_SLOT.saturating_add(index);
-        command.arg("-device");
-        command.arg(format!("vfio-pci,{host},iommufd=iommufd0,enable-migration=on,addr={slot:x}"));
-    }
+    command.args(spec.devices.arguments(properties));
     if spec.is_target {
         command.args(["-incoming", "defer"]);
     }
@@ -312,7 +364,7 @@ mod test {
     use super::*;
 
     #[test]
-    fn devices_are_where_their_sections_say() {
+    fn simulated_devices_are_where_the_library_has_them() {
         let device = |is_mediated| SoftDevice { name: "d".into(), options: "model=plain".into(), is_mediated };
         let devices = [device(false), device(true)];
         assert_eq!(
@@ -322,15 +374,18 @@ mod test {
              device d address=50f7f10c-0000-4000-8000-000000000001 model=plain\n"
         );
         let (folder, library) = (Path::new("/f"), Path::new("/l.so"));
-        let spec = Spec { name: "target", folder, library, devices: &devices, is_target: true };
+        let devices = Devices::Soft { library, devices: &devices };
+        let spec = Spec { name: "target", folder, devices, is_target: true };
         let mut command = Command::new("qemu");
-        arguments(&mut command, &spec, Path::new("/f/a,b.qmp"));
+        arguments(&mut command, &spec, ",x-y=z", Path::new("/f/a,b.qmp"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(words.iter().any(|word| word.starts_with("unix:/f/a,,b.qmp,")), "{words:?}");
-        assert!(words.iter().any(|word| word.contains("host=0000:a0:00.0") && word.ends_with("addr=10")), "{words:?}");
-        assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11")));
+        assert!(
+            words.iter().any(|word| word.contains("host=0000:a0:00.0") && word.ends_with("addr=10,x-y=z")),
+            "{words:?}"
+        );
+        assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11,x-y=z")));
         assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
-        assert_eq!((idstr(0), idstr(1)), ("0000:00:10.0/vfio".into(), "0000:00:11.0/vfio".into()));
     }
 
     #[test]

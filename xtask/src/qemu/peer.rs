@@ -10,21 +10,25 @@ mod recording;
 mod source;
 mod target;
 
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use savevm_core::Cancel;
 use savevm_core::kernel::KernelDevice;
 use savevm_core::qemu::{Acks, Agreement, DeviceState};
 
+pub(crate) use self::connect::listening;
+use self::outcome::Outcome;
 use crate::device::DeviceSpec;
+use crate::out::outln;
 
-/// One side of a migration with a QEMU; prints one JSON document
+/// One side of a migration with a QEMU; prints one JSON document for each attempt
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -72,6 +76,9 @@ struct Common {
     /// End when the parent process does.
     #[arg(long)]
     with_parent: bool,
+    /// Try again with the same devices for every line of standard input: the arguments of the attempt, as a JSON array.
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -96,10 +103,10 @@ impl Common {
         if self.only_main { 0 } else { self.channels }
     }
 
-    fn open(&self) -> Result<Vec<KernelDevice<OwnedFd>>, String> {
-        let count = self.devices.len().saturating_sub(self.leave_out);
-        let specs = self.devices.get(..count).unwrap_or_default();
-        crate::device::open_all(specs).map_err(|error| error.to_string())
+    /// The devices of this attempt.
+    fn devices<'a>(&self, all: &'a mut [PeerDevice]) -> &'a mut [PeerDevice] {
+        let count = all.len().saturating_sub(self.leave_out);
+        all.get_mut(..count).unwrap_or_default()
     }
 
     fn limits(&self) -> savevm_core::Limits {
@@ -121,17 +128,20 @@ struct Place {
     file: Option<PathBuf>,
 }
 
+type PeerDevice = KernelDevice<OwnedFd>;
+
+/// An attempt after the first.
+#[derive(Debug, clap::Parser)]
+#[command(name = "qemu-peer")]
+struct Again {
+    #[command(flatten)]
+    args: Args,
+}
+
 /// Runs one side. The exit status is 0 if a report could be printed, whatever it says.
 pub(crate) fn main(args: &Args) -> ExitCode {
-    let outcome = match &args.side {
-        Side::Source(args) => source::run(args),
-        Side::Target(args) => target::run(args),
-    };
-    match outcome {
-        Ok(outcome) => {
-            crate::cli::print_json(&outcome);
-            ExitCode::SUCCESS
-        }
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -139,12 +149,51 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     }
 }
 
-/// A first SIGTERM cancels.
-fn cancel_on_signal() -> Result<Cancel, String> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&flag))
+fn run(args: &Args) -> Result<(), String> {
+    let common = args.side.common();
+    die_with_parent(common)?;
+    let signal = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&signal))
         .map_err(|error| format!("cannot watch for SIGTERM: {error}"))?;
-    Ok(Cancel::from_flag(flag))
+    let mut devices = crate::device::open_all(&common.devices).map_err(|error| error.to_string())?;
+    report(&args.side.attempt(&mut devices, &signal)?)?;
+    if !common.again {
+        return Ok(());
+    }
+    for line in io::stdin().lines() {
+        let line = line.map_err(|error| format!("cannot read what to do next: {error}"))?;
+        let words: Vec<String> = serde_json::from_str(&line).map_err(|error| format!("not arguments: {error}"))?;
+        let words = core::iter::once("qemu-peer".to_owned()).chain(words);
+        let again = Again::try_parse_from(words).map_err(|error| error.to_string())?;
+        report(&again.args.side.attempt(&mut devices, &signal)?)?;
+    }
+    Ok(())
+}
+
+/// One line, so that who reads it knows when it is whole.
+fn report(outcome: &Outcome) -> Result<(), String> {
+    let text = serde_json::to_string(outcome).map_err(|error| format!("cannot write JSON: {error}"))?;
+    outln!("{text}");
+    Ok(())
+}
+
+impl Side {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Source(args) => &args.common,
+            Self::Target(args) => &args.common,
+        }
+    }
+
+    /// A SIGTERM from here on cancels.
+    fn attempt(&self, devices: &mut [PeerDevice], signal: &Arc<AtomicBool>) -> Result<Outcome, String> {
+        signal.store(false, Ordering::SeqCst);
+        let (devices, cancel) = (self.common().devices(devices), Cancel::from_flag(Arc::clone(signal)));
+        match self {
+            Self::Source(args) => source::run(args, devices, cancel),
+            Self::Target(args) => target::run(args, devices, cancel),
+        }
+    }
 }
 
 fn die_with_parent(common: &Common) -> Result<(), String> {

@@ -10,6 +10,12 @@
 //! sync until it has met it on all: with full sockets nobody moves again.
 //!
 //! The end of a direction is passed on, and so is a failure: without that a source whose target has gone waits for ever.
+//!
+//! It can also be told to stop at a point of the stream, or to change something in it ([`passage`]). What it keeps is what was
+//! said, not what was passed on.
+
+mod change;
+mod passage;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -21,6 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+
+pub(crate) use self::change::Change;
+use self::passage::Passage;
+pub(crate) use self::passage::{Orders, Point};
 
 const BUFFER_BYTES: usize = 64 << 10;
 /// How often the listening thread looks whether it is still wanted.
@@ -56,11 +66,22 @@ struct Shared {
     recordings: Mutex<Vec<Recording>>,
     /// The first thing that went wrong here, as opposed to at the peers.
     fault: Mutex<Option<String>>,
+    orders: Orders,
+    stop: Mutex<Stop>,
+    stop_changed: Condvar,
+}
+
+/// How far the one stop is for which there may be an order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stop {
+    is_reached: bool,
+    is_over: bool,
 }
 
 impl Proxy {
-    /// Listens at `at`, connects every connection on to `target`, and records into the existing `folder`.
-    pub(crate) fn start(at: &Path, target: &Path, folder: &Path) -> io::Result<Self> {
+    /// Listens at `at`, connects every connection on to `target`, and records into the existing `folder`. On the way it does
+    /// what it is told.
+    pub(crate) fn start(orders: Orders, at: &Path, target: &Path, folder: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(at)?;
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
@@ -72,6 +93,9 @@ impl Proxy {
             ends: Mutex::default(),
             recordings: Mutex::default(),
             fault: Mutex::default(),
+            orders,
+            stop: Mutex::default(),
+            stop_changed: Condvar::new(),
         });
         let listening = thread::spawn({
             let shared = Arc::clone(&shared);
@@ -85,9 +109,20 @@ impl Proxy {
         self.shared.forward_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the point has been reached where it was to stop.
+    pub(crate) fn has_stopped(&self) -> bool {
+        lock(&self.shared.stop).is_reached
+    }
+
+    /// Goes on from there.
+    pub(crate) fn go_on(&self) {
+        self.shared.stop(|stop| stop.is_over = true);
+    }
+
     /// Ends all connections in both directions, and takes no more.
     pub(crate) fn cut(&self) {
         self.shared.ended.store(true, Ordering::SeqCst);
+        self.shared.stop(|_| {});
         for end in lock(&self.shared.ends).iter() {
             // One that its peer has closed already is as good.
             let _ = end.shutdown(Shutdown::Both);
@@ -170,7 +205,8 @@ fn connect(source: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
         thread::spawn(move || {
             let none = AtomicU64::new(0);
             let count = if is_forward { &shared.forward_bytes } else { &none };
-            if let Err(error) = direction.pass_on(playback, count) {
+            let passage = Passage::new(shared.orders, is_forward);
+            if let Err(error) = direction.pass_on(playback, count, passage, || shared.wait()) {
                 shared.fail(format!("what was said cannot be read back: {error}"));
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
@@ -204,6 +240,20 @@ fn directions(source: UnixStream, shared: &Shared) -> io::Result<Option<[Begun; 
 impl Shared {
     fn fail(&self, fault: String) {
         lock(&self.fault).get_or_insert(fault);
+    }
+
+    fn stop(&self, change: impl FnOnce(&mut Stop)) {
+        change(&mut lock(&self.stop));
+        self.stop_changed.notify_all();
+    }
+
+    /// Stands still until it is to go on, which is true, or everything has ended.
+    fn wait(&self) -> bool {
+        self.stop(|stop| stop.is_reached = true);
+        let waits = |stop: &mut Stop| !stop.is_over && !self.ended.load(Ordering::SeqCst);
+        let stop = lock(&self.stop);
+        let stop = self.stop_changed.wait_while(stop, waits).unwrap_or_else(PoisonError::into_inner);
+        stop.is_over
     }
 }
 
@@ -259,13 +309,25 @@ impl Direction {
         recorded
     }
 
-    /// Passes on what was kept, and then the end.
-    fn pass_on(&self, mut playback: File, count: &AtomicU64) -> io::Result<()> {
+    /// Passes on what was kept, and then the end. At a stop of the passage it waits.
+    fn pass_on(
+        &self,
+        mut playback: File,
+        count: &AtomicU64,
+        mut passage: Option<Passage>,
+        wait: impl Fn() -> bool,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut passed_bytes = 0_u64;
         let end = loop {
             let progress = self.beyond(passed_bytes);
             if progress.recorded_bytes == passed_bytes {
+                if let Some(passage) = &mut passage {
+                    let mut rest = Vec::new();
+                    passage.finish(&mut rest);
+                    // One that is gone has no use for it.
+                    let _ = (&self.to).write_all(&rest);
+                }
                 break progress.ended.unwrap_or(Shutdown::Both);
             }
             let length = match playback.read(&mut buffer) {
@@ -275,7 +337,7 @@ impl Direction {
                     return Err(error);
                 }
             };
-            if (&self.to).write_all(buffer.get(..length).unwrap_or_default()).is_err() {
+            if self.write(buffer.get(..length).unwrap_or_default(), &mut passage, &wait).is_err() {
                 // The hearer is gone: let the speaker know.
                 let _ = self.from.shutdown(Shutdown::Both);
                 break Shutdown::Both;
@@ -287,6 +349,21 @@ impl Direction {
         // Fails only if the connection is gone already.
         let _ = self.to.shutdown(end);
         Ok(())
+    }
+
+    fn write(&self, mut bytes: &[u8], passage: &mut Option<Passage>, wait: impl Fn() -> bool) -> io::Result<()> {
+        let Some(passage) = passage else { return (&self.to).write_all(bytes) };
+        loop {
+            let mut out = Vec::new();
+            let stops = passage.pass(&mut bytes, &mut out);
+            (&self.to).write_all(&out)?;
+            if !stops {
+                return Ok(());
+            }
+            if !wait() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
     }
 
     fn progress(&self, change: impl FnOnce(&mut Progress)) {

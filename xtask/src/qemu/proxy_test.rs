@@ -15,7 +15,7 @@ fn setup() -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let target = UnixListener::bind(at("target")).unwrap();
-    let proxy = Proxy::start(&at("proxy"), &at("target"), folder.path()).unwrap();
+    let proxy = Proxy::start(Orders::default(), &at("proxy"), &at("target"), folder.path()).unwrap();
     Setup { folder, target, proxy }
 }
 
@@ -114,7 +114,7 @@ fn a_cut_is_seen_by_both_and_nobody_gets_through_any_more() {
 fn a_target_that_is_not_there_looks_like_one_that_hangs_up() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let proxy = Proxy::start(&at("proxy"), &at("nowhere"), folder.path()).unwrap();
+    let proxy = Proxy::start(Orders::default(), &at("proxy"), &at("nowhere"), folder.path()).unwrap();
     let source = UnixStream::connect(at("proxy")).unwrap();
     source.set_read_timeout(Some(LIMIT)).unwrap();
     assert_eq!(rest(&source), b"");
@@ -146,7 +146,7 @@ fn what_cannot_be_recorded_is_not_passed_on() {
     let direction = Direction::new(from, to);
     let error = direction.record(Full).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    direction.pass_on(tempfile::tempfile().unwrap(), &AtomicU64::new(0)).unwrap();
+    direction.pass_on(tempfile::tempfile().unwrap(), &AtomicU64::new(0), None, || true).unwrap();
     assert_eq!(rest(&hearer), b"");
     assert_eq!(rest(&speaker), b"");
 }

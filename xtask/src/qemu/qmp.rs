@@ -3,6 +3,7 @@
 //! QEMU's monitor: one JSON object per line, over a unix socket.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -12,6 +13,8 @@ use serde_json::{Value, json};
 
 /// The longest line that is taken; QEMU's longest answers here have a few KiB.
 const LINE_BYTES_MAX: usize = 1 << 20;
+/// A migration has about ten; of more than this the oldest are forgotten.
+const DEVICE_STATES_MAX: usize = 256;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,16 @@ pub(crate) struct Qmp {
     limit: Duration,
     last_id: u64,
     version: String,
+    device_states: VecDeque<DeviceState>,
+}
+
+/// QEMU has put a device into a state (`VFIO_MIGRATION`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct DeviceState {
+    /// Microseconds since the epoch.
+    pub(crate) at_us: u64,
+    /// As QEMU calls it: `stop-copy`.
+    pub(crate) state: String,
 }
 
 /// A line from QEMU.
@@ -73,7 +86,7 @@ enum Message {
     Greeting { version: String },
     Answer { id: Option<u64>, value: Value },
     Refusal { id: Option<u64>, reason: String },
-    Event,
+    Event(Option<DeviceState>),
 }
 
 #[derive(Deserialize)]
@@ -84,7 +97,24 @@ struct Line {
     answer: Option<Value>,
     error: Option<Refusal>,
     event: Option<String>,
+    #[serde(default)]
+    data: EventData,
+    #[serde(default)]
+    timestamp: Timestamp,
     id: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+struct EventData {
+    #[serde(rename = "device-state")]
+    device_state: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Timestamp {
+    seconds: u64,
+    microseconds: u64,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +142,8 @@ struct Refusal {
 impl Qmp {
     /// Waits for the greeting and leaves the negotiation mode. Every wait on this monitor is bounded by `limit`.
     pub(crate) fn begin(stream: UnixStream, limit: Duration) -> Result<Self, QmpError> {
-        let mut qmp = Self { stream, received: Vec::new(), limit, last_id: 0, version: String::new() };
+        let (received, version, device_states) = (Vec::new(), String::new(), VecDeque::new());
+        let mut qmp = Self { stream, received, limit, last_id: 0, version, device_states };
         let deadline = Instant::now().checked_add(limit);
         match qmp.message("with a greeting", deadline)? {
             Message::Greeting { version } => qmp.version = version,
@@ -127,7 +158,12 @@ impl Qmp {
         &self.version
     }
 
-    /// Runs a command and gives what it returns. Events that come in between are dropped.
+    /// What QEMU has done to its devices, as far as it was said before the last answer.
+    pub(crate) fn device_states(&self) -> impl Iterator<Item = &DeviceState> {
+        self.device_states.iter()
+    }
+
+    /// Runs a command and gives what it returns. Of events that come in between only the states of devices are kept.
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let deadline = Instant::now().checked_add(self.limit);
         self.last_id = self.last_id.wrapping_add(1);
@@ -138,7 +174,12 @@ impl Qmp {
         (&self.stream).write_all(line.as_bytes()).map_err(failed)?;
         loop {
             match self.message(command, deadline)? {
-                Message::Event => {}
+                Message::Event(state) => {
+                    self.device_states.extend(state);
+                    if self.device_states.len() > DEVICE_STATES_MAX {
+                        self.device_states.pop_front();
+                    }
+                }
                 Message::Answer { id, value } if id == Some(self.last_id) => return Ok(value),
                 Message::Refusal { id, reason } if id == Some(self.last_id) || id.is_none() => {
                     return Err(QmpError::Refused { command: command.to_owned(), reason });
@@ -198,7 +239,10 @@ fn garbled(command: &str, said: &str) -> QmpError {
 fn parse(line: &[u8]) -> Option<Message> {
     let line: Line = serde_json::from_slice(line).ok()?;
     match line {
-        Line { event: Some(_), .. } => Some(Message::Event),
+        Line { event: Some(_), data, timestamp, .. } => {
+            let at_us = timestamp.seconds.saturating_mul(1_000_000).saturating_add(timestamp.microseconds);
+            Some(Message::Event(data.device_state.map(|state| DeviceState { at_us, state })))
+        }
         Line { error: Some(Refusal { desc }), id, .. } => Some(Message::Refusal { id, reason: desc }),
         Line { answer: Some(value), id, .. } => Some(Message::Answer { id, value }),
         Line { greeting: Some(Greeting { version }), .. } => {

@@ -54,6 +54,20 @@ fn a_command_gets_its_answer_and_events_do_not_matter() {
 }
 
 #[test]
+fn the_states_of_devices_are_kept_with_their_times() {
+    let (stream, _server) = monitor(&[
+        READY,
+        "{\"timestamp\": {\"seconds\": 3, \"microseconds\": 7}, \"event\": \"VFIO_MIGRATION\", \"data\": \
+         {\"device-id\": \"\", \"qom-path\": \"/p\", \"device-state\": \"stop-copy\"}}\r\n\
+         {\"event\": \"MIGRATION\", \"data\": {\"status\": \"active\"}}\r\n{\"return\": {}, \"id\": 2}\r\n",
+    ]);
+    let mut qmp = Qmp::begin(stream, LIMIT).unwrap();
+    qmp.execute("query-status", json!({})).unwrap();
+    let seen: Vec<_> = qmp.device_states().cloned().collect();
+    assert_eq!(seen, [DeviceState { at_us: 3_000_007, state: "stop-copy".into() }]);
+}
+
+#[test]
 fn a_refusal_is_an_error_in_qemu_s_words() {
     let (stream, _server) =
         monitor(&[READY, "{\"id\": 2, \"error\": {\"class\": \"GenericError\", \"desc\": \"No such thing\"}}\r\n"]);

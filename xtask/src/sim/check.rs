@@ -292,6 +292,9 @@ impl World {
             if has_p2p && !matches!(truth.state, State::RunningP2p | State::PreCopyP2p) {
                 return Err(format!("the vCPUs are paused while section {index} is in {}", truth.state));
             }
+            if self.check.accounts[index].calls > 0 {
+                return Err(format!("the vCPUs are paused while section {index} is busy: its bytes come too late"));
+            }
         }
         Ok(())
     }

@@ -39,8 +39,7 @@ pub(crate) struct GuestJob {
     /// Its environment besides PATH, HOME and the wish for no colours: its standard output is a terminal, which keeps
     /// any program's output line by line.
     pub(crate) env: Vec<(String, String)>,
-    /// More files: absolute path in the guest, file on the host. The folders must be ones that the guest has
-    /// (`/bin`, `/lib`, `/root`); all become executable.
+    /// More files: absolute path in the guest, file on the host. Folders are made for them; all become executable.
     pub(crate) files: Vec<(String, PathBuf)>,
     /// Devices.
     pub(crate) mdevs: Vec<Mdev>,

@@ -2,9 +2,10 @@
 
 //! The guest's file system: busybox, the modules, the job's program and the script that runs it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use core::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::vm::kernel::Kernel;
 
 /// Where the job's program is in the guest.
 const PROGRAM: &str = "job";
+/// What every guest has.
+const FOLDERS: [&str; 9] = ["bin", "dev", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"];
 /// How much later than the host the guest gives up, for the case that the host is gone.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -24,7 +27,7 @@ pub(crate) fn write(kernel: &Kernel, job: &GuestJob, out: impl io::Write) -> Res
     let read = |path: &Path| fs::read(path).map_err(VmError::io("read", path));
     let failed = |error| VmError::io("write", Path::new("the initial file system"))(error);
     let mut archive = Archive::new(out);
-    for folder in ["bin", "dev", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"] {
+    for folder in FOLDERS {
         archive.directory(folder).map_err(failed)?;
     }
     archive.character_device("dev/console", 0o600, 5, 1).map_err(failed)?;
@@ -42,11 +45,21 @@ pub(crate) fn write(kernel: &Kernel, job: &GuestJob, out: impl io::Write) -> Res
         return Err(VmError::Job { reason });
     }
     archive.file(PROGRAM, 0o755, &program).map_err(failed)?;
+    for folder in folders(&job.files) {
+        archive.directory(&folder).map_err(failed)?;
+    }
     for (name, source) in &job.files {
         archive.file(name.trim_start_matches('/'), 0o755, &read(source)?).map_err(failed)?;
     }
     archive.file("init", 0o755, script(&modules, job).as_bytes()).map_err(failed)?;
     archive.finish().map_err(failed)?.flush().map_err(failed)
+}
+
+/// The folders that files need besides, parents first.
+fn folders(files: &[(String, PathBuf)]) -> BTreeSet<String> {
+    let parents = files.iter().flat_map(|(name, _)| Path::new(name.trim_start_matches('/')).ancestors().skip(1));
+    let names = parents.map(|parent| parent.to_string_lossy().into_owned());
+    names.filter(|name| !name.is_empty() && !FOLDERS.contains(&name.as_str())).collect()
 }
 
 /// The first program. Its parts report failure on the status port and stop the machine.
@@ -117,6 +130,13 @@ mod test {
         job.env = vec![("A".into(), "b c".into())];
         job.mdevs = vec![Mdev::numbered(MdevType::TwoPorts, 1)];
         job
+    }
+
+    #[test]
+    fn folders_are_made_for_files_from_the_top_down() {
+        let file = |name: &str| (name.to_owned(), PathBuf::from("/f"));
+        let files = [file("/bin/a"), file("/q/lib/deep/b"), file("/q/c"), file("/d")];
+        assert_eq!(folders(&files).into_iter().collect::<Vec<_>>(), ["q", "q/lib", "q/lib/deep"]);
     }
 
     #[test]

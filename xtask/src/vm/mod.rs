@@ -11,6 +11,7 @@
 mod apt;
 mod boot;
 mod built;
+mod bundle;
 mod console;
 mod control;
 mod cpio;

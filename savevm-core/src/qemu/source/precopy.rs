@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reading while the guest runs, and knowing when to leave.
+//!
+//! A fixed rule instead of [`crate::sched`]: while the guest runs all devices take turns on one main stream, and how much the
+//! machine itself has left, most of which is RAM, only the machine knows.
 
 use core::time::Duration;
 use std::io::{Read, Write};
@@ -12,10 +15,29 @@ use stream_codec::qemu::{SectionKind, VfioRecord};
 use super::{Part, Ready, SaveOptions, SourceMachine, check_shut};
 use crate::device::{self, Device};
 use crate::error::Cause;
-use crate::save::Precopy;
 
 /// How long a round without anything to send lasts.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// When to leave pre-copy. A round is one chunk of each device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Precopy {
+    /// Leave once all devices together report at most this many dirty bytes, and no initial bytes.
+    pub dirty_bytes_max: u64,
+    /// Leave after this many rounds in a row in which the dirty bytes did not fall: there is nothing more to gain.
+    pub level_rounds_max: u32,
+    /// Leave after this long in any case, but for acknowledgements that are owed. Initial bytes still unread then move
+    /// while the guest is stopped.
+    pub duration_max: Duration,
+}
+
+impl Default for Precopy {
+    /// 1 MiB of dirty bytes, 192 level rounds, 30 s.
+    fn default() -> Self {
+        Self { dirty_bytes_max: 1 << 20, level_rounds_max: 192, duration_max: Duration::from_secs(30) }
+    }
+}
 
 /// What one round over all devices found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,9 +69,7 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
             let is_falling = round.dirty_bytes < least_dirty_bytes || (round.initial_bytes > 0 && round.has_moved);
             level_rounds = if is_falling { 0 } else { level_rounds.saturating_add(1) };
             least_dirty_bytes = least_dirty_bytes.min(round.dirty_bytes);
-            // A round is one chunk of each device, so a device that only drains does not count as level.
-            let is_level = level_rounds >= rule.level_rounds_max.saturating_mul(rule.round_chunks_max);
-            if is_level || begin.elapsed() >= rule.duration_max {
+            if level_rounds >= rule.level_rounds_max || begin.elapsed() >= rule.duration_max {
                 return Ok(());
             }
             if !round.has_moved {

@@ -11,6 +11,7 @@ use vfio_mig_fsm::State;
 use super::{SaveOptions, SourceMachine, checked};
 use crate::device::{Device, PrecopyInfo, Read};
 use crate::digest::Digest;
+use crate::engine::threads::in_parallel;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Phase};
 use crate::qemu::Acks;
@@ -42,7 +43,7 @@ pub(super) struct Set<'a, D, V: ?Sized> {
     armed: bool,
 }
 
-impl<'a, D: Device, V: SourceMachine + ?Sized> Set<'a, D, V> {
+impl<'a, D: Device + Send, V: SourceMachine + ?Sized> Set<'a, D, V> {
     pub(super) fn new(devices: &'a mut [D], machine: &'a mut V, options: &SaveOptions) -> Self {
         let progress = devices.iter().map(|_| Progress::default()).collect();
         let (phase, cancel) = (Phase::Hello, options.cancel.clone());
@@ -216,10 +217,8 @@ impl<'a, D: Device, V: SourceMachine + ?Sized> Set<'a, D, V> {
 
     /// Ends the data sessions of devices that were given up.
     pub(super) fn retire(&mut self) -> Result<(), Cause> {
-        for device in self.devices.iter_mut() {
-            device.transition(State::Stop)?;
-        }
-        Ok(())
+        let retired = in_parallel(self.devices, |_, device| device.transition(State::Stop));
+        retired.into_iter().try_for_each(|retired| Ok(retired?))
     }
 
     pub(super) fn disarm(&mut self) {

@@ -10,7 +10,7 @@ use super::super::header::{HEADER_BYTES, Header};
 use super::super::kind::Kind;
 use super::super::limits::Limits;
 use super::super::message::Message;
-use super::super::parse::{parse_control, verify_payload};
+use super::super::parse::{compare_crc, parse_control, verify_payload};
 use super::super::prologue::{PROLOGUE_BYTES, decode_prologue};
 use super::Error;
 use crate::decode::Located;
@@ -65,7 +65,7 @@ impl<R: Read> FrameReader<R> {
 
     /// A reader without a buffer of its own, for [`read_frame_into`](Self::read_frame_into) only.
     #[must_use]
-    pub const fn unbuffered(reader: R, limits: Limits) -> Self {
+    pub fn unbuffered(reader: R, limits: Limits) -> Self {
         Self { source: Source::new(reader, limits), buffer: Vec::new() }
     }
 
@@ -79,12 +79,22 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// The next frame, with its payload in `buffer`: page-aligned memory that will be written to a device, say.
-    /// Bytes behind the payload are as before, or what is left of a frame that was skipped.
+    /// Bytes behind the payload are as before.
     ///
     /// # Errors
     /// As [`read_frame`](Self::read_frame), and [`Reason::Buffer`] if the payload does not fit, which is not final.
     pub fn read_frame_into<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Received<'b>>, Error> {
         self.source.read_frame(buffer)
+    }
+
+    /// The header of the next frame, or `None` where the stream ends between two frames: what
+    /// [`read_frame_into`](Self::read_frame_into) will hand out next, for a caller that chooses its buffer by it. Asked
+    /// again before that, it says the same again.
+    ///
+    /// # Errors
+    /// As [`read_frame`](Self::read_frame).
+    pub fn next_header(&mut self) -> Result<Option<Header>, Error> {
+        self.source.next_header()
     }
 
     /// How many bytes of the stream were taken from the transport.
@@ -116,11 +126,13 @@ struct Source<R> {
     header_filled: usize,
     /// The frame whose payload is being read, where it starts, and how much of the payload is there.
     open: Option<(Header, u64, usize)>,
+    /// Over the payload of the frame that is being skipped.
+    skipped_crc: crc32fast::Hasher,
     failed: bool,
 }
 
 impl<R: Read> Source<R> {
-    const fn new(reader: R, limits: Limits) -> Self {
+    fn new(reader: R, limits: Limits) -> Self {
         Self {
             reader,
             limits,
@@ -131,6 +143,7 @@ impl<R: Read> Source<R> {
             header: [0; HEADER_BYTES],
             header_filled: 0,
             open: None,
+            skipped_crc: crc32fast::Hasher::new(),
             failed: false,
         }
     }
@@ -139,7 +152,7 @@ impl<R: Read> Source<R> {
         if self.failed {
             return Err(Error::AfterError { offset: self.offset });
         }
-        let fetched = self.fetch_known(buffer).inspect_err(|error| self.failed = is_final(error))?;
+        let fetched = self.fetch(buffer).inspect_err(|error| self.failed = is_final(error))?;
         let Some((header, offset)) = fetched else {
             return Ok(None);
         };
@@ -155,20 +168,55 @@ impl<R: Read> Source<R> {
         Ok(Some(Received { offset, frame }))
     }
 
-    /// Fetches frames until one is of a kind this version knows.
-    fn fetch_known(&mut self, buffer: &mut [u8]) -> Result<Option<(Header, u64)>, Error> {
-        loop {
-            match self.fetch(buffer)? {
-                Some((header, _)) if header.kind().is_none() => {}
-                fetched => return Ok(fetched),
-            }
+    fn next_header(&mut self) -> Result<Option<Header>, Error> {
+        if self.failed {
+            return Err(Error::AfterError { offset: self.offset });
         }
+        let known = self.fetch_known().inspect_err(|error| self.failed = is_final(error))?;
+        Ok(known.map(|(header, _)| header))
     }
 
-    /// Fetches one frame: its payload, verified, is in `buffer`.
-    fn fetch(&mut self, buffer: &mut [u8]) -> Result<Option<(Header, u64)>, Error> {
+    /// The header of the next frame of a kind that this version knows; those before it are checked and skipped.
+    fn fetch_known(&mut self) -> Result<Option<(Header, u64)>, Error> {
         self.fetch_prologue()?;
-        let Some((header, offset)) = self.fetch_header()? else {
+        while let Some((header, offset)) = self.fetch_header()? {
+            if header.kind().is_some() {
+                return Ok(Some((header, offset)));
+            }
+            self.skip(&header, offset)?;
+        }
+        Ok(None)
+    }
+
+    /// Reads a payload that nobody wants, piece by piece.
+    fn skip(&mut self, header: &Header, offset: u64) -> Result<(), Error> {
+        let what = "the payload of a skipped frame";
+        let mut scratch = [0; 512];
+        let mut seen = self.open.map_or(0, |(_, _, seen)| seen);
+        while seen < header.payload_size() {
+            let missing = header.payload_size().saturating_sub(seen);
+            let piece = scratch.get_mut(..missing.min(512)).unwrap_or_default();
+            let (count, _) = read_two(&mut self.reader, piece, &mut []).map_err(|source| Error::Read {
+                what,
+                offset: self.offset,
+                source,
+            })?;
+            if count == 0 {
+                return Err(truncated(what, offset, (seen, header.payload_size())));
+            }
+            self.skipped_crc.update(piece.get(..count).unwrap_or_default());
+            seen = seen.saturating_add(count);
+            self.open = Some((*header, offset, seen));
+            self.count(count);
+        }
+        self.open = None;
+        let crc = core::mem::take(&mut self.skipped_crc).finalize();
+        compare_crc(header, crc).map_err(|reason| Located::new(offset, reason).into())
+    }
+
+    /// Fetches one known frame: its payload, verified, is in `buffer`.
+    fn fetch(&mut self, buffer: &mut [u8]) -> Result<Option<(Header, u64)>, Error> {
+        let Some((header, offset)) = self.fetch_known()? else {
             return Ok(None);
         };
         let length = header.payload_length;

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use std::io::{ErrorKind, IoSlice, Write};
 
-use super::super::encode::{data_header, encode_control};
+use super::super::encode::{data_header, encode_control, unchecked_data_header};
 use super::super::error::Reason;
 use super::super::kind::Kind;
 use super::super::limits::Limits;
@@ -24,6 +24,7 @@ pub struct FrameWriter<W> {
     offset: u64,
     /// The prologue before the first frame, then each control frame in turn.
     control: Vec<u8>,
+    unchecked: bool,
     failed: bool,
 }
 
@@ -32,7 +33,7 @@ impl<W: Write> FrameWriter<W> {
     /// a frame beyond them is refused here instead of there.
     #[must_use]
     pub const fn new(writer: W, limits: Limits) -> Self {
-        Self { writer, limits, offset: 0, control: Vec::new(), failed: false }
+        Self { writer, limits, offset: 0, control: Vec::new(), unchecked: false, failed: false }
     }
 
     /// Writes a control frame.
@@ -59,7 +60,8 @@ impl<W: Write> FrameWriter<W> {
         self.check_usable()?;
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.check_length(Kind::Data, length, self.limits.data_bytes)?;
-        let header = data_header(device, sequence, payload).map_err(|reason| self.located(reason))?;
+        let encode = if self.unchecked { unchecked_data_header } else { data_header };
+        let header = encode(device, sequence, payload).map_err(|reason| self.located(reason))?;
         self.control.clear();
         self.begin_stream();
         self.control.extend_from_slice(&header);
@@ -83,6 +85,12 @@ impl<W: Write> FrameWriter<W> {
     /// Changes the limits, to the peer's [`data_bytes_max`](super::super::Hello::data_bytes_max) for one.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Whether Data goes out without a checksum of its own: only after both sides have agreed on
+    /// [`Support::UNCHECKED`](super::super::Support::UNCHECKED).
+    pub const fn set_unchecked(&mut self, unchecked: bool) {
+        self.unchecked = unchecked;
     }
 
     /// How many bytes of the stream were given to the transport.

@@ -5,6 +5,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use super::super::digest::Digest;
 use super::super::kind::Kind;
@@ -21,6 +22,8 @@ pub enum DevicePhase {
     Opened,
     /// Accepted by the target; data may come.
     Accepted,
+    /// Its end was announced, and data are still under way on another channel.
+    Ending,
     /// All its data have come.
     Ended,
     /// The target's device has taken them.
@@ -33,22 +36,85 @@ impl fmt::Display for DevicePhase {
             Self::Unopened => "not opened",
             Self::Opened => "opened",
             Self::Accepted => "accepted",
+            Self::Ending => "ending",
             Self::Ended => "ended",
             Self::Loaded => "loaded",
         })
     }
 }
 
+/// How far a credit may be ahead of the first frame that has not come: the width of what is remembered.
+pub const CREDIT_FRAMES_MAX: u64 = 128;
+
 #[derive(Clone, Debug)]
 struct Track {
     phase: DevicePhase,
+    /// All below this have come.
     frames: u64,
+    /// Bit `n` is frame `frames + n`: those that came ahead of their turn. Bit 0 is never set.
+    ahead: u128,
+    /// Of all frames that have come.
     bytes: u64,
+    /// The first frame that must not come yet; `u64::MAX` without credit.
+    credit: u64,
+    /// What DeviceEnd said: frames and bytes in all.
+    end: Option<(u64, u64)>,
     digest: Digest,
 }
 
 impl Track {
-    const NEW: Self = Self { phase: DevicePhase::Unopened, frames: 0, bytes: 0, digest: Digest::NONE };
+    const NEW: Self = Self {
+        phase: DevicePhase::Unopened,
+        frames: 0,
+        ahead: 0,
+        bytes: 0,
+        credit: u64::MAX,
+        end: None,
+        digest: Digest::NONE,
+    };
+
+    /// Takes note of a frame, in whatever order.
+    fn arrive(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
+        let distance = sequence.checked_sub(self.frames).ok_or(Violation::Repeated { device, sequence })?;
+        if self.credit != u64::MAX && sequence >= self.credit {
+            return Err(Violation::Credit { device, sequence, credit: self.credit });
+        }
+        if let Some((stated, _)) = self.end.filter(|(frames, _)| sequence >= *frames) {
+            return Err(Violation::FrameCount { device, stated, counted: sequence.saturating_add(1) });
+        }
+        let bit = u32::try_from(distance).ok().and_then(|distance| 1_u128.checked_shl(distance));
+        let bit = bit.ok_or(Violation::Sequence { device, expected: self.frames, found: sequence })?;
+        if self.ahead & bit != 0 {
+            return Err(Violation::Repeated { device, sequence });
+        }
+        let ahead = self.ahead | bit;
+        let run = ahead.trailing_ones();
+        let totals = self.frames.checked_add(run.into()).zip(self.bytes.checked_add(length.into()));
+        let (frames, bytes) = totals.ok_or(Violation::Overflow { device })?;
+        if is_complete(device, self.end, frames, bytes)? {
+            self.phase = DevicePhase::Ended;
+        }
+        (self.frames, self.bytes) = (frames, bytes);
+        self.ahead = ahead.checked_shr(run).unwrap_or(0);
+        Ok(())
+    }
+
+    /// How many frames there must be at least: up to the last that came.
+    fn seen(&self) -> u64 {
+        let ahead = 128_u32.saturating_sub(self.ahead.leading_zeros());
+        self.frames.saturating_add(ahead.into())
+    }
+}
+
+/// Whether everything that DeviceEnd announced is there.
+fn is_complete(device: u32, end: Option<(u64, u64)>, frames: u64, counted: u64) -> Result<bool, Violation> {
+    match end {
+        Some((stated, bytes)) if frames >= stated && bytes != counted => {
+            Err(Violation::ByteCount { device, stated: bytes, counted })
+        }
+        Some((stated, _)) => Ok(frames >= stated),
+        None => Ok(false),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -58,11 +124,51 @@ pub(super) struct Devices {
     /// How many devices are at least accepted, and loaded.
     accepted: usize,
     loaded: usize,
+    /// Whether the end was announced.
+    ended: usize,
+    has_credit: bool,
+    /// Frames may overtake each other.
+    is_unordered: bool,
 }
 
 impl Devices {
     pub(super) const fn new() -> Self {
-        Self { tracks: Vec::new(), names: BTreeSet::new(), accepted: 0, loaded: 0 }
+        let (has_credit, is_unordered) = (false, false);
+        Self { tracks: Vec::new(), names: BTreeSet::new(), accepted: 0, loaded: 0, ended: 0, has_credit, is_unordered }
+    }
+
+    /// What the Hellos have agreed on.
+    pub(super) fn agree(&mut self, has_credit: bool, is_unordered: bool) {
+        self.has_credit = has_credit;
+        self.is_unordered = is_unordered;
+        if has_credit {
+            self.tracks.iter_mut().for_each(|track| track.credit = 0);
+        }
+    }
+
+    pub(super) fn credit(&self, device: u32) -> Option<u64> {
+        self.track(device).map(|track| track.credit)
+    }
+
+    pub(super) fn is_all_ended(&self) -> bool {
+        self.ended == self.tracks.len()
+    }
+
+    pub(super) fn is_all_loaded(&self) -> bool {
+        self.loaded == self.tracks.len()
+    }
+
+    /// The target makes room.
+    pub(super) fn grant(&mut self, device: u32, frames: u64) -> Result<(), Violation> {
+        let has_credit = self.has_credit;
+        let phases = DevicePhase::Accepted..=DevicePhase::Ended;
+        let track = find_in(&mut self.tracks, Kind::Credit, device, phases)?;
+        let (least, most) = (track.credit.saturating_add(1), track.frames.saturating_add(CREDIT_FRAMES_MAX));
+        if !has_credit || frames < least || frames > most {
+            return Err(Violation::Grant { device, frames, least, most });
+        }
+        track.credit = frames;
+        Ok(())
     }
 
     /// Prepares for `count` devices, a number that was compared with the limit.
@@ -105,26 +211,33 @@ impl Devices {
     }
 
     pub(super) fn data(&mut self, device: u32, sequence: u64, length: u32) -> Result<(), Violation> {
-        let track = find(&mut self.tracks, Kind::Data, device, DevicePhase::Accepted)?;
-        if sequence != track.frames {
+        let is_unordered = self.is_unordered;
+        let phases = DevicePhase::Accepted..=DevicePhase::Ending;
+        let track = find_in(&mut self.tracks, Kind::Data, device, phases)?;
+        if !is_unordered && sequence != track.frames {
             return Err(Violation::Sequence { device, expected: track.frames, found: sequence });
         }
-        let totals = track.frames.checked_add(1).zip(track.bytes.checked_add(length.into()));
-        (track.frames, track.bytes) = totals.ok_or(Violation::Overflow { device })?;
-        Ok(())
+        track.arrive(device, sequence, length)
     }
 
     pub(super) fn end(&mut self, end: &DeviceEnd, is_file: bool) -> Result<(), Violation> {
         let DeviceEnd { device, frames, bytes, digest } = *end;
+        let is_unordered = self.is_unordered;
         let track = find(&mut self.tracks, Kind::DeviceEnd, device, DevicePhase::Accepted)?;
-        if frames != track.frames {
-            return Err(Violation::FrameCount { device, stated: frames, counted: track.frames });
+        let counted = track.seen();
+        // What is missing may be under way on another channel, within the credit.
+        let most = if is_unordered { track.credit } else { counted };
+        if frames < counted || frames > most {
+            return Err(Violation::FrameCount { device, stated: frames, counted });
         }
-        if bytes != track.bytes {
+        if bytes < track.bytes {
             return Err(Violation::ByteCount { device, stated: bytes, counted: track.bytes });
         }
+        let is_complete = is_complete(device, Some((frames, bytes)), track.frames, track.bytes)?;
         track.digest = digest;
-        track.phase = DevicePhase::Ended;
+        track.phase = if is_complete { DevicePhase::Ended } else { DevicePhase::Ending };
+        track.end = Some((frames, bytes));
+        self.ended = self.ended.saturating_add(1);
         if is_file { self.load(&Loaded { device, bytes, digest }) } else { Ok(()) }
     }
 
@@ -164,10 +277,20 @@ impl Devices {
 
 /// The device's record, if the device is in the phase that a frame of this kind needs.
 fn find(tracks: &mut [Track], kind: Kind, device: u32, needed: DevicePhase) -> Result<&mut Track, Violation> {
+    find_in(tracks, kind, device, needed..=needed)
+}
+
+/// The same for a frame that may come in several phases.
+fn find_in(
+    tracks: &mut [Track],
+    kind: Kind,
+    device: u32,
+    needed: RangeInclusive<DevicePhase>,
+) -> Result<&mut Track, Violation> {
     let count = u32::try_from(tracks.len()).unwrap_or(u32::MAX);
     let track = usize::try_from(device).ok().and_then(|index| tracks.get_mut(index));
     let track = track.ok_or(Violation::UnknownDevice { kind, device, count })?;
-    if track.phase == needed { Ok(track) } else { Err(Violation::Device { kind, device, phase: track.phase }) }
+    if needed.contains(&track.phase) { Ok(track) } else { Err(Violation::Device { kind, device, phase: track.phase }) }
 }
 
 #[cfg(test)]

@@ -34,8 +34,8 @@ impl core::error::Error for SessionError {}
 impl Blame for SessionError {
     fn fault(&self) -> Fault {
         match self.violation {
-            Violation::Refused(_) | Violation::Channels { .. } => Fault::Versions,
-            Violation::Devices { .. } | Violation::NoMemory { .. } => Fault::Limits,
+            Violation::Refused(_) | Violation::NoCredit { .. } => Fault::Versions,
+            Violation::Channels { .. } | Violation::Devices { .. } | Violation::NoMemory { .. } => Fault::Limits,
             Violation::EndedEarly { .. } | Violation::Digests { .. } => Fault::Transport,
             Violation::DataLength { .. } if !self.is_ours => Fault::Limits,
             _ if self.is_ours => Fault::Caller,
@@ -77,11 +77,82 @@ pub enum Violation {
     /// The two sides have nothing in common.
     #[error(transparent)]
     Refused(Refusal),
-    /// More than one channel, which version 1 does not have.
-    #[error("a session of {count} channels; version 1 has one")]
+    /// More channels than the limit; a file has one.
+    #[error("a session of {count} channels, the limit is {limit}")]
     Channels {
         /// How many channels were announced.
         count: u16,
+        /// The limit.
+        limit: u16,
+    },
+    /// More than one channel without the feature that bounds what is under way.
+    #[error("a session of {count} channels without feature bit 0, credit")]
+    NoCredit {
+        /// How many channels were announced.
+        count: u16,
+    },
+    /// A channel at or above the announced count.
+    #[error("a {kind} on channel {channel} of {count}")]
+    UnknownChannel {
+        /// The frame.
+        kind: Kind,
+        /// The channel it came on.
+        channel: u16,
+        /// How many channels were announced.
+        count: u16,
+    },
+    /// The channel has not come so far, or is past that: a second Hello, Data after the end, an end nobody began.
+    #[error("a {kind} out of place on channel {channel}")]
+    Channel {
+        /// The frame.
+        kind: Kind,
+        /// The channel it came on.
+        channel: u16,
+    },
+    /// A frame that belongs on the first channel, or may not be there.
+    #[error("a {kind} on channel {channel}, where there is none")]
+    WrongChannel {
+        /// The frame.
+        kind: Kind,
+        /// The channel it came on.
+        channel: u16,
+    },
+    /// A Commit while something may be under way on another channel.
+    #[error("a Commit while {missing} channels have not ended")]
+    OpenChannels {
+        /// How many have not.
+        missing: u32,
+    },
+    /// A Data frame beyond what the target has room for.
+    #[error("frame {sequence} of device {device}, which has credit for frames below {credit}")]
+    Credit {
+        /// The device.
+        device: u32,
+        /// The number of the frame.
+        sequence: u64,
+        /// The number of the first frame that must not come yet.
+        credit: u64,
+    },
+    /// A Data frame that has come before.
+    #[error("frame {sequence} of device {device} for the second time")]
+    Repeated {
+        /// The device.
+        device: u32,
+        /// The number of the frame.
+        sequence: u64,
+    },
+    /// A Credit that is not above the one before, or so far above what has come that no side could mean it, or in a
+    /// session without credit.
+    #[error("a credit of {frames} frames for device {device}; it may be {least} to {most}")]
+    Grant {
+        /// The device.
+        device: u32,
+        /// What was granted.
+        frames: u64,
+        /// The least that says something new.
+        least: u64,
+        /// The most that may be granted now.
+        most: u64,
     },
     /// More devices than the limit.
     #[error("{count} devices, the limit is {limit}")]

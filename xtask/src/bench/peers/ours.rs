@@ -19,6 +19,7 @@ pub(super) fn measure(work: &Work) -> Result<[f64; 3], String> {
     source.args(["migrate", "source", "--json", "--to", &at]);
     for command in [&mut target, &mut source] {
         devices(command, work, 1);
+        command.arg("--channels").arg(work.channels.to_string());
         command.stdout(Stdio::null());
     }
     let usage = process::run_both(&mut target, &mut source)?;

@@ -11,6 +11,7 @@ use super::cost::{Usage, Work};
 use super::{Emulator, log, process};
 use crate::bench::Setting;
 use crate::cache::Cache;
+use crate::qemu::devices::Devices;
 use crate::qemu::machine::{Machine, MachineError, Spec};
 use crate::vm::{self, Freshness, Qemu, Series};
 
@@ -66,7 +67,8 @@ pub(super) fn measure(work: &Work, qemu: &Qemu, wiring: Wiring) -> Result<[f64; 
     let folder = work.run_folder()?;
     let start = |name: &str, first_seed: usize, is_target: bool| {
         let devices = work.soft_devices(first_seed);
-        let spec = Spec { name, folder: folder.path(), library: &work.library, devices: &devices, is_target };
+        let devices = Devices::Soft { library: &work.library, devices: &devices };
+        let spec = Spec { name, folder: folder.path(), devices, is_target };
         Machine::start(qemu, &spec)
     };
     let run = || -> Result<Usage, MachineError> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::super::event::{Event, Phase};
 use super::dut::Dut;
 use super::kernel::KernelVersion;
+use super::qemu::Stock;
 
 /// Writes events, one per line.
 pub(crate) struct Emitter {
@@ -48,6 +49,8 @@ pub(crate) struct Ctx {
     pub others: Vec<(Dut, Dut)>,
     /// The kernel whose rules hold.
     pub kernel: KernelVersion,
+    /// A stock QEMU, or why it cannot be had; nothing where none was asked for.
+    pub stock: Option<Result<Stock, String>>,
     emitter: Rc<Emitter>,
     notes: RefCell<Vec<String>>,
 }
@@ -55,12 +58,17 @@ pub(crate) struct Ctx {
 impl Ctx {
     /// Reports through `emitter`.
     pub(crate) fn new(first: Dut, second: Option<Dut>, kernel: KernelVersion, emitter: Rc<Emitter>) -> Self {
-        Self { first, second, others: Vec::new(), kernel, emitter, notes: RefCell::default() }
+        Self { first, second, others: Vec::new(), kernel, stock: None, emitter, notes: RefCell::default() }
     }
 
     /// The same with further pairs.
     pub(crate) fn with_others(self, others: Vec<(Dut, Dut)>) -> Self {
         Self { others, ..self }
+    }
+
+    /// The same with a QEMU to migrate to and from.
+    pub(crate) fn with_stock(self, stock: Option<Result<Stock, String>>) -> Self {
+        Self { stock, ..self }
     }
 
     /// Keeps an observation for the report, also if the test passes.

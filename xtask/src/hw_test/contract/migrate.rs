@@ -9,18 +9,14 @@ use std::ffi::OsString;
 
 use nix::sys::signal::Signal;
 
+use super::case::{COMMIT, Case, Fault, PHASES};
 use super::check::{Checked, ensure, expect, failed, must};
 use super::context::Ctx;
 use super::dut::Dut;
 use super::process::{DeviceReport, Report, Side};
 use super::transfer::{Observed, observe_after, observe_before, spoil};
-use super::{Body, Need, Test, test};
+use super::{Need, Test, test};
 use crate::hw_test::event::Group;
-
-/// The phases both sides walk; a fault is put at the beginning of each.
-pub(crate) const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
-/// At its beginning everything is acknowledged and nothing given up yet.
-const COMMIT: usize = 6;
 
 /// Migrations in which nothing goes wrong but the target's absence.
 pub(super) const TESTS: &[Test] = &[
@@ -30,68 +26,16 @@ pub(super) const TESTS: &[Test] = &[
         clean(ctx, Transport::Unix, &["--no-precopy"], &[])
     }),
     test(Group::Migrate, "in small pieces", &[Need::SecondDevice], small_pieces),
+    test(Group::Migrate, "over 2 channels", &[Need::SecondDevice], |ctx| clean_over(ctx, Transport::Unix, 2, &[])),
+    test(Group::Migrate, "over 4 channels by TCP", &[Need::SecondDevice], |ctx| {
+        clean_over(ctx, Transport::Tcp, 4, &[])
+    }),
+    test(Group::Migrate, "over 2 channels in 64 KiB of buffers", &[Need::SecondDevice], |ctx| {
+        clean_over(ctx, Transport::Unix, 2, &["--buffer-bytes", "65536"])
+    }),
+    test(Group::Migrate, "2 channels here and 3 there", &[Need::SecondDevice], unequal_channels),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
-    /// SIGKILL to the source.
-    SourceDies,
-    /// SIGKILL to the target.
-    TargetDies,
-    /// The source's end of the connection is shut down.
-    SourceCuts,
-    /// The target's end.
-    TargetCuts,
-    /// SIGINT to the source.
-    SourceCancels,
-    /// SIGINT to the target.
-    TargetCancels,
-}
-
-impl Fault {
-    const ALL: [Self; 6] = [
-        Self::SourceDies,
-        Self::TargetDies,
-        Self::SourceCuts,
-        Self::TargetCuts,
-        Self::SourceCancels,
-        Self::TargetCancels,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::SourceDies => "the source is killed",
-            Self::TargetDies => "the target is killed",
-            Self::SourceCuts => "the source's connection is cut",
-            Self::TargetCuts => "the target's connection is cut",
-            Self::SourceCancels => "the source is cancelled",
-            Self::TargetCancels => "the target is cancelled",
-        }
-    }
-
-    fn is_at_source(self) -> bool {
-        matches!(self, Self::SourceDies | Self::SourceCuts | Self::SourceCancels)
-    }
-}
-
-/// One per fault and phase.
-pub(super) fn fault_tests() -> Vec<Test> {
-    let mut tests = Vec::new();
-    for fault in Fault::ALL {
-        for (phase, name) in PHASES.iter().enumerate() {
-            tests.push(Test {
-                group: Group::Migrate,
-                name: format!("{} at {name}", fault.name()),
-                needs: &[Need::SecondDevice],
-                body: Body::Fault(faulty, fault, phase),
-                fixed_name: "",
-            });
-        }
-    }
-    tests
-}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Transport {
@@ -108,6 +52,8 @@ pub(super) struct Pair {
 
 /// How long a side waits for a silent peer; longer than it takes to notice a dead one.
 const SILENCE_S: &str = "10";
+/// Where it is silence that the test is about.
+const SHORT_SILENCE_S: &str = "1";
 
 /// Arguments of one side, and variables of its environment.
 type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
@@ -119,17 +65,28 @@ impl Pair {
 
     /// As `start`, in environments of their own.
     pub(super) fn start_with(ctx: &Ctx, transport: Transport, source: Given<'_>, target: Given<'_>) -> Checked<Self> {
+        Self::start_within(ctx, transport, SILENCE_S, source, target)
+    }
+
+    /// As `start_with`, with a patience of its own.
+    fn start_within(
+        ctx: &Ctx,
+        transport: Transport,
+        silence_s: &str,
+        source: Given<'_>,
+        target: Given<'_>,
+    ) -> Checked<Self> {
         let ((source_args, at_source), (target_args, at_target)) = (source, target);
         let folder = must("make a folder", tempfile::tempdir())?;
         let from = match transport {
             Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
             Transport::Tcp => "tcp:127.0.0.1:0".into(),
         };
-        let mut arguments = common("target", ctx.pairs().map(|(_, target)| target), target_args, SILENCE_S);
+        let mut arguments = common("target", ctx.pairs().map(|(_, target)| target), target_args, silence_s);
         arguments.extend(["--from".into(), from]);
         let mut target = Side::start_with("target", &arguments, at_target)?;
         let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
-        let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), source_args, SILENCE_S);
+        let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), source_args, silence_s);
         arguments.extend(["--to".into(), address]);
         let source = Side::start_with("source", &arguments, at_source)?;
         Ok(Self { source, target, _folder: folder })
@@ -162,13 +119,20 @@ pub(super) fn prepare(ctx: &mut Ctx) -> Checked<Vec<Observed>> {
     Ok(before)
 }
 
-fn leave_all(ctx: &mut Ctx) {
+pub(super) fn leave_all(ctx: &mut Ctx) {
     ctx.all_mut().for_each(Dut::leave);
 }
 
 pub(super) fn open_all(ctx: &mut Ctx) -> Checked {
     let mut closed = ctx.all_mut().filter(|device| device.device().is_err());
     closed.try_for_each(Dut::open)
+}
+
+/// Over several channels, with the same more arguments on both sides.
+fn clean_over(ctx: &mut Ctx, transport: Transport, channels: u16, more: &[&str]) -> Checked {
+    let channels = channels.to_string();
+    let arguments = [&["--channels", channels.as_str()], more].concat();
+    clean(ctx, transport, &arguments, &arguments)
 }
 
 pub(super) fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked {
@@ -244,6 +208,17 @@ fn small_pieces(ctx: &mut Ctx) -> Checked {
     clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()], &[])
 }
 
+/// Neither side waits for a channel that the other does not have.
+fn unequal_channels(ctx: &mut Ctx) -> Checked {
+    prepare(ctx)?;
+    let (two, three) = (["--channels", "2"], ["--channels", "3"]);
+    let pair = Pair::start_within(ctx, Transport::Unix, SHORT_SILENCE_S, (&two, &[]), (&three, &[]))?;
+    let (source, target) = pair.end()?;
+    expect_source_kept(&source)?;
+    expect_target_reset(&target)?;
+    open_all(ctx)
+}
+
 fn no_target(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let folder = must("make a folder", tempfile::tempdir())?;
@@ -255,9 +230,10 @@ fn no_target(ctx: &mut Ctx) -> Checked {
     ctx.pairs().try_for_each(|(source, _)| source.expect_state("after the attempt", vfio_mig_fsm::State::Running))
 }
 
-fn faulty(ctx: &mut Ctx, fault: Fault, phase: usize) -> Checked {
+/// One migration with a fault, and one after it.
+pub(super) fn faulty(ctx: &mut Ctx, case: Case) -> Checked {
     prepare(ctx)?;
-    let result = inflict(ctx, fault, phase).and_then(|()| again(ctx, fault));
+    let result = inflict(ctx, case).and_then(|()| again(ctx, case.fault));
     open_all(ctx)?;
     result
 }
@@ -284,13 +260,19 @@ fn again(ctx: &mut Ctx, fault: Fault) -> Checked {
     moved.map(|_| ()).map_err(|failure| failed(format!("the migration after the reset: {}", failure.text())))
 }
 
-fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
+fn inflict(ctx: &Ctx, case: Case) -> Checked {
+    let Case { fault, phase, channels, cut } = case;
     let name = PHASES.get(phase).copied().ok_or_else(|| failed("no such phase"))?;
-    let cuts = matches!(fault, Fault::SourceCuts | Fault::TargetCuts);
-    let pause = ["--pause-at", name, "--after-pause", if cuts { "cut" } else { "go-on" }];
-    let none: &[&str] = &[];
-    let (source_args, target_args) = if fault.is_at_source() { (&pause[..], none) } else { (none, &pause[..]) };
-    let Pair { mut source, mut target, _folder } = Pair::start(ctx, Transport::Unix, source_args, target_args)?;
+    let (channels, cut) = (channels.to_string(), cut.map(|cut| cut.to_string()));
+    let both = ["--channels", channels.as_str()];
+    let mut pause = both.to_vec();
+    pause.extend(["--pause-at", name, "--after-pause", if fault.cuts() { "cut" } else { "go-on" }]);
+    pause.extend(cut.iter().flat_map(|cut| ["--cut-channel", cut.as_str()]));
+    let (source_args, target_args) =
+        if fault.is_at_source() { (&pause[..], &both[..]) } else { (&both[..], &pause[..]) };
+    let silence_s = if fault.hangs() { SHORT_SILENCE_S } else { SILENCE_S };
+    let Pair { mut source, mut target, _folder } =
+        Pair::start_within(ctx, Transport::Unix, silence_s, (source_args, &[]), (target_args, &[]))?;
     let paused = if fault.is_at_source() { &mut source } else { &mut target };
     paused.pauses_at(name)?;
     if matches!(fault, Fault::SourceCancels | Fault::TargetCancels) {
@@ -305,15 +287,35 @@ fn inflict(ctx: &Ctx, fault: Fault, phase: usize) -> Checked {
             target.dies()?;
             (Some(source.ends()?), None)
         }
+        Fault::SourceHangs => {
+            source.signal(Signal::SIGSTOP)?;
+            source.goes_on();
+            let target = target.ends()?;
+            source.signal(Signal::SIGCONT)?;
+            (Some(source.ends()?), Some(target))
+        }
+        Fault::TargetHangs => {
+            target.signal(Signal::SIGSTOP)?;
+            target.goes_on();
+            let source = source.ends()?;
+            target.signal(Signal::SIGCONT)?;
+            (Some(source), Some(target.ends()?))
+        }
         _ => {
             paused.goes_on();
             (Some(source.ends()?), Some(target.ends()?))
         }
     };
+    if let (Some(source), Some(target), true) = (&source, &target, case.may_be_too_late()) {
+        if source.moved && target.moved {
+            ctx.note("the channel had said its last word before it was cut".to_owned());
+            return Ok(());
+        }
+    }
     judge(ctx, phase, source.as_ref(), target.as_ref())?;
     match (&source, &target) {
         // Nobody died and the connection held: then there is no excuse for two stories.
-        (Some(source), Some(target)) if !cuts => {
+        (Some(source), Some(target)) if !fault.cuts() && !fault.hangs() => {
             expect("the target runs what the source gave up", target.moved, source.committed)
         }
         _ => Ok(()),

@@ -13,9 +13,11 @@ pub(crate) mod dut;
 pub(crate) mod kernel;
 pub(crate) mod opening;
 pub(crate) mod profile;
+pub(crate) mod qemu;
 
 mod address_space;
 mod arcs;
+mod case;
 mod check_stream;
 mod damage;
 mod data_fd;
@@ -41,10 +43,10 @@ mod transfer;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use case::Case;
+pub(crate) use case::PHASES;
 use check::{Checked, skipped};
 use context::Ctx;
-use migrate::Fault;
-pub(crate) use migrate::PHASES;
 use opening::Access;
 use profile::{Compared, Registers};
 
@@ -68,7 +70,7 @@ enum Body {
     Plain(fn(&mut Ctx) -> Checked),
     One(fn(&mut Ctx, State) -> Checked, State),
     Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
-    Fault(fn(&mut Ctx, Fault, usize) -> Checked, Fault, usize),
+    Fault(fn(&mut Ctx, Case) -> Checked, Case),
 }
 
 /// What a test needs beside a migratable device.
@@ -122,7 +124,7 @@ impl Test {
     /// The phase in which it ends a migration, if it does.
     pub(crate) fn fault_phase(&self) -> Option<&'static str> {
         match self.body {
-            Body::Fault(_, _, phase) => PHASES.get(phase).copied(),
+            Body::Fault(_, case) => PHASES.get(case.phase).copied(),
             _ => None,
         }
     }
@@ -139,7 +141,7 @@ impl Test {
             Body::Plain(body) => body(ctx),
             Body::One(body, state) => body(ctx, state),
             Body::Pair(body, from, to) => body(ctx, from, to),
-            Body::Fault(body, fault, phase) => body(ctx, fault, phase),
+            Body::Fault(body, case) => body(ctx, case),
         }
     }
 }
@@ -204,10 +206,20 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(check_stream::TESTS);
     if faults {
-        tests.extend(migrate::fault_tests());
+        tests.extend(case::fault_tests());
     }
     // What only a device without PRE_COPY can show is no gap of one that has it.
     tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
+    named(tests)
+}
+
+/// The tests that need a stock QEMU besides.
+pub(crate) fn with_qemu(faults: bool) -> Vec<Test> {
+    let faults = if faults { qemu::FAULTS } else { &[] };
+    named(qemu::TESTS.iter().chain(faults).cloned().collect())
+}
+
+fn named(mut tests: Vec<Test>) -> Vec<Test> {
     for test in &mut tests {
         if test.name.is_empty() {
             test.name = test.fixed_name.into();
@@ -226,9 +238,15 @@ pub(crate) fn selects(filter: Option<&str>, id: &TestId) -> bool {
     filter.is_none_or(|filter| id.to_string().to_lowercase().contains(&filter.to_lowercase()))
 }
 
+/// Whether `filter` selects a test that needs a stock QEMU.
+pub(crate) fn selects_qemu(filter: Option<&str>) -> bool {
+    with_qemu(true).iter().any(|test| selects(filter, &test.id()))
+}
+
 /// The tests of a device that has everything, one per line.
-pub(crate) fn list(filter: Option<&str>) -> String {
-    let ids = tests(Capabilities::P2pPreCopy, true).into_iter().map(|test| test.id());
+pub(crate) fn list(filter: Option<&str>, has_qemu: bool) -> String {
+    let more = if has_qemu { with_qemu(true) } else { Vec::new() };
+    let ids = tests(Capabilities::P2pPreCopy, true).into_iter().chain(more).map(|test| test.id());
     ids.filter(|id| selects(filter, id)).map(|id| format!("{id}\n")).collect()
 }
 
@@ -242,7 +260,7 @@ mod unit {
     fn no_two_tests_have_one_name() {
         for caps in Capabilities::ALL {
             let mut seen = HashSet::new();
-            for test in tests(caps, true) {
+            for test in tests(caps, true).into_iter().chain(with_qemu(true)) {
                 assert!(!test.name.is_empty());
                 assert!(seen.insert(test.id()), "{}", test.id());
             }
@@ -261,11 +279,12 @@ mod unit {
 
     #[test]
     fn a_filter_selects_by_group_and_name() {
-        let all = list(None);
+        let all = list(None, false);
         assert!(all.lines().count() > 100);
-        let some = list(Some("arcs: running ->"));
+        assert!(!all.contains("qemu: ") && list(Some("qemu: "), true).lines().count() >= 4);
+        let some = list(Some("arcs: running ->"), true);
         assert_eq!(some.lines().count(), 7);
         assert!(some.lines().all(|line| line.starts_with("arcs: RUNNING -> ")));
-        assert_eq!(list(Some("no such test")), "");
+        assert_eq!(list(Some("no such test"), true), "");
     }
 }

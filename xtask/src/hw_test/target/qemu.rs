@@ -8,17 +8,22 @@
 mod check;
 mod fault;
 mod ours;
+mod pool;
 mod rig;
 mod scenario;
+mod shelf;
 
+use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
 
 use self::rig::{Notes, Peers};
 use self::scenario::Scenario;
+use self::shelf::Shelf;
 use super::super::contract::check::Failure;
 use super::super::contract::selects;
 use super::super::event::{Event, Facts, Group, Outcome, PROTOCOL, TestId};
@@ -28,7 +33,7 @@ use super::super::{Missing, Plan};
 use super::vm::show;
 use crate::cache::Cache;
 use crate::soft;
-use crate::vm::{self, Freshness, ProvisionedQemu, Series};
+use crate::vm::{self, Freshness, Series};
 
 /// Command line of `hw-test qemu`.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,6 +47,9 @@ pub(crate) struct Args {
     /// Look for newer emulators even if the cache has them.
     #[arg(long)]
     refresh: bool,
+    /// Tests at a time [default: two for each processor].
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -63,8 +71,8 @@ impl Version {
     }
 }
 
-/// Far more than any of the tests takes on a busy machine.
-const TEST_LIMIT_S: u64 = 60;
+/// Far more than any of the tests takes on a busy machine, beside others.
+const TEST_LIMIT_S: u64 = 120;
 const OVERALL_LIMIT_S: u64 = 900;
 
 /// The names of the tests.
@@ -75,6 +83,7 @@ pub(crate) fn list(filter: Option<&str>) -> String {
 
 /// Provisions and runs all tests on one version after the other. A version that cannot be had is a skip.
 pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
+    let no_folder = |error: io::Error| Missing::new(format!("No temporary folder: {error}."), "Set TMPDIR.");
     let cache = Cache::open(args.cache.as_deref()).map_err(|error| missing(error.to_string()))?;
     progress.say("building the simulated driver");
     let library = soft::library().map_err(missing)?;
@@ -83,9 +92,18 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
     for series in args.version.series() {
         let (major, minor) = series.wanted();
         let label = format!("QEMU {major}.{minor}");
+        let begin = Instant::now();
         // Dropped before the next: while it is held nothing can be added to the cache.
-        match vm::provision_qemu(&cache, *series, freshness, &mut |event| show(progress, event)) {
-            Ok(found) if found.qemu.is(*series) => runs.push(on(&label, found, *series, &library, plan, progress)),
+        let provisioned = vm::provision_qemu(&cache, *series, freshness, &mut |event| show(progress, event));
+        let provisioning_s = begin.elapsed().as_secs_f64();
+        match provisioned {
+            Ok(found) if found.qemu.is(*series) => {
+                progress.say(&format!("{label:16} {} ready in {provisioning_s:.1} s", found.qemu.version));
+                let jobs = args.jobs.unwrap_or_else(pool::default_jobs);
+                let shelf = Shelf::new().map_err(no_folder)?;
+                let peers = Peers { qemu: found.qemu.clone(), series: *series, library: library.clone(), shelf };
+                runs.push(on(&label, &peers, (plan, jobs), progress));
+            }
             Ok(found) => {
                 let reason = format!("the mirror offers {}, not {major}.{minor}", found.qemu.version);
                 runs.push(skipped(&label, reason, progress));
@@ -121,49 +139,41 @@ fn skipped(label: &str, reason: String, progress: &Progress) -> Run {
     run
 }
 
-fn on(
-    label: &str,
-    found: ProvisionedQemu,
-    series: Series,
-    library: &Path,
-    plan: &Plan<'_>,
-    progress: &mut Progress,
-) -> Run {
+fn on(label: &str, peers: &Peers, (plan, jobs): (&Plan<'_>, NonZeroUsize), progress: &mut Progress) -> Run {
     let tests: Vec<Test> = all().into_iter().filter(|test| selects(plan.filter, &test.id())).collect();
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
     let mut run = Run::new(label);
     let begin = Instant::now();
     let facts = Facts {
-        kernel: format!("7.3, under QEMU {}", found.qemu.version),
+        kernel: format!("7.3, under QEMU {}", peers.qemu.version),
         machine: std::env::consts::ARCH.into(),
         simulated: true,
         devices: Vec::new(),
     };
-    let peers = Peers { qemu: found.qemu.clone(), series, library: library.to_owned() };
-    let planned = tests.iter().map(Test::id).collect();
-    tell(&mut run, progress, Event::SuiteStarted { protocol: PROTOCOL, facts, planned });
-    let mut ending = Ending::Exited { orderly: true, status: "exit code 0".into() };
-    for test in &tests {
-        if begin.elapsed() > limits.overall {
-            let why = format!("not finished within the overall limit of {} s", limits.overall.as_secs());
-            ending = Ending::Killed { why };
-            break;
-        }
-        one(test, &peers, limits.test, &mut run, progress);
+    let planned: Vec<TestId> = tests.iter().map(Test::id).collect();
+    tell(&mut run, progress, Event::SuiteStarted { protocol: PROTOCOL, facts, planned: planned.clone() });
+    let work = |test: &Test| one(test, peers, limits.test);
+    let finished = pool::each(&tests, jobs, limits.overall, work, |test, events| {
+        let TestId { group, name } = test.id();
+        tell(&mut run, progress, Event::TestStarted { group, name });
+        events.into_iter().for_each(|event| tell(&mut run, progress, event));
         run.duration_ms = begin.elapsed().as_secs_f64() * 1e3;
-    }
-    if matches!(ending, Ending::Exited { .. }) {
+    });
+    let ending = if finished {
         let Counts { passed, failed, skipped } = run.counts();
         tell(&mut run, progress, Event::SuiteFinished { passed, failed, skipped });
-    }
+        Ending::Exited { orderly: true, status: "exit code 0".into() }
+    } else {
+        Ending::Killed { why: format!("not finished within the overall limit of {} s", limits.overall.as_secs()) }
+    };
     run.end(&ending);
+    run.sort(&planned);
     progress.run_ended(&run);
     run
 }
 
-fn one(test: &Test, peers: &Peers, limit: Duration, run: &mut Run, progress: &mut Progress) {
-    let TestId { group, name } = test.id();
-    tell(run, progress, Event::TestStarted { group, name: name.clone() });
+/// Runs a test: what it has to tell after its start.
+fn one(test: &Test, peers: &Peers, limit: Duration) -> Vec<Event> {
     let begin = Instant::now();
     let mut notes = Notes::default();
     let result = match test {
@@ -178,12 +188,11 @@ fn one(test: &Test, peers: &Peers, limit: Duration, run: &mut Run, progress: &mu
         Err(Failure::Failed(reason)) => (Outcome::Failed, Some(reason)),
         Err(Failure::Skipped(reason)) => (Outcome::Skipped, Some(reason)),
     };
-    for phase in notes.phases {
-        tell(run, progress, Event::Phase(phase));
-    }
+    let TestId { group, name } = test.id();
     let duration_ms = begin.elapsed().as_secs_f64() * 1e3;
-    let details = notes.details;
-    tell(run, progress, Event::TestFinished { group, name, outcome, reason, details, duration_ms });
+    let mut events: Vec<Event> = notes.phases.into_iter().map(Event::Phase).collect();
+    events.push(Event::TestFinished { group, name, outcome, reason, details: notes.details, duration_ms });
+    events
 }
 
 /// One test.

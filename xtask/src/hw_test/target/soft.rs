@@ -2,10 +2,7 @@
 
 //! The `soft` target: the suite and the product against simulated drivers behind a preload library. Needs nothing.
 
-use std::io;
 use std::path::{Path, PathBuf};
-
-use tempfile::TempDir;
 
 use super::super::progress::Progress;
 use super::super::record::Run;
@@ -85,22 +82,10 @@ fn on(machine: &Machine<'_>, library: &Path, plan: &Plan<'_>, progress: &mut Pro
         command.args(["--device", device]);
     }
     // What a device holds outlives the processes that open it, as it does in hardware.
-    let folder = scratch()
+    let folder = soft::scratch()
         .map_err(|error| Missing::new(format!("No temporary folder: {error}."), "Set TMPDIR to a writable folder."))?;
     command.env("LD_PRELOAD", library).env("SOFTVFIO", machine.config).env("TMPDIR", folder.path());
     command.env("SOFTVFIO_STATE", folder.path().join("contents"));
     supervise(machine.label, &mut command, plan.limits(30, 300), progress)
         .map_err(|error| Missing::new(format!("The suite cannot be started: {error}."), "Build it again."))
-}
-
-/// A folder for everything that the machine's processes write, in memory where there is such a place: each process lays
-/// out hundreds of files that stand for its devices, which takes ten times as long on a disk.
-fn scratch() -> io::Result<TempDir> {
-    let memory = Path::new("/dev/shm");
-    if std::env::var_os("TMPDIR").is_none() {
-        if let Ok(folder) = tempfile::tempdir_in(memory) {
-            return Ok(folder);
-        }
-    }
-    tempfile::tempdir()
 }

@@ -7,15 +7,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::agreement;
+use super::super::contract::{self, qemu::SERIES};
 use super::super::progress::Progress;
 use super::super::record::{Ending, Run};
 use super::super::supervise::{Limits, take};
 use super::super::{Missing, Plan};
 use super::{build_folder, soft, suite_arguments};
 use crate::cache::Cache;
-use crate::vm::{self, Freshness, GuestExit, GuestJob, KernelKind, Mdev, MdevType, VmError};
+use crate::vm::{self, Freshness, GuestExit, GuestJob, KernelKind, Mdev, MdevType, Qemu, VmError};
 
-/// A real kernel and its mtty driver in a virtual machine
+/// A real kernel and its mtty driver in a virtual machine, with a stock QEMU in it to migrate to and from
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the kernel and the emulator are kept [default: savevm in the user's cache folder].
@@ -42,16 +43,33 @@ struct Guest {
     ports: u32,
     /// By group if left out.
     access: Option<&'static str>,
+    /// Why it gets no QEMU to migrate to and from, if so.
+    no_qemu: Option<&'static str>,
 }
 
+const DISTRIBUTION_ONLY: &str =
+    "QEMU is run inside the guest on the distribution's kernel only, without --kernel built";
+
 const STOCK: &[Guest] = &[
-    Guest { label: "mtty", kind: MdevType::OnePort, ports: 1, access: None },
-    Guest { label: "mtty, two ports", kind: MdevType::TwoPorts, ports: 2, access: None },
+    Guest { label: "mtty", kind: MdevType::OnePort, ports: 1, access: None, no_qemu: None },
+    Guest { label: "mtty, two ports", kind: MdevType::TwoPorts, ports: 2, access: None, no_qemu: None },
 ];
 
 const BUILT: &[Guest] = &[
-    Guest { label: "mtty by group", kind: MdevType::OnePort, ports: 1, access: Some("group") },
-    Guest { label: "mtty, two ports, by cdev", kind: MdevType::TwoPorts, ports: 2, access: Some("cdev") },
+    Guest {
+        label: "mtty by group",
+        kind: MdevType::OnePort,
+        ports: 1,
+        access: Some("group"),
+        no_qemu: Some(DISTRIBUTION_ONLY),
+    },
+    Guest {
+        label: "mtty, two ports, by cdev",
+        kind: MdevType::TwoPorts,
+        ports: 2,
+        access: Some("cdev"),
+        no_qemu: Some(DISTRIBUTION_ONLY),
+    },
 ];
 
 /// Provisions, builds and runs the suite in one guest per kind of device.
@@ -77,6 +95,9 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
         }
         job.args.extend(guest.access.into_iter().flat_map(|access| ["--access".to_owned(), access.to_owned()]));
         job.mdevs = mdevs.into();
+        if contract::selects_qemu(plan.filter) {
+            give_qemu(&mut job, guest, &provisioned.qemu);
+        }
         let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
         progress.say(&format!(
             "booting Linux {} ({}) in QEMU {} for {}",
@@ -87,6 +108,23 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
         runs.extend([real, compared]);
     }
     Ok(runs)
+}
+
+/// Puts the emulator that boots the guest into it, or the reason why that one is none to migrate to and from.
+fn give_qemu(job: &mut GuestJob, guest: &Guest, qemu: &Qemu) {
+    let (major, minor) = SERIES.wanted();
+    let bundle = match guest.no_qemu {
+        Some(reason) => Err(reason.to_owned()),
+        None if qemu.is(SERIES) => qemu.bundle().map_err(|error| error.to_string()),
+        None => Err(format!("the mirror offers QEMU {}, not {major}.{minor}", qemu.version)),
+    };
+    match bundle {
+        Ok(files) => {
+            job.files.extend(files);
+            job.args.extend(["--qemu".into(), qemu.version.clone()]);
+        }
+        Err(reason) => job.args.extend(["--no-qemu".into(), reason]),
+    }
 }
 
 /// Runs the same tests on the simulator, and says where it ends one differently.
@@ -202,5 +240,20 @@ mod test {
         for other in ["6.12.117", "7.3.4+deb13-amd64", "7.4.0", "6.1.0-1-amd64", ""] {
             assert_eq!(flavour(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_guest_without_a_qemu_to_migrate_with_is_told_why() {
+        let arguments = |guest: &Guest, version: &str| {
+            let mut job = GuestJob::new("/p".into(), "/c".into(), Duration::from_secs(1));
+            give_qemu(&mut job, guest, &Qemu::bundled(version.into()));
+            assert_eq!(job.files, []);
+            job.args.join(" ")
+        };
+        let told = arguments(&STOCK[0], "7.2.15 (Debian)");
+        assert_eq!(told, "--no-qemu the mirror offers QEMU 7.2.15 (Debian), not 10.0");
+        // Of the right series, but its files are those of a guest.
+        assert!(arguments(&STOCK[1], "10.0.2").starts_with("--no-qemu "));
+        assert_eq!(arguments(&BUILT[0], "10.0.2"), format!("--no-qemu {DISTRIBUTION_ONLY}"));
     }
 }

@@ -26,8 +26,16 @@ pub(in crate::inspect) struct Packet {
     pub(in crate::inspect) offset: u64,
     #[serde(skip)]
     pub(in crate::inspect) data_offset: u64,
+    /// Whether it was read after the guest had stopped.
+    #[serde(skip)]
+    pub(in crate::inspect) is_stopped: bool,
     /// Bytes of device or config state in it.
     pub(in crate::inspect) bytes: u64,
+}
+
+/// To read packets through.
+pub(super) fn buffer() -> Vec<u8> {
+    vec![0; BUFFER_BYTES]
 }
 
 impl Device {
@@ -35,7 +43,7 @@ impl Device {
     pub(in crate::inspect) fn join_packets(&mut self, files: &[Input]) -> Vec<(usize, Fault)> {
         self.packets.sort_by_key(|packet| (packet.index, packet.file, packet.offset));
         let mut faults = self.order_faults();
-        let (mut next, mut buffer) = (0_u32, vec![0; BUFFER_BYTES]);
+        let (mut next, mut buffer) = (0_u32, buffer());
         for packet in self.packets.clone() {
             if packet.index < next {
                 continue;
@@ -54,7 +62,12 @@ impl Device {
         faults
     }
 
-    fn read_packet(&mut self, packet: &Packet, files: &[Input], buffer: &mut [u8]) -> Result<(), Box<Fault>> {
+    pub(super) fn read_packet(
+        &mut self,
+        packet: &Packet,
+        files: &[Input],
+        buffer: &mut [u8],
+    ) -> Result<(), Box<Fault>> {
         let mut done = 0;
         while done < packet.bytes {
             let at = packet.data_offset.saturating_add(done);
@@ -67,12 +80,12 @@ impl Device {
                 Some(Ok(_)) => return Ok(()),
                 Some(Err(error)) => return Err(Box::new(Fault::new(at, error, "make the file readable"))),
                 None => {
-                    let meaning = "state on a multifd channel is put in order by reading it twice, and this is a pipe";
+                    let meaning = "state on several channels is put in order by reading it twice, and this is a pipe";
                     return Err(Box::new(Fault::new(at, meaning, "save the channel to a file and name that")));
                 }
             };
             let (length, file) = (wide(bytes.len()), packet.file);
-            self.feed(bytes, file, at, Some(true));
+            self.feed(bytes, file, at, Some(packet.is_stopped));
             done = done.saturating_add(length);
         }
         Ok(())

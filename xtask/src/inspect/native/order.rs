@@ -5,14 +5,20 @@
 //! Only one half of the conversation is in a file. The other half is taken to have answered as a target does that
 //! agrees with everything, at once.
 
+use std::collections::BTreeMap;
+
 use savevm_core::digest::Digest as Running;
 use stream_codec::decode::Blame;
 use stream_codec::frame::{
-    Digest, DigestAlgorithm, Limits, Loaded, Message, Phase, Role, Session, SessionError, Support,
+    CREDIT_FRAMES_MAX, Digest, DigestAlgorithm, Limits, Loaded, Message, Phase, Role, Session, SessionError, Support,
 };
 
+use super::channel::ChannelOrder;
 use super::digest;
 use crate::inspect::fault::Fault;
+
+/// Everything that a source may ask for.
+const SUPPORT: Support = Support { offered: Support::CREDIT | Support::UNCHECKED, ..Support::CURRENT };
 
 pub(super) struct Order {
     session: Session,
@@ -22,6 +28,8 @@ pub(super) struct Order {
     devices: Vec<(u32, Running)>,
     /// What is wrong has been said; nothing follows from what comes after.
     is_broken: bool,
+    /// The source's direction of one channel of several, which no session judges alone.
+    channel: Option<ChannelOrder>,
     /// The target's own messages, which no session judges.
     target: Target,
 }
@@ -30,15 +38,28 @@ pub(super) struct Order {
 #[derive(Default)]
 struct Target {
     accepted: Vec<u32>,
+    /// The first frame of each device that it has no room for.
+    granted: BTreeMap<u32, u64>,
     loaded: Vec<u32>,
+    channel: u16,
+    /// The channel, which is not the first, has ended.
+    has_ended: bool,
     is_complete: bool,
     is_aborted: bool,
 }
 
 impl Order {
     pub(super) fn new(limits: Limits) -> Self {
-        let session = Session::new(Role::Target, Support::CURRENT, limits);
-        Self { session, limits, role: None, devices: Vec::new(), is_broken: false, target: Target::default() }
+        let session = Session::new(Role::Target, SUPPORT, limits);
+        Self {
+            session,
+            limits,
+            role: None,
+            devices: Vec::new(),
+            is_broken: false,
+            channel: None,
+            target: Target::default(),
+        }
     }
 
     /// Bytes of a device.
@@ -57,8 +78,24 @@ impl Order {
         if self.is_broken {
             return None;
         }
+        if let Some(channel) = &mut self.channel {
+            let result = channel.data(device, sequence);
+            return self.judge_channel(result, offset);
+        }
+        self.grant(device, sequence);
         let result = self.session.received_data(device, sequence, length);
         self.judge(result, offset)
+    }
+
+    /// Gives room in time: how much the target really gave is in the other direction.
+    fn grant(&mut self, device: u32, sequence: u64) {
+        if let (Some(credit), Some(next)) = (self.session.credit(device), self.session.next_sequence(device)) {
+            if credit <= sequence {
+                let frames = next.saturating_add(CREDIT_FRAMES_MAX);
+                // Refused where there is something wrong with the data, of which more can be said.
+                let _ = self.session.sent(&Message::Credit { device, frames });
+            }
+        }
     }
 
     pub(super) fn control(&mut self, message: &Message<'_>, offset: u64) -> Option<Fault> {
@@ -67,9 +104,17 @@ impl Order {
         }
         if let Message::Hello(hello) = message {
             self.role.get_or_insert(hello.role);
+            if hello.channel.count > 1 && hello.role == Role::Source {
+                self.channel.get_or_insert_with(|| ChannelOrder::new(hello.channel));
+            }
+            self.target.channel = hello.channel.index;
         }
         if self.role == Some(Role::Target) {
             return self.target_says(message, offset);
+        }
+        if let Some(channel) = &mut self.channel {
+            let result = channel.control(message);
+            return self.judge_channel(result, offset);
         }
         let received = self.session.received(message).and_then(|()| self.answer(message));
         self.judge(received, offset).or_else(|| self.compare(message, offset))
@@ -82,7 +127,7 @@ impl Order {
         }
         match message {
             Message::Hello(hello) => {
-                let reply = hello.reply(Support::CURRENT, self.limits.data_bytes);
+                let reply = hello.reply(SUPPORT, self.limits.data_bytes);
                 self.session.sent(&Message::Hello(reply))
             }
             Message::DeviceOpen(open) => self.session.sent(&Message::DeviceAccept { device: open.device }),
@@ -127,16 +172,34 @@ impl Order {
         Some(Fault::new(offset, format_args!("{error} ({fault})"), fault.advice()))
     }
 
+    fn judge_channel(&mut self, result: Result<(), String>, offset: u64) -> Option<Fault> {
+        let meaning = result.err()?;
+        self.is_broken = true;
+        Some(Fault::new(offset, meaning, "do not use the data; report the error to whoever maintains the sender"))
+    }
+
     /// What a target may say, as far as that can be told without the other direction.
     fn target_says(&mut self, message: &Message<'_>, offset: u64) -> Option<Fault> {
         let target = &mut self.target;
         let wrong = match message {
-            _ if target.is_aborted || target.is_complete => Some("this follows the target's last word".to_owned()),
+            _ if target.is_aborted || target.is_complete || target.has_ended => {
+                Some("this follows the target's last word".to_owned())
+            }
             Message::Hello(_) => None,
+            Message::ChannelEnd if target.channel > 0 => {
+                target.has_ended = true;
+                None
+            }
             Message::DeviceAccept { device } => {
                 let is_new = !target.accepted.contains(device);
                 target.accepted.push(*device);
                 (!is_new).then(|| format!("device {device} was accepted before"))
+            }
+            Message::Credit { device, frames } => {
+                let granted = target.granted.entry(*device).or_default();
+                let is_more = *frames > *granted && target.accepted.contains(device);
+                *granted = *frames;
+                (!is_more).then(|| format!("device {device} was not accepted, or had as much credit before"))
             }
             Message::Loaded(Loaded { device, .. }) => {
                 let is_new = target.accepted.contains(device) && !target.loaded.contains(device);
@@ -166,9 +229,12 @@ impl Order {
         }
         let advice = "the connection or the program that wrote this ended early; repeat the migration";
         if self.role == Some(Role::Target) {
-            let is_over = self.target.is_complete || self.target.is_aborted;
+            let is_over = self.target.is_complete || self.target.is_aborted || self.target.has_ended;
             let meaning = "the target's direction ends before it took over or gave up";
             return (!is_over).then(|| Fault::new(0, meaning, advice));
+        }
+        if let Some(channel) = &self.channel {
+            return channel.finish().err().map(|meaning| Fault::new(0, meaning, advice));
         }
         let may_end = match self.session.phase() {
             Phase::Greeting | Phase::PreCopy | Phase::StopCopy => false,

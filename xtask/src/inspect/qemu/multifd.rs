@@ -208,7 +208,8 @@ impl Reader {
         if let Some(open) = &mut self.packet {
             let VfioPacketHeader { index, is_config } = *header;
             let offset = open.entry.offset;
-            open.packet = Some(Packet { index, is_config, channel, file, offset, data_offset, bytes: 0 });
+            open.packet =
+                Some(Packet { index, is_config, channel, file, offset, data_offset, is_stopped: true, bytes: 0 });
             open.entry.facts.insert("index".to_owned(), index.into());
             open.entry.facts.insert("is_config".to_owned(), is_config.into());
         }

@@ -29,12 +29,17 @@ pub(super) struct Connections {
     pub(super) listener: Option<UnixListener>,
 }
 
+/// What a side says when connections to the path are taken.
+pub(crate) fn listening(path: &Path) -> String {
+    format!("listening on {}", path.display())
+}
+
 /// Waits for a source, and for as many channels as were agreed on. A QEMU says nothing before all are there.
 pub(super) fn accept(path: &Path, channels: u8, cancel: &Cancel, limit: Duration) -> Result<Connections, String> {
     let listener = UnixListener::bind(path).map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
     listener.set_nonblocking(true).map_err(|error| format!("cannot listen: {error}"))?;
     // Until the listen(2) behind this line a connection to the path is refused, though the path is there.
-    eprintln!("listening");
+    eprintln!("{}", listening(path));
     let wanted = usize::from(channels).saturating_add(1);
     let (mut streams, begin) = (Vec::new(), Instant::now());
     while streams.len() < wanted {
@@ -54,7 +59,7 @@ pub(super) fn accept(path: &Path, channels: u8, cancel: &Cancel, limit: Duration
             ));
         }
     }
-    sort(streams, limit).map(|found| Connections { listener: Some(listener), ..found })
+    sort(streams, cancel, limit).map(|found| Connections { listener: Some(listener), ..found })
 }
 
 /// Connects to a target: the main connection first, as a QEMU does.
@@ -80,10 +85,10 @@ pub(super) fn bounded(stream: UnixStream) -> Result<UnixStream, String> {
 }
 
 /// Tells the main connection from the others by what it starts with.
-fn sort(streams: Vec<UnixStream>, limit: Duration) -> Result<Connections, String> {
+fn sort(streams: Vec<UnixStream>, cancel: &Cancel, limit: Duration) -> Result<Connections, String> {
     let (mut mains, mut channels) = (Vec::new(), Vec::new());
     for stream in streams {
-        match peek(&stream, limit)? {
+        match peek(&stream, cancel, limit)? {
             Some(ChannelKind::Main) => mains.push(stream),
             Some(ChannelKind::Multifd) => channels.push(stream),
             _ => return Err("a connection starts with neither QEVM nor the magic of multifd".to_owned()),
@@ -97,7 +102,7 @@ fn sort(streams: Vec<UnixStream>, limit: Duration) -> Result<Connections, String
     }
 }
 
-fn peek(stream: &UnixStream, limit: Duration) -> Result<Option<ChannelKind>, String> {
+fn peek(stream: &UnixStream, cancel: &Cancel, limit: Duration) -> Result<Option<ChannelKind>, String> {
     let begin = Instant::now();
     let mut first = [0; 4];
     loop {
@@ -107,6 +112,9 @@ fn peek(stream: &UnixStream, limit: Duration) -> Result<Option<ChannelKind>, Str
             Ok(_) => thread::sleep(POLL),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(format!("cannot read the start of a connection: {errno}")),
+        }
+        if cancel.is_cancelled() {
+            return Err("cancelled before a connection said what it is".to_owned());
         }
         if begin.elapsed() > limit {
             return Err(format!("a connection said nothing for {} s", limit.as_secs()));

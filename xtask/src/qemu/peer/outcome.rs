@@ -5,6 +5,8 @@
 use savevm_core::{Device, DeviceSum, MigrationError};
 use serde::{Deserialize, Serialize};
 
+use crate::vm::Qemu;
+
 /// One side's report.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Outcome {
@@ -70,10 +72,25 @@ impl Outcome {
         self
     }
 
+    /// RAM came: the firmware is where it was, as its file has it.
+    pub(crate) fn check_firmware(&self, qemu: &Qemu) -> Result<(), String> {
+        let bios = self.ram.iter().find(|block| block.block == "pc.bios");
+        let bios = bios.ok_or_else(|| format!("no firmware in the RAM that came: {:?}", self.ram))?;
+        let image = qemu.firmware.iter().map(|folder| folder.join("bios-256k.bin")).find(|path| path.is_file());
+        let image = image.ok_or("there is no bios-256k.bin with this QEMU")?;
+        let bytes = std::fs::read(&image).map_err(|error| format!("cannot read {}: {error}", image.display()))?;
+        let expected = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
+        if bios.crc64_nvme == expected {
+            return Ok(());
+        }
+        Err(format!("the firmware came with CRC-64 {:016x}, its file has {expected:016x}", bios.crc64_nvme))
+    }
+
     pub(crate) fn failed(mut self, error: &MigrationError) -> Self {
         self.committed = error.committed;
         self.failed_in = Some(error.phase.name().to_owned());
-        self.error = Some(error.cause.to_string());
+        // Behind the commit there is more to say than why.
+        self.error = Some(if error.committed { error.to_string() } else { error.cause.to_string() });
         for (report, restored) in self.devices.iter_mut().zip(&error.devices) {
             report.restored = Some(restored.outcome.to_string());
         }

@@ -12,13 +12,12 @@ use savevm_core::{Cancel, MigrationError};
 
 use super::outcome::Outcome;
 use super::recording::Recording;
-use super::target::Devices;
-use super::{Common, Place, connect};
+use super::{Common, PeerDevice, Place, connect};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     #[command(flatten)]
     to: Place,
     /// What a QEMU of the same version wrote: everything but the devices comes from there.
@@ -35,17 +34,14 @@ pub(super) struct Args {
     no_precopy: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<Outcome, String> {
-    super::die_with_parent(&args.common)?;
-    let cancel = super::cancel_on_signal()?;
-    let mut devices = args.common.open()?;
+pub(super) fn run(args: &Args, devices: &mut [PeerDevice], cancel: Cancel) -> Result<Outcome, String> {
     let mut machine = Recording::open(&args.recording)?;
     machine.damage_config = args.damage_config;
     let result = match (&args.to.socket, &args.to.file) {
-        (Some(_), _) => to_target(args, &mut devices, &mut machine, cancel),
-        (None, _) => to_file(args, &mut devices, &mut machine, cancel),
+        (Some(_), _) => to_target(args, devices, &mut machine, cancel),
+        (None, _) => to_file(args, devices, &mut machine, cancel),
     };
-    let outcome = Outcome::of(&mut devices);
+    let outcome = Outcome::of(devices);
     Ok(match result {
         Err(error) => Outcome { error: Some(error), ..outcome },
         Ok(Err(error)) => outcome.failed(&error),
@@ -68,7 +64,7 @@ fn options(args: &Args, cancel: Cancel) -> SaveOptions {
 /// What the migration came to, or why there was none.
 type Tried = Result<Result<Report, MigrationError>, String>;
 
-fn to_target(args: &Args, devices: &mut Devices, machine: &mut Recording, cancel: Cancel) -> Tried {
+fn to_target(args: &Args, devices: &mut [PeerDevice], machine: &mut Recording, cancel: Cancel) -> Tried {
     let socket = args.to.socket.as_deref().ok_or("no socket")?;
     let found = connect::connect(socket, args.common.channels())?;
     let back = args.common.return_path.then(|| found.main.try_clone()).transpose();
@@ -78,7 +74,7 @@ fn to_target(args: &Args, devices: &mut Devices, machine: &mut Recording, cancel
     Ok(save(devices, machine, main, back, found.channels, &options).and_then(Ready::commit))
 }
 
-fn to_file(args: &Args, devices: &mut Devices, machine: &mut Recording, cancel: Cancel) -> Tried {
+fn to_file(args: &Args, devices: &mut [PeerDevice], machine: &mut Recording, cancel: Cancel) -> Tried {
     let path = args.to.file.as_deref().ok_or("neither a socket nor a file")?;
     let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     let (back, channels): (Option<io::Empty>, Vec<io::Sink>) = (None, Vec::new());

@@ -5,23 +5,21 @@
 use core::time::Duration;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use savevm_core::kernel::KernelDevice;
 use savevm_core::qemu::target::{Loaded, Report};
 use savevm_core::qemu::{LoadOptions, load};
 use savevm_core::{Cancel, MigrationError};
 
 use super::machine::Machine;
 use super::outcome::Outcome;
-use super::{Common, Place, connect};
+use super::{Common, PeerDevice, Place, connect};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     #[command(flatten)]
     from: Place,
     /// Most bytes to hold of packets that overtook others.
@@ -32,17 +30,14 @@ pub(super) struct Args {
     machine_type: Option<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<Outcome, String> {
-    super::die_with_parent(&args.common)?;
-    let cancel = super::cancel_on_signal()?;
-    let mut devices = args.common.open()?;
-    let mut machine = Machine::new(&devices, args.machine_type.clone())?;
+pub(super) fn run(args: &Args, devices: &mut [PeerDevice], cancel: Cancel) -> Result<Outcome, String> {
+    let mut machine = Machine::new(devices, args.machine_type.clone())?;
     let result = match (&args.from.socket, &args.from.file) {
-        (Some(socket), _) => from_source(args, &mut devices, &mut machine, socket, cancel),
-        (None, Some(file)) => from_file(args, &mut devices, &mut machine, file, cancel),
+        (Some(socket), _) => from_source(args, devices, &mut machine, socket, cancel),
+        (None, Some(file)) => from_file(args, devices, &mut machine, file, cancel),
         (None, None) => Err("neither a socket nor a file".to_owned()),
     };
-    let outcome = Outcome::of(&mut devices);
+    let outcome = Outcome::of(devices);
     Ok(match result {
         Err(error) => Outcome { error: Some(error), ..outcome },
         Ok(Err(error)) => outcome.failed(&error),
@@ -57,8 +52,6 @@ pub(super) fn run(args: &Args) -> Result<Outcome, String> {
     })
 }
 
-pub(super) type Devices = Vec<KernelDevice<OwnedFd>>;
-
 fn options(args: &Args, cancel: Cancel) -> LoadOptions {
     let mut options = LoadOptions::new(args.common.agreement());
     options.limits = args.common.limits();
@@ -71,7 +64,7 @@ fn options(args: &Args, cancel: Cancel) -> LoadOptions {
 
 fn from_source(
     args: &Args,
-    devices: &mut Devices,
+    devices: &mut [PeerDevice],
     machine: &mut Machine,
     socket: &Path,
     cancel: Cancel,
@@ -88,7 +81,7 @@ fn from_source(
 
 fn from_file(
     args: &Args,
-    devices: &mut Devices,
+    devices: &mut [PeerDevice],
     machine: &mut Machine,
     path: &Path,
     cancel: Cancel,

@@ -12,7 +12,8 @@ use super::rig::{Notes, Peers, Rig, Switchover, phases};
 use super::scenario::{INITIAL_BYTES, Kind, STOP_BYTES, Scenario, WayBack};
 use crate::qemu::capture::{self, Capture, DeviceCapture};
 use crate::qemu::device_log::{DeviceLog, Session, Way};
-use crate::qemu::machine::{MachineError, Migration, idstr};
+use crate::qemu::machine::{Machine, MachineError, Migration, idstr};
+use crate::qemu::proxy::Orders;
 use crate::vm::Series;
 
 /// Runs it.
@@ -38,9 +39,10 @@ pub(super) fn whole(
     switchover: Switchover,
     notes: &mut Notes,
 ) -> Checked {
-    let sessions_before = rig.logs()?.0.sessions("d0", Way::Save).len();
+    let (source, target) = rig.logs()?;
+    let before = Before { source, target };
     let begin = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    rig.migrate(switchover, true)?;
+    rig.migrate(switchover, true, Orders::default())?;
     rig.wait("the source is done", |rig| over(rig.source.migration()))?;
     let migration = must("source", rig.source.migration())?;
     ensure(migration.status == "completed", || {
@@ -62,7 +64,7 @@ pub(super) fn whole(
     let captured = must("reading the recording", capture::read(&recordings))?;
     expect("connections", recordings.len(), usize::from(scenario.channels).saturating_add(1))?;
     for index in 0..scenario.count {
-        let sent = check_sessions(&format!("d{index}"), (&source, &target), sessions_before)?;
+        let sent = check_sessions(&format!("d{index}"), (&source, &target), &before)?;
         let found = captured.devices.get(&idstr(index));
         let found = found.ok_or_else(|| failed(format!("the stream has no section {}", idstr(index))))?;
         must(&format!("d{index}"), check_device(scenario, found, sent))?;
@@ -80,6 +82,16 @@ pub(super) fn whole(
     Ok(())
 }
 
+/// A fault of QEMU 10.0's, after which nothing more can be asked of it.
+pub(super) const SEIZED_UP: &str = "QEMU's fault: the broken connections left its threads waiting for each other, monitor and \
+                                    all, so it could not be seen to go on; what was checked before that held";
+
+/// Whether a source that lost its multifd channels is stuck: the thread that stops them waits for one that waits to be
+/// stopped. Seen with 10.0 only.
+pub(super) fn has_seized_up(source: &mut Machine, series: Series, scenario: &Scenario) -> bool {
+    series == Series::V10_0 && scenario.channels > 0 && source.is_deaf()
+}
+
 /// Whether a migration is over; an answer that does not come is a failure.
 pub(super) fn over(migration: Result<Migration, MachineError>) -> Checked<bool> {
     must("query-migrate", migration).map(|migration| migration.is_over())
@@ -90,17 +102,28 @@ pub(super) fn all_in(log: &DeviceLog, scenario: &Scenario, state: State) -> Chec
     Ok((0..scenario.count).all(|index| log.state(&format!("d{index}")) == Some(state)))
 }
 
-/// The target's device got what the source's gave. Gives that.
+/// What the devices of source and target had seen before a migration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Before {
+    pub(super) source: DeviceLog,
+    pub(super) target: DeviceLog,
+}
+
+/// The target's device got what the source's gave, in a session that each has had since. Gives that.
 pub(super) fn check_sessions(
     device: &str,
     (source, target): (&DeviceLog, &DeviceLog),
-    before: usize,
+    before: &Before,
 ) -> Checked<Session> {
-    let saved = source.sessions(device, Way::Save);
-    let loaded = target.sessions(device, Way::Load);
-    expect(&format!("sessions of {device} on the source"), saved.len(), before.saturating_add(1))?;
+    let since = |now: &DeviceLog, then: &DeviceLog, way| {
+        let all = now.sessions(device, way);
+        all.get(then.sessions(device, way).len()..).unwrap_or_default().to_vec()
+    };
+    let saved = since(source, &before.source, Way::Save);
+    let loaded = since(target, &before.target, Way::Load);
+    expect(&format!("sessions of {device} on the source"), saved.len(), 1)?;
     expect(&format!("sessions of {device} on the target"), loaded.len(), 1)?;
-    let saved = saved.last().copied().ok_or_else(|| failed(format!("{device} saved nothing")))?;
+    let saved = saved.first().copied().ok_or_else(|| failed(format!("{device} saved nothing")))?;
     expect(&format!("what {device} got on the target"), loaded.first().copied(), Some(saved))?;
     Ok(saved)
 }
@@ -135,19 +158,8 @@ pub(super) fn check_device(scenario: &Scenario, found: &DeviceCapture, sent: Ses
 }
 
 pub(super) fn check_connections(scenario: &Scenario, series: Series, captured: &Capture) -> Checked {
-    let channels: Vec<u8> = (0..scenario.channels).collect();
-    expect("multifd channels", captured.channels.clone(), channels)?;
-    let shut = if scenario.way_back == WayBack::None { None } else { Some(0) };
-    expect("the target's last word", captured.shut, shut)?;
+    must("the connections", scenario.terms(series).check(captured))?;
     let initial_sent: Vec<u32> = captured.devices.values().map(|device| device.initial_sent).collect();
-    let total = initial_sent.iter().fold(0u32, |total, count| total.saturating_add(*count));
-    // vfio-section.md: one acknowledgement for all, also for none; from 11.1 on one for each.
-    let acks = match (scenario.way_back, series) {
-        (WayBack::SwitchoverAck, Series::V10_0) => 1,
-        (WayBack::SwitchoverAck, Series::V11_1) => total,
-        _ => 0,
-    };
-    expect("acknowledgements", captured.acks, acks)?;
     // 10.0 does not opt in to the second version of PRECOPY_INFO, which alone tells of a new start.
     let once = if scenario.kind == Kind::Reinit && series == Series::V11_1 { 2 } else { 1 };
     ensure(initial_sent.iter().all(|count| *count == 0 || *count == once), || {

@@ -12,15 +12,16 @@ use tempfile::TempDir;
 
 use super::super::super::contract::check::{Checked, failed, must};
 use super::super::super::event::Phase;
-use super::scenario::{Role, Scenario, WayBack};
+use super::scenario::{Role, Scenario};
+use super::shelf::Shelf;
 use crate::qemu::device_log::{DeviceLog, What};
+use crate::qemu::devices::Devices;
 use crate::qemu::machine::{Machine, Spec};
-use crate::qemu::proxy::{Proxy, Recording};
+use crate::qemu::proxy::{Orders, Proxy, Recording};
+pub(super) use crate::qemu::terms::Switchover;
 use crate::vm::{Qemu, Series};
 
 const POLL: Duration = Duration::from_millis(5);
-/// Bytes per second: with this the initial bytes of the slow devices take longer than any test.
-const RATE_HELD_BACK: u64 = 1 << 20;
 
 /// What both sides run.
 pub(super) struct Peers {
@@ -28,6 +29,8 @@ pub(super) struct Peers {
     pub(super) series: Series,
     /// The preload library of the devices.
     pub(super) library: PathBuf,
+    /// What a QEMU has written, once for all tests.
+    pub(super) shelf: Shelf,
 }
 
 /// What is worth reporting of a test.
@@ -35,15 +38,6 @@ pub(super) struct Peers {
 pub(super) struct Notes {
     pub(super) details: Vec<String>,
     pub(super) phases: Vec<Phase>,
-}
-
-/// When the source leaves pre-copy.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Switchover {
-    /// As soon as it may.
-    Soon,
-    /// Not by itself.
-    Never,
 }
 
 /// The source and the target of a scenario.
@@ -54,6 +48,7 @@ pub(super) struct Rig {
     /// Numbers the targets.
     targets: u32,
     deadline: Instant,
+    series: Series,
     folder: TempDir,
 }
 
@@ -63,22 +58,17 @@ impl Rig {
         let folder = must("a temporary folder", tempfile::Builder::new().prefix("savevm-qemu-").tempdir())?;
         let deadline = Instant::now().checked_add(limit).ok_or_else(|| failed("the limit is beyond all time"))?;
         let devices = scenario.kind.devices(scenario.count, Role::Source);
-        let spec = Spec {
-            name: "source",
-            folder: folder.path(),
-            library: &peers.library,
-            devices: &devices,
-            is_target: false,
-        };
+        let devices = Devices::Soft { library: &peers.library, devices: &devices };
+        let spec = Spec { name: "source", folder: folder.path(), devices, is_target: false };
         let mut source = must("start", Machine::start(&peers.qemu, &spec))?;
         let (major, minor) = peers.series.wanted();
         let version = source.version();
         if !version.starts_with(&format!("{major}.{minor}.")) {
             return Err(failed(format!("QEMU {major}.{minor} says that it is {version}")));
         }
-        prepare(&mut source, scenario)?;
+        must("set up the source", scenario.terms(peers.series).set(&mut source))?;
         let target = start_target(scenario, peers, &folder, 0)?;
-        Ok(Self { source, target, proxy: None, targets: 1, deadline, folder })
+        Ok(Self { source, target, proxy: None, targets: 1, deadline, series: peers.series, folder })
     }
 
     /// Replaces the target, whatever became of it, by a new one.
@@ -89,7 +79,7 @@ impl Rig {
     }
 
     /// Begins a migration through a new relay. A target that does not listen hangs up on whoever comes.
-    pub(super) fn migrate(&mut self, switchover: Switchover, target_listens: bool) -> Checked {
+    pub(super) fn migrate(&mut self, switchover: Switchover, target_listens: bool, orders: Orders) -> Checked {
         let number = self.targets;
         let at = |name: &str| self.folder.path().join(format!("{name}-{number}"));
         let (relay, listening, recordings) = (at("relay"), at("listening"), at("recordings"));
@@ -98,10 +88,14 @@ impl Rig {
             let arguments = json!({ "uri": format!("unix:{}", listening.display()), "exit-on-error": false });
             must("listen", self.target.execute("migrate-incoming", arguments))?;
         }
-        self.proxy = Some(must("start the relay", Proxy::start(&relay, &listening, &recordings))?);
+        self.proxy = Some(must("start the relay", Proxy::start(orders, &relay, &listening, &recordings))?);
         must("set parameters", self.source.execute("migrate-set-parameters", switchover.parameters()))?;
-        let arguments = json!({ "uri": format!("unix:{}", relay.display()) });
-        must("begin", self.source.execute("migrate", arguments)).map(drop)
+        must("begin", self.source.migrate(&format!("unix:{}", relay.display())))
+    }
+
+    /// Of both QEMUs.
+    pub(super) fn series(&self) -> Series {
+        self.series
     }
 
     /// The relay of the migration begun last.
@@ -147,49 +141,14 @@ impl Rig {
     }
 }
 
-impl Switchover {
-    pub(super) fn parameters(self) -> serde_json::Value {
-        // With a bandwidth given QEMU does not compare what it measured. 10.0 also switches over whenever nothing is
-        // pending for a moment: only a rate below what is there keeps it from that.
-        let (downtime_limit_ms, switchover_rate, rate) = match self {
-            Self::Soon => (60_000, 1_000_000_000, 1u64 << 40),
-            Self::Never => (1, 1, RATE_HELD_BACK),
-        };
-        json!({
-            "downtime-limit": downtime_limit_ms,
-            "avail-switchover-bandwidth": switchover_rate,
-            "max-bandwidth": rate,
-        })
-    }
-}
-
 fn start_target(scenario: &Scenario, peers: &Peers, folder: &TempDir, number: u32) -> Checked<Machine> {
     let devices = scenario.kind.devices(scenario.count, Role::Target);
     let name = if number == 0 { "target".to_owned() } else { format!("target-{number}") };
-    let spec = Spec { name: &name, folder: folder.path(), library: &peers.library, devices: &devices, is_target: true };
+    let devices = Devices::Soft { library: &peers.library, devices: &devices };
+    let spec = Spec { name: &name, folder: folder.path(), devices, is_target: true };
     let mut target = must("start", Machine::start(&peers.qemu, &spec))?;
-    prepare(&mut target, scenario)?;
+    must("set up the target", scenario.terms(peers.series).set(&mut target))?;
     Ok(target)
-}
-
-/// What both sides must agree on, for nothing is negotiated.
-pub(super) fn prepare(machine: &mut Machine, scenario: &Scenario) -> Checked {
-    let mut capabilities = Vec::new();
-    if scenario.way_back != WayBack::None {
-        capabilities.push("return-path");
-    }
-    if scenario.way_back == WayBack::SwitchoverAck {
-        capabilities.push("switchover-ack");
-    }
-    if scenario.channels > 0 {
-        capabilities.push("multifd");
-    }
-    must("set capabilities", machine.enable(&capabilities))?;
-    if scenario.channels > 0 {
-        let channels = json!({ "multifd-channels": scenario.channels });
-        must("set parameters", machine.execute("migrate-set-parameters", channels))?;
-    }
-    Ok(())
 }
 
 /// The states of all devices over time, from the first thing the source did after `begin_us`.

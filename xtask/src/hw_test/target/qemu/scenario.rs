@@ -3,6 +3,9 @@
 //! The migrations that are tried, as a table.
 
 use crate::qemu::machine::SoftDevice;
+use crate::qemu::terms::Terms;
+pub(super) use crate::qemu::terms::{WayBack, connections};
+use crate::vm::Series;
 
 /// One migration.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub(super) struct Scenario {
 }
 
 /// What the devices are like.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Kind {
     /// STOP_COPY, P2P and PRE_COPY.
     PreCopy,
@@ -38,17 +41,6 @@ pub(super) enum Kind {
     Slow,
     /// With much more state than a target may hold, and slow to take it.
     Large,
-}
-
-/// What comes back from the target.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum WayBack {
-    /// Nothing.
-    None,
-    /// The return path.
-    ReturnPath,
-    /// The return path, with acknowledgements of initial bytes.
-    SwitchoverAck,
 }
 
 /// What goes wrong, and when.
@@ -84,6 +76,13 @@ pub(super) const STOP_BYTES: u64 = 3 << 20;
 /// Bytes of state of a device that has much.
 pub(super) const LARGE_BYTES: u64 = 96 << 20;
 
+impl Scenario {
+    /// What both sides are told.
+    pub(super) fn terms(&self, series: Series) -> Terms {
+        Terms { channels: self.channels, way_back: self.way_back, series }
+    }
+}
+
 impl Kind {
     /// The devices of one side. Seeds differ between the sides: what a target ends up with it must have been sent.
     pub(super) fn devices(self, count: usize, role: Role) -> Vec<SoftDevice> {
@@ -117,7 +116,11 @@ impl Kind {
                 format!("model=plain caps=3 initial=0 dirty=0 stop={LARGE_BYTES} write-ms-per-mib=8")
             }
             (Self::Mtty, _) => "model=mtty ports=2".to_owned(),
-            (Self::Slow, Role::Source | Role::OurSource) => {
+            // Never done before it is stopped, where nothing is what a QEMU waits for; our rule is content with little.
+            (Self::Slow, Role::Source) => format!(
+                "model=plain caps=7 initial=4MiB dirty=64KiB dirty-rate=64MiB/s stop={STOP_BYTES} read-ms-per-mib=100"
+            ),
+            (Self::Slow, Role::OurSource) => {
                 format!("model=plain caps=7 initial=4MiB dirty=64KiB stop={STOP_BYTES} read-ms-per-mib=100")
             }
             // Slower than the source: it still loads when the source has sent everything.
@@ -190,18 +193,6 @@ fn broken(blow: Blow, channels: u8) -> Scenario {
     let name = format!("{what}, {}", connections(channels, WayBack::ReturnPath));
     let (kind, way_back) = (Kind::Slow, WayBack::ReturnPath);
     Scenario { name, kind, count: 2, channels, way_back, blow: Some(blow) }
-}
-
-pub(super) fn connections(channels: u8, way_back: WayBack) -> String {
-    let forward = match channels {
-        0 => "main connection".to_owned(),
-        channels => format!("{channels} multifd channels"),
-    };
-    match way_back {
-        WayBack::None => format!("{forward} one way"),
-        WayBack::ReturnPath => forward,
-        WayBack::SwitchoverAck => format!("{forward}, switchover-ack"),
-    }
 }
 
 #[cfg(test)]

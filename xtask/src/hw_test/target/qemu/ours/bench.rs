@@ -12,7 +12,9 @@ use tempfile::TempDir;
 use super::super::super::super::contract::check::{Checked, Failure, failed, must};
 use super::super::rig::Peers;
 use super::super::scenario::{Role, Scenario};
+use crate::qemu::devices::Devices;
 use crate::qemu::side::{Side, SideSpec};
+use crate::qemu::terms::Terms;
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -38,6 +40,10 @@ impl<'a> Bench<'a> {
         self.folder.path().join(name)
     }
 
+    pub(super) fn terms(&self) -> Terms {
+        self.scenario.terms(self.peers.series)
+    }
+
     /// Microseconds since the epoch.
     pub(super) fn now_us(&self) -> u64 {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -50,8 +56,7 @@ impl<'a> Bench<'a> {
         let spec = SideSpec {
             name,
             folder: self.folder(),
-            library: &self.peers.library,
-            devices: &devices,
+            devices: Devices::Soft { library: &self.peers.library, devices: &devices },
             role: if role == Role::Target { "target" } else { "source" },
             arguments,
         };

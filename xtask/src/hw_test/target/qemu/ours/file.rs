@@ -8,12 +8,11 @@ use serde_json::json;
 use vfio_mig_fsm::State;
 
 use super::super::super::super::contract::check::{Checked, ensure, expect, must};
-use super::super::check::{all_in, check_sessions, over};
+use super::super::check::{Before, all_in, check_sessions, over};
 use super::super::rig::{Notes, Peers};
 use super::super::scenario::{Role, Scenario};
 use super::bench::Bench;
-use super::from_us::{machine, record, record_with_log};
-use super::to_us::check_memory;
+use super::from_us::{machine, record};
 use crate::qemu::device_log::DeviceLog;
 use crate::qemu::peer::outcome::Outcome;
 
@@ -32,19 +31,19 @@ pub(super) fn from_us(scenario: &Scenario, peers: &Peers, limit: Duration, notes
 }
 
 fn load(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
-    let (path, sent) = record_with_log(bench)?;
-    let words = ["--file".to_owned(), path.display().to_string()];
+    let written = record(bench)?;
+    let words = ["--file".to_owned(), written.path.display().to_string()];
     let mut ours = bench.side("target", Role::Target, &words)?;
     let outcome = must("our side", ours.finish(bench.deadline))?;
     ensure(outcome.moved, || format!("our side: {}", outcome.error.clone().unwrap_or_default()))?;
     let received = must("our side", ours.device_log())?;
     ensure(all_in(&received, bench.scenario, State::Running)?, || format!("our devices do not run: {outcome:?}"))?;
-    check_memory(bench, &outcome)?;
-    compare(bench, (&sent, &received), &outcome, notes)
+    must("RAM", outcome.check_firmware(&bench.peers.qemu))?;
+    compare(bench, (&written.log, &received), &outcome, notes)
 }
 
 fn save(bench: &Bench<'_>, notes: &mut Notes) -> Checked {
-    let (recording, path) = (record(bench)?, bench.at("ours"));
+    let (recording, path) = (record(bench)?.path, bench.at("ours"));
     let words =
         ["--file", &path.display().to_string(), "--recording", &recording.display().to_string()].map(str::to_owned);
     let mut ours = bench.side("source", Role::OurSource, &words)?;
@@ -67,7 +66,7 @@ fn compare(bench: &Bench<'_>, logs: (&DeviceLog, &DeviceLog), outcome: &Outcome,
     expect("devices", outcome.devices.len(), bench.scenario.count)?;
     for (index, report) in outcome.devices.iter().enumerate() {
         let device = format!("d{index}");
-        let session = check_sessions(&device, logs, 0)?;
+        let session = check_sessions(&device, logs, &Before::default())?;
         let said = (report.bytes, report.crc64_nvme);
         expect(&format!("what our side says of {device}"), said, (session.bytes, session.digest))?;
         notes.details.push(format!("{device}: {} bytes, CRC-64 {:016x}", session.bytes, session.digest));

@@ -3,14 +3,6 @@
 //!
 //! The recordings hold firmware images, so they are not in the repository. They are looked for in the directory that
 //! `SAVEVM_CAPTURES` names, or in `shared/captures` beside the repository, and read with the `xz` program.
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used
-)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,20 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn inspect(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.arg("inspect").args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    inspect(arguments).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
+use super::{inspect, run, text};
 
 /// The recordings' directory, or why there is none.
 fn directory() -> Result<PathBuf, String> {

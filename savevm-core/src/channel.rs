@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the VMM hands in to talk over: connections that are read and written at the same time, and cut from outside.
+
+mod turns;
+
+use core::fmt;
+use std::boxed::Box;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::vec;
+use std::vec::Vec;
+
+use turns::Turns;
+
+/// Cuts a connection for writing, or altogether, from any thread.
+pub(crate) type Cut<'a> = Box<dyn Fn(Shutdown) + Send + Sync + 'a>;
+
+/// One connection to the other side: a reader and a writer that are used by different threads at the same time, and a
+/// way to cut both.
+///
+/// A migration over several channels is given several of these. Both sides give the same number, in any order: they find
+/// each other by what they say first. A session's nonce binds them together, so a stray connection is refused.
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use savevm_core::Channel;
+///
+/// let (left, right) = UnixStream::pair()?;
+/// let channel = Channel::unix(left)?;
+/// # drop((channel, right));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Channel<'a> {
+    pub(crate) reader: Box<dyn Read + Send + 'a>,
+    pub(crate) writer: Box<dyn Write + Send + 'a>,
+    pub(crate) cut: Option<Cut<'a>>,
+}
+
+impl<'a> Channel<'a> {
+    /// A connection of two halves that do not disturb each other.
+    ///
+    /// Without [`Channel::with_shutdown`] a cancel, or a peer that falls silent, is noticed by a half only when its
+    /// call returns: let reads and writes time out (`WouldBlock` or `TimedOut`; a timed-out read is repeated, a
+    /// timed-out write ends the migration).
+    #[must_use]
+    pub fn new(reader: impl Read + Send + 'a, writer: impl Write + Send + 'a) -> Self {
+        Self { reader: Box::new(reader), writer: Box::new(writer), cut: None }
+    }
+
+    /// The same with a way to make calls under way return: `cut` is called from another thread with
+    /// [`Shutdown::Write`] once everything is said, and with [`Shutdown::Both`] to end the connection.
+    #[must_use]
+    pub fn with_shutdown(mut self, cut: impl Fn(Shutdown) + Send + Sync + 'a) -> Self {
+        self.cut = Some(Box::new(cut));
+        self
+    }
+
+    /// A TCP connection. Sets TCP_NODELAY, because a credit of 32 bytes must not wait for company.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let (reader, handle) = (stream.try_clone()?, stream.try_clone()?);
+        // A connection that is gone already needs no cut.
+        Ok(Self::new(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
+    }
+
+    /// A Unix socket.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn unix(stream: UnixStream) -> io::Result<Self> {
+        let (reader, handle) = (stream.try_clone()?, stream.try_clone()?);
+        Ok(Self::new(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
+    }
+
+    /// A transport that cannot be split, such as a TLS connection: its two halves take turns.
+    ///
+    /// A read must time out (`WouldBlock` or `TimedOut`) after a few milliseconds, for a writer waits that long for its
+    /// turn. That costs throughput: prefer two halves where the transport has them. Cancelling is as with
+    /// [`Channel::new`].
+    #[must_use]
+    pub fn turns(transport: impl Read + Write + Send + 'a) -> Self {
+        let (reader, writer) = Turns::pair(transport);
+        Self::new(reader, writer)
+    }
+}
+
+impl fmt::Debug for Channel<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("can_be_cut", &self.cut.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> From<Channel<'a>> for Vec<Channel<'a>> {
+    fn from(channel: Channel<'a>) -> Self {
+        vec![channel]
+    }
+}

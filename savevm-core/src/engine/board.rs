@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where the threads of a migration report, and where the one that leads it waits.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use stream_codec::frame::Hello;
+
+use super::task::Done;
+use crate::error::Cause;
+use crate::link::Incoming;
+
+/// Something a thread has to report.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The first word on the connection at this position.
+    Hello { position: usize, hello: Hello },
+    /// A control frame from the peer.
+    Control(Incoming),
+    /// Nothing more will be read from a connection.
+    ReceiverEnded,
+    /// What was asked of a device is done.
+    Done { device: usize, done: Done },
+}
+
+/// The reports, the first failure, and when something last happened.
+#[derive(Debug)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    changed: Condvar,
+    is_stopped: AtomicBool,
+    started: Instant,
+    /// When the peer last took or said something, or a device call ended, in milliseconds since the start.
+    last_ms: AtomicU64,
+    /// Device calls under way: while there is one, the peer may be waiting for us.
+    device_calls: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Event>,
+    failure: Option<Cause>,
+    receivers: usize,
+    senders: usize,
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_stopped: AtomicBool::new(false),
+            started: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            device_calls: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn report(&self, event: Event) {
+        self.lock().events.push_back(event);
+        self.changed.notify_all();
+    }
+
+    /// The first failure counts, but the peer's own reason is a better one than the broken connection it left.
+    pub(crate) fn fail(&self, cause: Cause) {
+        let mut state = self.lock();
+        let is_better = match (&state.failure, &cause) {
+            (None, _) => true,
+            (Some(Cause::Link { .. }), Cause::Peer { .. }) => true,
+            (Some(_), _) => false,
+        };
+        if is_better {
+            state.failure = Some(cause);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The failure that counts, if there is one.
+    pub(crate) fn take_failure(&self) -> Option<Cause> {
+        self.lock().failure.take()
+    }
+
+    /// Gives back a failure that was taken, unless a better one has come.
+    pub(crate) fn put_back(&self, cause: Cause) {
+        let mut state = self.lock();
+        if !matches!((&state.failure, &cause), (Some(Cause::Peer { .. }), Cause::Link { .. })) {
+            state.failure = Some(cause);
+        }
+    }
+
+    /// The next report, after at most `patience`.
+    pub(crate) fn next(&self, patience: Duration) -> Next {
+        let mut state = self.lock();
+        if state.events.is_empty() && state.failure.is_none() {
+            state = self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.failure.is_some() {
+            return Next::Failed;
+        }
+        state.events.pop_front().map_or(Next::Nothing, Next::Event)
+    }
+
+    /// Waits, after the end, until `is_enough` of the threads' counts (receivers, senders).
+    pub(crate) fn wait_threads(&self, patience: Duration, is_enough: impl Fn(usize, usize) -> bool) {
+        let until = Instant::now().checked_add(patience);
+        let mut state = self.lock();
+        while !is_enough(state.receivers, state.senders) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A receiver, or a sender, begins or ends.
+    pub(crate) fn count_threads(&self, change: impl FnOnce(&mut usize, &mut usize)) {
+        let mut state = self.lock();
+        let State { receivers, senders, .. } = &mut *state;
+        change(receivers, senders);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Threads look at this between two calls.
+    pub(crate) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Something moved.
+    pub(crate) fn touch(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// How long nothing has moved, if nobody on this side is what is waited for.
+    pub(crate) fn silence(&self) -> Duration {
+        if self.device_calls.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+
+    /// Makes a call to a device, during which this side is not waiting for the peer.
+    pub(crate) fn in_device<R>(&self, call: impl FnOnce() -> R) -> R {
+        self.device_calls.fetch_add(1, Ordering::AcqRel);
+        let result = call();
+        self.touch();
+        self.device_calls.fetch_sub(1, Ordering::AcqRel);
+        result
+    }
+}
+
+/// What came of waiting for a report.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Event(Event),
+    /// Time to look around.
+    Nothing,
+    Failed,
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Moving N devices over M channels in bounded memory.
+//!
+//! # Who does what
+//!
+//! One thread per device reads it (source) or writes it (target). One thread per channel sends, one receives. All of
+//! them live in a scope that ends with the call, and report to the caller's thread, which leads: it asks the devices'
+//! threads for one thing at a time ([`task`]), hears what comes of it ([`board`]), and looks for a cancel and for a peer
+//! that fell silent.
+//!
+//! # Bounded by credit
+//!
+//! The target has one pool of buffers, as large as the caller allows, and grants every device a share of it in advance.
+//! The source sends only inside the grant. So whatever arrives has a buffer waiting for it, in whatever order, however
+//! slow one device is and whatever the peer tries; and the next chunk in order is always inside the grant, so nothing
+//! waits for ever. Grants count frames, each worth one buffer, because a buffer is what a frame of one byte costs too.
+//!
+//! # One channel while it is enough
+//!
+//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]).
+//!
+//! # No hand-over without need
+//!
+//! A chunk that is read and sent by one thread, or received and written by one, stays in that core's cache and wakes
+//! nobody; handing it over costs up to a sixth of the throughput (`spec/perf/limits.md` section 3). So a device's thread
+//! sends on an idle channel itself ([`lane`]), and a channel's thread writes the next chunk to a quick device itself
+//! ([`window`]). The other threads are there for when the channel is not idle, or the device not quick.
+
+pub(crate) mod board;
+pub(crate) mod buffer;
+pub(crate) mod counters;
+pub(crate) mod credit;
+pub(crate) mod helm;
+pub(crate) mod lane;
+#[cfg(all(loom, test))]
+mod model;
+pub(crate) mod plan;
+pub(crate) mod receive;
+pub(crate) mod spread;
+pub(crate) mod task;
+pub(crate) mod threads;
+pub(crate) mod verdict;
+pub(crate) mod window;
+pub(crate) mod wire;

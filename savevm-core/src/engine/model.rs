@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The interleavings of the engine's hand-overs, by the model checker.
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg loom" cargo test -p savevm-core --lib --features sim engine::model
+//! ```
+
+use core::time::Duration;
+use std::boxed::Box;
+use std::io;
+use std::vec;
+use std::vec::Vec;
+
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use stream_codec::frame::io::FrameWriter;
+use stream_codec::frame::{Limits, Message};
+
+use super::buffer::{Buffer, Pool};
+use super::credit::Credit;
+use super::lane::{Lane, Outgoing};
+use super::task::{Gate, Mailbox, Task};
+use super::window::{Window, Work};
+use crate::digest::DigestSum;
+
+/// Every interleaving with up to three preemptions: more of them find nothing new in practice, and take hours.
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// A chunk that says which it is.
+fn chunk(pool: &Pool, number: u8) -> Buffer {
+    let mut buffer = pool.try_take().unwrap();
+    buffer.space()[0] = number;
+    buffer.set_filled(1);
+    buffer
+}
+
+/// Writes a chunk as the writer of the device: alone, and in order.
+fn write(window: &Window, written: &Mutex<Vec<u8>>, buffer: &Buffer) {
+    let mut device = written.try_lock().expect("one writer at a time");
+    let number = buffer.filled()[0];
+    assert_eq!(usize::from(number), device.len(), "in order");
+    device.push(number);
+    drop(device);
+    window.written(Duration::ZERO);
+    window.step_back();
+}
+
+/// Two receivers bring a device's chunks, its own thread helps: each is written once, in order, by one at a time, and
+/// then the end is seen.
+fn receivers_and_loader(is_quick: bool) {
+    check(move || {
+        let pool = Arc::new(Pool::new(1, 3));
+        let window = Arc::new(Window::new(3));
+        if is_quick {
+            window.assume_quick();
+        }
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let receive = |numbers: Vec<u8>| {
+            let (pool, window, written) = (Arc::clone(&pool), Arc::clone(&window), Arc::clone(&written));
+            thread::spawn(move || {
+                for number in numbers {
+                    if let Some(buffer) = window.put(number.into(), chunk(&pool, number)).unwrap() {
+                        write(&window, &written, &buffer);
+                    }
+                }
+            })
+        };
+        let other = receive(vec![1]);
+        let first = {
+            let (pool, window, written) = (Arc::clone(&pool), Arc::clone(&window), Arc::clone(&written));
+            thread::spawn(move || {
+                if let Some(buffer) = window.put(0, chunk(&pool, 0)).unwrap() {
+                    write(&window, &written, &buffer);
+                }
+                window.end(2, DigestSum::new(2, 7));
+            })
+        };
+        loop {
+            match window.next() {
+                Work::Write(buffer) => write(&window, &written, &buffer),
+                Work::End(sum) => {
+                    assert_eq!(sum, DigestSum::new(2, 7));
+                    break;
+                }
+                Work::Closed => panic!("nobody closed it"),
+            }
+        }
+        assert_eq!(*written.lock().unwrap(), [0, 1]);
+        first.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn chunks_of_a_quick_device_are_written_once_and_in_order() {
+    receivers_and_loader(true);
+}
+
+#[test]
+fn chunks_of_a_slow_device_are_written_once_and_in_order() {
+    receivers_and_loader(false);
+}
+
+#[test]
+fn a_closed_window_lets_its_thread_go() {
+    check(|| {
+        let window = Arc::new(Window::new(1));
+        let loader = {
+            let window = Arc::clone(&window);
+            thread::spawn(move || assert!(matches!(window.next(), Work::Closed)))
+        };
+        window.close();
+        loader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_file_waits_for_room_and_gets_it() {
+    check(|| {
+        let pool = Arc::new(Pool::new(1, 2));
+        let window = Arc::new(Window::new(1));
+        let reader = {
+            let (pool, window) = (Arc::clone(&pool), Arc::clone(&window));
+            thread::spawn(move || {
+                for number in 0..2 {
+                    assert!(window.wait_room(number.into()));
+                    assert!(window.put(number.into(), chunk(&pool, number)).unwrap().is_none());
+                }
+                window.end(2, DigestSum::new(2, 7));
+            })
+        };
+        let mut numbers = Vec::new();
+        while let Work::Write(buffer) = window.next() {
+            numbers.push(buffer.filled()[0]);
+            window.written(Duration::from_secs(1));
+            window.step_back();
+        }
+        assert_eq!(numbers, [0, 1]);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn whoever_waits_for_credit_gets_it_or_is_let_go() {
+    check(|| {
+        let credit = Arc::new(Credit::new(0));
+        let reader = {
+            let credit = Arc::clone(&credit);
+            thread::spawn(move || credit.wait(0) && credit.wait(1))
+        };
+        let closer = {
+            let credit = Arc::clone(&credit);
+            thread::spawn(move || credit.close())
+        };
+        credit.raise(1);
+        credit.raise(2);
+        closer.join().unwrap();
+        let _either = reader.join().unwrap();
+        assert!(!credit.wait(0), "closed is closed");
+    });
+}
+
+#[test]
+fn one_buffer_goes_round_and_a_closed_pool_lets_go() {
+    check(|| {
+        let pool = Arc::new(Pool::new(1, 1));
+        let users: Vec<_> = (0..2)
+            .map(|_| {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || pool.take().map(|buffer| pool.give(buffer)))
+            })
+            .collect();
+        for user in users {
+            assert!(user.join().unwrap().is_some());
+        }
+        assert_eq!(pool.peak_and_created(), (1, 1));
+        let _held = pool.take();
+        let waiter = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || pool.take().is_none())
+        };
+        pool.close();
+        assert!(waiter.join().unwrap());
+    });
+}
+
+/// Counts what goes out.
+struct Counting(Arc<Mutex<usize>>);
+
+impl io::Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        *self.0.lock().unwrap() += 1;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_sent_and_what_is_queued_all_goes_out() {
+    check(|| {
+        let out = Arc::new(Mutex::new(0));
+        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
+        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
+        let sender = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.run(|| None).unwrap())
+        };
+        let direct = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.send(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
+        };
+        lane.post(Outgoing::Plain(Message::Switchover), None);
+        direct.join().unwrap();
+        lane.drain();
+        sender.join().unwrap();
+        assert_eq!(*out.lock().unwrap(), 2);
+    });
+}
+
+#[test]
+fn the_last_word_goes_out_whoever_is_sending() {
+    check(|| {
+        let out = Arc::new(Mutex::new(0));
+        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
+        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
+        let sender = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.run(|| None).unwrap())
+        };
+        let direct = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.send(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
+        };
+        lane.abandon(Some(Outgoing::Plain(Message::Complete)));
+        direct.join().unwrap();
+        sender.join().unwrap();
+        assert!((1..=2).contains(&*out.lock().unwrap()), "the last word, perhaps behind what was being sent");
+    });
+}
+
+#[test]
+fn nobody_is_left_at_a_mailbox_or_a_gate() {
+    check(|| {
+        let mailbox = Arc::new(Mailbox::default());
+        let gate = Arc::new(Gate::default());
+        let worker = {
+            let (mailbox, gate) = (Arc::clone(&mailbox), Arc::clone(&gate));
+            thread::spawn(move || {
+                let went = gate.wait();
+                let mut tasks = 0;
+                while mailbox.take().is_some() {
+                    tasks += 1;
+                }
+                (went, tasks)
+            })
+        };
+        gate.open();
+        mailbox.put(Task::Describe);
+        gate.close();
+        mailbox.close();
+        let (went, tasks) = worker.join().unwrap();
+        assert!(went && tasks <= 1);
+    });
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The thread that reads one channel.
+
+use std::vec;
+use std::vec::Vec;
+
+use stream_codec::frame::io::Frame;
+use stream_codec::frame::{Header, Kind, Message, Role};
+
+use super::board::Event;
+use super::buffer::Buffer;
+use super::lane::Outgoing;
+use super::wire::{Reader, Wire, at, is_patience};
+use crate::error::Cause;
+use crate::link::{self, Incoming, LinkError};
+
+/// What a target does with a chunk.
+pub(crate) type Deliver<'d> = &'d (dyn Fn(usize, u64, Buffer) -> Result<(), Cause> + Sync);
+
+/// Reads the channel at `position` until nothing more comes, and reports the end in any case.
+pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, deliver: Deliver<'_>) {
+    let channel = u16::try_from(position).unwrap_or(u16::MAX);
+    let mut receiver = Receiver { wire, position, channel, reader, scratch: scratch(wire), is_stopped: false, deliver };
+    if let Err(cause) = receiver.run() {
+        wire.board.fail(cause);
+    }
+    wire.board.count_threads(|receivers, _| *receivers = receivers.saturating_sub(1));
+    wire.board.report(Event::ReceiverEnded);
+}
+
+/// Reads one control frame from the first channel. `None` if this side has stopped listening.
+pub(crate) fn one(wire: &Wire<'_>, reader: &mut Reader<'_>) -> Result<Option<Incoming>, Cause> {
+    let scratch = scratch(wire);
+    let deliver: Deliver<'_> = &|_, _, _| Ok(());
+    let mut receiver = Receiver { wire, position: 0, channel: 0, reader, scratch, is_stopped: false, deliver };
+    let Some(_) = receiver.header()? else { return Ok(None) };
+    match receiver.message(true)? {
+        Some(Incoming::Abort { reason }) => Err(Cause::Peer { reason }),
+        incoming => Ok(incoming),
+    }
+}
+
+fn scratch(wire: &Wire<'_>) -> Vec<u8> {
+    let control_bytes = link::frame_limits(&wire.limits, wire.role).control_bytes;
+    vec![0; usize::try_from(control_bytes).unwrap_or(usize::MAX)]
+}
+
+struct Receiver<'r, 'w, 'a, 'b> {
+    wire: &'w Wire<'a>,
+    position: usize,
+    channel: u16,
+    reader: &'r mut Reader<'b>,
+    /// For control frames.
+    scratch: Vec<u8>,
+    /// The source has said on this channel that its guest is stopped.
+    is_stopped: bool,
+    deliver: Deliver<'r>,
+}
+
+impl Receiver<'_, '_, '_, '_> {
+    fn run(&mut self) -> Result<(), Cause> {
+        if self.wire.role == Role::Target && !self.greet()? {
+            return Ok(());
+        }
+        while !self.wire.has_heard_all(self.channel) {
+            let Some(header) = self.header()? else { return Ok(()) };
+            self.wire.board.touch();
+            let goes_on = if header.kind() == Some(Kind::Data) { self.data(&header)? } else { self.control()? };
+            if !goes_on {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Target: which channel this is, is what the source says on it first.
+    fn greet(&mut self) -> Result<bool, Cause> {
+        let Some(_) = self.header()? else { return Ok(false) };
+        match self.message(false)? {
+            Some(Incoming::Hello(hello)) => {
+                self.channel = hello.channel.index;
+                self.wire.board.report(Event::Hello { position: self.position, hello });
+                Ok(self.wire.gate.wait())
+            }
+            Some(Incoming::Abort { reason }) => Err(Cause::Peer { reason }),
+            Some(other) => Err(other.out_of_place()),
+            None => Ok(false),
+        }
+    }
+
+    /// The next header; `None` if this side has stopped listening.
+    fn header(&mut self) -> Result<Option<Header>, Cause> {
+        loop {
+            match self.reader.next_header() {
+                Ok(Some(header)) => return Ok(Some(header)),
+                Ok(None) => return Err(self.at(LinkError::Closed { offset: self.reader.offset() })),
+                Err(error) if is_patience(&error) => {
+                    if self.wire.board.is_stopped() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(self.at(error)),
+            }
+        }
+    }
+
+    fn at(&self, error: impl Into<LinkError>) -> Cause {
+        at(self.channel, error)
+    }
+
+    /// A piece of state, received into the buffer that will be written.
+    fn data(&mut self, header: &Header) -> Result<bool, Cause> {
+        let (device, sequence) = (header.device, header.sequence);
+        let judged = self.wire.session().received_data_on(self.channel, device, sequence, header.payload_length);
+        judged.map_err(|error| self.at(error))?;
+        let device = link::index(device);
+        if self.wire.session().is_file() && !self.wire.passage(device)?.window.wait_room(sequence) {
+            return Ok(false);
+        }
+        let Some(pool) = self.wire.pool() else { return Ok(false) };
+        let Some(mut buffer) = pool.try_take() else {
+            if self.wire.board.is_stopped() {
+                return Ok(false);
+            }
+            return Err(Cause::refused("no buffer is free for a frame inside its credit: a fault of this program"));
+        };
+        loop {
+            let wire = self.wire;
+            match self.reader.read_frame_into(buffer.space()) {
+                Ok(Some(_)) => break,
+                Ok(None) => return Err(self.at(LinkError::Closed { offset: self.reader.offset() })),
+                Err(error) if is_patience(&error) && !wire.board.is_stopped() => {}
+                Err(error) => return Err(self.at(error)),
+            }
+        }
+        buffer.set_filled(header.payload_size());
+        buffer.is_stopped = self.is_stopped;
+        if self.wire.board.is_stopped() {
+            pool.give(buffer);
+            return Ok(true);
+        }
+        (self.deliver)(device, sequence, buffer)?;
+        Ok(true)
+    }
+
+    /// The control frame whose header was read; `None` if this side has stopped listening.
+    fn message(&mut self, is_judged: bool) -> Result<Option<Incoming>, Cause> {
+        loop {
+            match self.reader.read_frame_into(&mut self.scratch) {
+                Ok(Some(received)) => {
+                    let Frame::Control(message) = received.frame else { return Ok(None) };
+                    if is_judged {
+                        let judged = self.wire.session().received_on(self.channel, &message);
+                        judged.map_err(|error| at(self.channel, error))?;
+                    }
+                    return Incoming::from_message(&message).map(Some);
+                }
+                Ok(None) => return Err(at(self.channel, LinkError::Closed { offset: self.reader.offset() })),
+                Err(error) if is_patience(&error) => {
+                    if self.wire.board.is_stopped() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(at(self.channel, error)),
+            }
+        }
+    }
+
+    /// A control frame, passed on to whom it concerns. False after the last one.
+    fn control(&mut self) -> Result<bool, Cause> {
+        let Some(incoming) = self.message(true)? else { return Ok(false) };
+        let wire = self.wire;
+        match incoming {
+            Incoming::Abort { reason } => return Err(Cause::Peer { reason }),
+            Incoming::Credit { index, frames } => wire.passage(index)?.credit.raise(frames),
+            Incoming::ChannelEnd => {
+                if wire.role == Role::Target {
+                    wire.post(self.channel, Outgoing::Plain(Message::ChannelEnd))?;
+                }
+                return Ok(false);
+            }
+            Incoming::End { index, frames, sum } => {
+                // Reported first: who leads must know that the end has come before any device is done.
+                wire.board.report(Event::Control(incoming));
+                wire.passage(index)?.window.end(frames, sum);
+            }
+            Incoming::Switchover => {
+                self.is_stopped = true;
+                if self.channel == 0 {
+                    wire.board.report(Event::Control(incoming));
+                }
+            }
+            other => wire.board.report(Event::Control(other)),
+        }
+        Ok(true)
+    }
+}

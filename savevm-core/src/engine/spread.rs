@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whether a device keeps to its own channel or uses all of them.
+//!
+//! Spreading a device over channels costs up to three times the CPU (`spec/perf/limits.md` section 3), because every
+//! chunk changes hands. It pays only where one channel is slower than the device: then the device's thread spends its
+//! time in sending, and not in reading or in waiting for credit. So that is what it takes to try; and only a rate that
+//! rises makes it stay.
+
+use core::time::Duration;
+
+/// Chunks over which a rate is measured.
+const SAMPLE_CHUNKS: u32 = 16;
+/// Chunks after a change that do not count: what is in flight belongs to the time before.
+const SETTLE_CHUNKS: u32 = 8;
+/// Chunks from a failed try to the next; doubled each time.
+const PAUSE_CHUNKS: u32 = 512;
+const PAUSE_CHUNKS_MAX: u32 = 1 << 20;
+
+/// What one chunk took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lap {
+    pub(crate) bytes: u64,
+    /// From the end of the one before to the end of this one.
+    pub(crate) whole: Duration,
+    /// In sending.
+    pub(crate) sending: Duration,
+    /// For credit.
+    pub(crate) waiting: Duration,
+}
+
+/// The decision for one device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    mode: Mode,
+    chunks: u32,
+    sum: Lap,
+    pause_chunks: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    /// On its own channel, watching.
+    Keeping,
+    /// On its own channel for so many more chunks, whatever happens.
+    Resting(u32),
+    /// On all, to see whether it is faster than this many bytes per second.
+    Trying(f64),
+    /// On all, as long as it stays faster.
+    Spread(f64),
+}
+
+impl Spread {
+    pub(crate) const fn new() -> Self {
+        let zero = Duration::ZERO;
+        let sum = Lap { bytes: 0, whole: zero, sending: zero, waiting: zero };
+        Self { mode: Mode::Keeping, chunks: 0, sum, pause_chunks: PAUSE_CHUNKS }
+    }
+
+    /// Whether the next chunk may go on any channel.
+    pub(crate) const fn is_spread(&self) -> bool {
+        matches!(self.mode, Mode::Trying(_) | Mode::Spread(_))
+    }
+
+    /// A chunk has gone.
+    pub(crate) fn lap(&mut self, lap: Lap) {
+        self.chunks = self.chunks.saturating_add(1);
+        if let Mode::Resting(left) = self.mode {
+            return self.enter(left.checked_sub(1).map_or(Mode::Keeping, Mode::Resting));
+        }
+        if self.is_spread() && self.chunks <= SETTLE_CHUNKS {
+            return;
+        }
+        self.sum.bytes = self.sum.bytes.saturating_add(lap.bytes);
+        self.sum.whole = self.sum.whole.saturating_add(lap.whole);
+        self.sum.sending = self.sum.sending.saturating_add(lap.sending);
+        self.sum.waiting = self.sum.waiting.saturating_add(lap.waiting);
+        let settle = if self.is_spread() { SETTLE_CHUNKS } else { 0 };
+        if self.chunks >= SAMPLE_CHUNKS.saturating_add(settle) {
+            self.judge();
+        }
+    }
+
+    fn judge(&mut self) {
+        let rate = rate(self.sum.bytes, self.sum.whole);
+        match self.mode {
+            Mode::Keeping => {
+                let sends_most = self.sum.sending.saturating_mul(3) >= self.sum.whole.saturating_mul(2);
+                let hardly_waits = self.sum.waiting.saturating_mul(10) <= self.sum.whole;
+                self.enter(if sends_most && hardly_waits { Mode::Trying(rate) } else { Mode::Keeping });
+            }
+            Mode::Trying(before) | Mode::Spread(before) if rate < before * 1.2 => {
+                self.enter(Mode::Resting(self.pause_chunks));
+                self.pause_chunks = self.pause_chunks.saturating_mul(2).min(PAUSE_CHUNKS_MAX);
+            }
+            Mode::Trying(before) | Mode::Spread(before) => self.enter(Mode::Spread(before)),
+            Mode::Resting(_) => {}
+        }
+    }
+
+    fn enter(&mut self, mode: Mode) {
+        let zero = Duration::ZERO;
+        self.mode = mode;
+        self.chunks = 0;
+        self.sum = Lap { bytes: 0, whole: zero, sending: zero, waiting: zero };
+    }
+}
+
+/// Bytes per second.
+fn rate(bytes: u64, time: Duration) -> f64 {
+    // Beyond 2³² bytes the last digits do not matter for a comparison.
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    f64::from(bytes) / time.as_secs_f64().max(1e-9)
+}
+
+#[cfg(all(test, not(loom)))]
+mod test {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn lap(whole: u32, sending: u32, waiting: u32) -> Lap {
+        Lap { bytes: 1 << 20, whole: MS * whole, sending: MS * sending, waiting: MS * waiting }
+    }
+
+    fn laps(spread: &mut Spread, count: u32, lap: Lap) {
+        (0..count).for_each(|_| spread.lap(lap));
+    }
+
+    #[test]
+    fn a_device_that_is_not_held_up_keeps_its_channel() {
+        for steady in [lap(10, 5, 0), lap(10, 9, 2), lap(10, 0, 9)] {
+            let mut spread = Spread::new();
+            laps(&mut spread, 200, steady);
+            assert!(!spread.is_spread(), "{steady:?}");
+        }
+    }
+
+    #[test]
+    fn a_slow_channel_is_tried_beside_others_and_left_if_that_helps() {
+        let mut spread = Spread::new();
+        laps(&mut spread, SAMPLE_CHUNKS, lap(10, 9, 0));
+        assert!(spread.is_spread());
+        laps(&mut spread, 500, lap(4, 0, 0));
+        assert!(spread.is_spread(), "it is faster");
+        laps(&mut spread, 100, lap(10, 0, 0));
+        assert!(!spread.is_spread(), "it no longer is");
+    }
+
+    #[test]
+    fn a_try_that_does_not_help_is_rare() {
+        let mut spread = Spread::new();
+        let mut spread_chunks = 0;
+        for _ in 0..10_000 {
+            spread_chunks += u32::from(spread.is_spread());
+            spread.lap(lap(10, 9, 0));
+        }
+        assert!((24..=24 * 6).contains(&spread_chunks), "{spread_chunks} of 10000 chunks");
+    }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What all threads of one side share: the channels' sending sides, the order of the conversation, the devices' windows.
+
+use core::sync::atomic::AtomicU64;
+use std::boxed::Box;
+use std::io::Read;
+use std::net::Shutdown;
+use std::string::ToString;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::vec::Vec;
+
+use stream_codec::frame::io::{Error as FrameError, FrameReader, FrameWriter};
+use stream_codec::frame::{Limits as FrameLimits, Message, Phase, Role, Session, printable};
+
+use super::board::Board;
+use super::buffer::{Buffer, Pool};
+use super::counters::{ChannelCounters, Counters};
+use super::credit::Credit;
+use super::lane::{Lane, Outgoing};
+use super::plan::Plan;
+use super::task::{Gate, Mailbox};
+use super::window::Window;
+use crate::channel::{Channel, Cut};
+use crate::error::Cause;
+use crate::hooks::Cancel;
+use crate::limits::Limits;
+use crate::link::{self, LinkError};
+
+/// The receiving side of one channel.
+pub(crate) type Reader<'a> = FrameReader<Box<dyn Read + Send + 'a>>;
+
+/// The shared part of one side.
+pub(crate) struct Wire<'a> {
+    /// By the position in what the VMM handed in.
+    pub(crate) lanes: Vec<Lane<'a>>,
+    cuts: Vec<Option<Cut<'a>>>,
+    /// For each channel index, the position of its connection.
+    positions: OnceLock<Vec<usize>>,
+    session: Mutex<Session>,
+    pub(crate) board: Board,
+    pool: OnceLock<Pool>,
+    passages: OnceLock<Vec<Passage>>,
+    /// Target: the receivers go on once every channel is known.
+    pub(crate) gate: Gate,
+    pub(crate) role: Role,
+    pub(crate) limits: Limits,
+    pub(crate) cancel: Cancel,
+}
+
+/// One device, on its way through this side.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) credit: Credit,
+    pub(crate) window: Window,
+    /// Bytes of state so far.
+    pub(crate) bytes: AtomicU64,
+}
+
+impl<'a> Wire<'a> {
+    pub(crate) fn new(
+        channels: Vec<Channel<'a>>,
+        role: Role,
+        limits: Limits,
+        cancel: Cancel,
+    ) -> (Vec<Reader<'a>>, Self) {
+        let frame_limits = link::frame_limits(&limits, role);
+        let out_limits = FrameLimits { data_bytes: limits.chunk_bytes_max, ..frame_limits };
+        let (mut readers, mut lanes, mut cuts) = (Vec::new(), Vec::new(), Vec::new());
+        for channel in channels {
+            readers.push(FrameReader::unbuffered(channel.reader, frame_limits));
+            lanes.push(Lane::new(FrameWriter::new(channel.writer, out_limits)));
+            cuts.push(channel.cut);
+        }
+        let support = link::support(&limits, role);
+        let wire = Self {
+            lanes,
+            cuts,
+            positions: OnceLock::new(),
+            session: Mutex::new(Session::new(role, support, frame_limits)),
+            board: Board::new(),
+            pool: OnceLock::new(),
+            passages: OnceLock::new(),
+            gate: Gate::default(),
+            role,
+            limits,
+            cancel,
+        };
+        (readers, wire)
+    }
+
+    /// The order of the conversation. Held for a moment only.
+    pub(crate) fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn channel_count(&self) -> u16 {
+        u16::try_from(self.lanes.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Says which connection is which channel: `positions[index]`.
+    pub(crate) fn set_positions(&self, positions: Vec<usize>) {
+        let _ = self.positions.set(positions);
+    }
+
+    /// Prepares for the devices, once it is known how many and how large their pieces are.
+    pub(crate) fn prepare(&self, plan: &Plan, devices: usize) {
+        let credit = if self.role == Role::File { u64::MAX } else { 0 };
+        let passage = |_| Passage {
+            mailbox: Mailbox::default(),
+            credit: Credit::new(credit),
+            window: Window::new(plan.window_frames),
+            bytes: AtomicU64::new(0),
+        };
+        let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers));
+        let _ = self.passages.set((0..devices).map(passage).collect());
+    }
+
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        self.pool.get()
+    }
+
+    pub(crate) fn passages(&self) -> &[Passage] {
+        self.passages.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(crate) fn passage(&self, device: usize) -> Result<&Passage, Cause> {
+        let unknown = || Cause::refused(std::format!("the stream speaks of device {device}, which was never offered"));
+        self.passages().get(device).ok_or_else(unknown)
+    }
+
+    /// Sends a control frame from a thread that may wait for the peer.
+    pub(crate) fn send(&self, message: Message<'static>) -> Result<(), Cause> {
+        self.session().sent(&message).map_err(|error| at(0, error))?;
+        self.lane(0)?.send(Outgoing::Plain(message), self.pool()).map_err(|error| at(0, error))?;
+        self.board.touch();
+        Ok(())
+    }
+
+    /// Sends a piece of a device's state: on the device's own channel, or, spread, on the one with the least to do.
+    pub(crate) fn send_data(&self, device: usize, sequence: u64, buffer: Buffer, is_spread: bool) -> Result<(), Cause> {
+        let channel = if is_spread { self.idlest(device) } else { self.home(device) };
+        let number = link::number(device);
+        let length = u32::try_from(buffer.filled().len()).unwrap_or(u32::MAX);
+        self.session().sent_data_on(channel, number, sequence, length).map_err(|error| at(channel, error))?;
+        let data = Outgoing::Data { device: number, sequence, buffer };
+        let lane = self.lane(channel)?;
+        if is_spread {
+            lane.post(data, self.pool());
+            return Ok(());
+        }
+        lane.send(data, self.pool()).map_err(|error| at(channel, error))?;
+        self.board.touch();
+        Ok(())
+    }
+
+    fn idlest(&self, device: usize) -> u16 {
+        let home = self.home(device);
+        let depth = |channel: &u16| self.lane(*channel).map_or(usize::MAX, Lane::depth);
+        // The first of equals: its own, if that is one of them.
+        let others = (0..self.channel_count()).filter(|channel| *channel != home);
+        core::iter::once(home).chain(others).min_by_key(depth).unwrap_or(home)
+    }
+
+    /// Leaves a control frame to the channel's thread.
+    pub(crate) fn post(&self, channel: u16, item: Outgoing) -> Result<(), Cause> {
+        if let Some(message) = item.message() {
+            self.session().sent_on(channel, &message).map_err(|error| at(channel, error))?;
+        }
+        self.lane(channel)?.post(item, self.pool());
+        Ok(())
+    }
+
+    pub(crate) fn lane(&self, channel: u16) -> Result<&Lane<'a>, Cause> {
+        let lane = self.position(channel).and_then(|position| self.lanes.get(position));
+        lane.ok_or_else(|| Cause::refused(std::format!("channel {channel} is not one of {}", self.lanes.len())))
+    }
+
+    /// The channel a device keeps to.
+    pub(crate) fn home(&self, device: usize) -> u16 {
+        let channels = self.lanes.len().max(1);
+        u16::try_from(device.checked_rem(channels).unwrap_or(0)).unwrap_or(0)
+    }
+
+    fn position(&self, channel: u16) -> Option<usize> {
+        match self.positions.get() {
+            Some(positions) => positions.get(usize::from(channel)).copied(),
+            None => Some(usize::from(channel)),
+        }
+    }
+
+    /// Whether nothing more comes on a channel before the devices are given up.
+    pub(crate) fn has_heard_all(&self, channel: u16) -> bool {
+        let session = self.session();
+        channel == 0
+            && match self.role {
+                Role::Source => session.phase() != Phase::Greeting && session.is_all_loaded(),
+                Role::Target => session.phase() == Phase::StopCopy && session.is_all_ended(),
+                _ => true,
+            }
+    }
+
+    /// Wakes everybody who waits for something that will not come any more.
+    pub(crate) fn close(&self) {
+        self.gate.close();
+        if let Some(pool) = self.pool() {
+            pool.close();
+        }
+        for passage in self.passages() {
+            passage.mailbox.close();
+            passage.credit.close();
+            passage.window.close();
+        }
+    }
+
+    /// Drops what is queued and tells the peer why, on every channel: which of them still work is not known.
+    pub(crate) fn abandon(&self, cause: &Cause) {
+        let is_file = self.role == Role::File || self.session().is_file();
+        let silent = is_file || matches!(cause, Cause::Peer { .. });
+        let text = cause.to_string();
+        let frame_limits = link::frame_limits(&self.limits, self.role);
+        let reason = printable(&text, frame_limits.reason_bytes).to_string();
+        for lane in &self.lanes {
+            let abort = Outgoing::Abort { code: link::code(cause), reason: reason.clone() };
+            let may = abort.message().is_some_and(|message| self.session().sent(&message).is_ok());
+            lane.abandon((may && !silent).then_some(abort));
+        }
+    }
+
+    /// Tells the peer why this side gives up, if there is a way, from the caller's thread after the others are gone.
+    pub(crate) fn tell(&self, cause: &Cause) {
+        self.abandon(cause);
+        for lane in &self.lanes {
+            // A peer that cannot be reached notices the end of the connection instead.
+            let _ = lane.run(|| self.pool());
+        }
+    }
+
+    /// Where among the connections the first channel is.
+    pub(crate) fn first_position(&self) -> usize {
+        self.position(0).unwrap_or(0)
+    }
+
+    /// Cuts every connection that can be cut.
+    pub(crate) fn cut(&self, how: Shutdown) {
+        for cut in self.cuts.iter().flatten() {
+            cut(how);
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        let channel = |index: u16| {
+            let (frames, bytes) = self.lane(index).map(Lane::totals).unwrap_or_default();
+            ChannelCounters { frames, bytes }
+        };
+        let mut counters =
+            Counters { channels: (0..self.channel_count()).map(channel).collect(), ..Counters::default() };
+        if let Some(pool) = self.pool() {
+            let bytes = |count: usize| u64::try_from(count.saturating_mul(pool.buffer_len())).unwrap_or(u64::MAX);
+            let (peak, made) = pool.peak_and_created();
+            counters.buffer_bytes_peak = bytes(peak);
+            counters.buffer_bytes_bound = bytes(pool.count_max());
+            counters.buffers_made = u64::try_from(made).unwrap_or(u64::MAX);
+            counters.chunk_bytes = u32::try_from(pool.buffer_len()).unwrap_or(u32::MAX);
+        }
+        counters
+    }
+}
+
+/// A failure of the conversation, with the channel it was on.
+pub(crate) fn at(channel: u16, error: impl Into<LinkError>) -> Cause {
+    Cause::Link { channel, error: Box::new(error.into()) }
+}
+
+/// A read that timed out, which the reader can repeat.
+pub(crate) fn is_patience(error: &FrameError) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error, FrameError::Read { source, .. } if matches!(source.kind(), WouldBlock | TimedOut))
+}

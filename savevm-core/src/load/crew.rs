@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The target's devices at work: each has a thread of its own, and receivers lend a hand where a device is quick.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::format;
+use std::string::ToString;
+use std::sync::OnceLock;
+use std::time::Instant;
+use std::vec::Vec;
+
+use stream_codec::frame::Message;
+use vfio_mig_fsm::State;
+
+use super::set::Progress;
+use crate::device::{Call, Device, DeviceError};
+use crate::digest::DigestSum;
+use crate::engine::board::Event;
+use crate::engine::buffer::Buffer;
+use crate::engine::task::Done;
+use crate::engine::window::Work;
+use crate::engine::wire::Wire;
+use crate::error::Cause;
+use crate::hooks::Phase;
+use crate::link;
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::tap::{Side, Subject, Taps};
+
+/// One local device and what is known of it.
+pub(super) struct Station<'d, D> {
+    pub(super) device: &'d mut D,
+    pub(super) progress: &'d mut Progress,
+}
+
+/// All devices of one side.
+pub(super) struct Crew<'w, 'a, 'd, D> {
+    pub(super) wire: &'w Wire<'a>,
+    /// Only the writer of a device, as its window has it, locks one: nobody waits here.
+    pub(super) stations: Vec<Mutex<Station<'d, D>>>,
+    /// For each device of the offer, the local one of that name.
+    pub(super) local: OnceLock<Vec<usize>>,
+    pub(super) one_way: bool,
+}
+
+impl<'d, D: Device> Crew<'_, '_, 'd, D> {
+    fn station(&self, index: usize) -> Result<MutexGuard<'_, Station<'d, D>>, Cause> {
+        let local = self.local.get().and_then(|local| local.get(index));
+        let station = local.and_then(|local| self.stations.get(*local));
+        let unknown = || Cause::refused(format!("the stream speaks of device {index}, which was never offered"));
+        station.map(lock).ok_or_else(unknown)
+    }
+
+    /// Prepares to look at the stream of a local device, which is that of a source's device with this identity.
+    pub(super) fn watch(&self, local: usize, taps: &Taps, stream_identity: &str) {
+        let Some(mut station) = self.stations.get(local).map(lock) else { return };
+        let Station { device, progress } = &mut *station;
+        let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
+        progress.watched = taps.watch(&Subject { side: Side::Target, name, stream_identity, identity, capabilities });
+    }
+
+    /// A receiver has a chunk: it keeps it for later, leaves it to the device's thread, or writes it.
+    pub(super) fn deliver(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
+        let window = &self.wire.passage(index)?.window;
+        match window.put(sequence, buffer) {
+            Ok(None) => Ok(()),
+            Ok(Some(buffer)) => {
+                self.write(index, buffer)?;
+                window.step_back();
+                Ok(())
+            }
+            Err(_) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
+        }
+    }
+
+    /// The thread of one device: from RESUMING to STOP.
+    pub(super) fn load(&self, index: usize) -> Result<(), Cause> {
+        self.begin(index)?;
+        let passage = self.wire.passage(index)?;
+        if !self.one_way {
+            let device = link::number(index);
+            self.wire.send(Message::DeviceAccept { device })?;
+            self.wire.send(Message::Credit { device, frames: passage.window.first_grant() })?;
+        }
+        loop {
+            match passage.window.next() {
+                Work::Write(buffer) => {
+                    self.write(index, buffer)?;
+                    passage.window.step_back();
+                }
+                Work::End(sent) => {
+                    let sum = self.finish(index, sent)?;
+                    self.wire.board.report(Event::Done { device: index, done: Done::Loaded(sum) });
+                    return Ok(());
+                }
+                Work::Closed => return Ok(()),
+            }
+        }
+    }
+
+    /// Opens the resuming session of a device.
+    fn begin(&self, index: usize) -> Result<(), Cause> {
+        let mut station = self.station(index)?;
+        station.progress.touched = true;
+        Ok(self.wire.board.in_device(|| station.device.transition(State::Resuming))?)
+    }
+
+    /// Writes a chunk, as the writer of the device, and makes room known.
+    fn write(&self, index: usize, buffer: Buffer) -> Result<(), Cause> {
+        let took = self.write_to_device(index, &buffer)?;
+        if let Some(pool) = self.wire.pool() {
+            pool.give(buffer);
+        }
+        let grant = self.wire.passage(index)?.window.written(took);
+        match grant {
+            Some(frames) if !self.one_way => self.wire.send(Message::Credit { device: link::number(index), frames }),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_to_device(&self, index: usize, buffer: &Buffer) -> Result<Duration, Cause> {
+        let mut station = self.station(index)?;
+        let Station { device, progress } = &mut *station;
+        progress.digest.update(buffer.filled());
+        let total = progress.digest.sum().bytes;
+        let limit = self.wire.limits.state_bytes_max;
+        if total > limit {
+            return Err(Cause::TooLarge { device: device.name().to_string(), limit });
+        }
+        let phase = if buffer.is_stopped { Phase::StopCopy } else { Phase::PreCopy };
+        let passed = progress.watched.data(phase, buffer.filled()).map_err(Cause::tap(device.name()))?;
+        let started = Instant::now();
+        if !passed.is_empty() {
+            self.wire.board.in_device(|| device.write(passed))?;
+        }
+        if !buffer.is_stopped {
+            progress.precopy_bytes = total;
+        }
+        self.wire.passage(index)?.bytes.store(total, Ordering::Relaxed);
+        Ok(started.elapsed())
+    }
+
+    /// Compares what arrived with what was sent, asks whoever looks at the stream, and only then has the device load it.
+    ///
+    /// mlx5, virtio and pds load a truncated state without complaint (`spec/kernel/uapi.md` section 3.4), so the
+    /// comparison is the proof and the driver's answer is not.
+    fn finish(&self, index: usize, sent: DigestSum) -> Result<DigestSum, Cause> {
+        let mut station = self.station(index)?;
+        let Station { device, progress } = &mut *station;
+        let received = progress.digest.sum();
+        if received != sent {
+            return Err(Cause::Digest { device: device.name().to_string(), sent, received });
+        }
+        let board = &self.wire.board;
+        let held = progress.watched.end().map_err(Cause::tap(device.name()))?;
+        if !held.is_empty() {
+            board.in_device(|| device.write(&held))?;
+            drop(held);
+        }
+        board.in_device(|| device.transition(State::Stop))?;
+        match board.in_device(|| device.state())? {
+            State::Stop => Ok(received),
+            other => {
+                let detail = format!("it says it stopped, and is in {other}");
+                Err(DeviceError::contract(device.name(), Call::SetState(State::Stop), detail).into())
+            }
+        }
+    }
+
+    /// A reason for every local device that something else is already doing something with.
+    pub(super) fn busy(&self) -> Result<Vec<std::string::String>, Cause> {
+        let mut reasons = Vec::new();
+        for station in &self.stations {
+            let mut station = lock(station);
+            match self.wire.board.in_device(|| station.device.state())? {
+                State::Running | State::Stop => {}
+                other => reasons.push(format!("device '{}' is in {other} here; reset it first", station.device.name())),
+            }
+        }
+        Ok(reasons)
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The scheduler at the wheel: its steps become tasks of the devices' threads, and what comes of them its events.
+
+use core::time::Duration;
+use std::string::ToString;
+use std::time::Instant;
+use std::vec;
+use std::vec::Vec;
+
+use stream_codec::frame::Message;
+
+use super::course::Course;
+use crate::engine::board::Event;
+use crate::engine::helm::out_of_place;
+use crate::engine::lane::Outgoing;
+use crate::engine::task::{Done, Task};
+use crate::error::Cause;
+use crate::hooks::{Hooks, Phase};
+use crate::link::{self, Incoming};
+use crate::sched::{self, Config, Decision, SaveScheduler, SectionId, Step, Sum};
+
+/// A scheduler and what it is told beside events.
+pub(super) struct Drive {
+    scheduler: SaveScheduler,
+    started: Instant,
+    /// Time never runs backwards, although a read is told of when its bytes are sent.
+    last: Duration,
+    /// Frames of each device, once it has ended.
+    frames: Vec<u64>,
+    finished: usize,
+    /// Whether there is a pre-copy phase to speak of.
+    has_precopy: bool,
+}
+
+impl Drive {
+    pub(super) fn new(config: Config, has_precopy: bool) -> Self {
+        let frames = vec![0; config.sections.len()];
+        let scheduler = SaveScheduler::new(config);
+        Self { scheduler, started: Instant::now(), last: Duration::ZERO, frames, finished: 0, has_precopy }
+    }
+
+    fn now(&mut self) -> Duration {
+        self.last = self.last.max(self.started.elapsed());
+        self.last
+    }
+
+    fn handle(&mut self, event: sched::Event) {
+        let now = self.now();
+        self.scheduler.handle(now, event);
+    }
+}
+
+impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
+    /// From the first pre-copy state to the last acknowledgement.
+    pub(super) fn drive(&mut self, drive: &mut Drive) -> Result<(), Cause> {
+        loop {
+            let now = drive.now();
+            let step = drive.scheduler.poll(now);
+            self.announce_phase(drive)?;
+            match step {
+                Step::Transition { section, to } => self.task(section, Task::Transition(to))?,
+                Step::Query { section } => self.task(section, Task::Query)?,
+                Step::Read { section, bytes_max, .. } => self.task(section, Task::Read { bytes_max })?,
+                // Everything initial has been sent; the target has no word for having written it.
+                Step::Announce { section, generation } => {
+                    drive.handle(sched::Event::Acknowledged { section, generation });
+                }
+                Step::Finish { section, .. } => self.finish_device(drive, section)?,
+                Step::PauseGuest => self.pause_guest(drive)?,
+                Step::Wait { until } => self.wait(drive, until)?,
+                Step::Ready => return Ok(()),
+                _ => return Err(given_up(drive)),
+            }
+            if self.is_file() && drive.finished == drive.frames.len() && self.vmm.phase == Phase::Load {
+                return Ok(());
+            }
+        }
+    }
+
+    fn task(&self, section: SectionId, task: Task) -> Result<(), Cause> {
+        self.helm.wire.passage(section.index())?.mailbox.put(task);
+        Ok(())
+    }
+
+    /// Tells the VMM of the phases that the scheduler walks.
+    fn announce_phase(&mut self, drive: &Drive) -> Result<(), Cause> {
+        let phase = match drive.scheduler.phase() {
+            sched::Phase::Setup | sched::Phase::Precopy if drive.has_precopy => Phase::PreCopy,
+            sched::Phase::Quiescing => Phase::Switchover,
+            sched::Phase::Quiet if self.vmm.phase < Phase::Switchover => Phase::Switchover,
+            _ => return Ok(()),
+        };
+        if self.vmm.phase == phase { Ok(()) } else { self.vmm.enter(phase) }
+    }
+
+    /// Everything that can is quiet: the last moment to say so while the guest runs.
+    fn pause_guest(&mut self, drive: &mut Drive) -> Result<(), Cause> {
+        let wire = self.helm.wire;
+        for channel in 0..wire.channel_count() {
+            wire.post(channel, Outgoing::Plain(Message::Switchover))?;
+        }
+        self.vmm.enter(Phase::StopCopy)?;
+        self.vmm.pause_guest()?;
+        drive.handle(sched::Event::GuestPaused);
+        if drive.frames.is_empty() { self.end_channels() } else { Ok(()) }
+    }
+
+    fn finish_device(&mut self, drive: &mut Drive, section: SectionId) -> Result<(), Cause> {
+        let index = section.index();
+        let frames = drive.frames.get(index).copied().unwrap_or(0);
+        let sum = self.sums.get(index).copied().unwrap_or_default();
+        self.helm.wire.post(0, Outgoing::Plain(link::device_end(index, frames, sum)))?;
+        drive.finished = drive.finished.saturating_add(1);
+        if drive.finished == drive.frames.len() { self.end_channels() } else { Ok(()) }
+    }
+
+    /// Nothing follows but acknowledgements.
+    fn end_channels(&mut self) -> Result<(), Cause> {
+        let wire = self.helm.wire;
+        for channel in 1..wire.channel_count() {
+            wire.post(channel, Outgoing::Plain(Message::ChannelEnd))?;
+        }
+        self.vmm.enter(Phase::Load)
+    }
+
+    fn wait(&mut self, drive: &mut Drive, until: Option<Duration>) -> Result<(), Cause> {
+        let patience = until.map_or(Duration::MAX, |until| until.saturating_sub(drive.last));
+        match self.helm.next_within(self.vmm.hooks, patience)? {
+            None => {}
+            Some(Event::Done { device, done }) => self.done(drive, device, done)?,
+            Some(Event::Control(Incoming::Loaded { index, sum })) => drive.handle(sched::Event::Loaded {
+                section: SectionId::new(index),
+                sum: Sum::new(sum.bytes, sum.crc64_nvme),
+                took: None,
+            }),
+            Some(other) => return Err(out_of_place(other)),
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, drive: &mut Drive, device: usize, done: Done) -> Result<(), Cause> {
+        let section = SectionId::new(device);
+        match done {
+            Done::Moved => drive.handle(sched::Event::Transitioned { section }),
+            Done::Queried(sizes) => drive.handle(sched::Event::Queried { section, sizes }),
+            Done::Read { bytes, sending } => {
+                // Bandwidth counts while there is something to send: from when it was read.
+                let read_at = drive.started.elapsed().saturating_sub(sending).max(drive.last);
+                drive.last = read_at;
+                drive.scheduler.handle(read_at, sched::Event::Read { section, bytes });
+                drive.handle(sched::Event::Sent { section, bytes });
+            }
+            Done::Drained => drive.handle(sched::Event::Drained { section }),
+            Done::Ended { sum, frames } => {
+                if let (Some(slot), Some(known)) = (drive.frames.get_mut(device), self.sums.get_mut(device)) {
+                    (*slot, *known) = (frames, sum);
+                }
+                drive.handle(sched::Event::Ended { section, sum: Sum::new(sum.bytes, sum.crc64_nvme) });
+            }
+            Done::Described { .. } | Done::Loaded(_) => {
+                return Err(out_of_place(Event::Done { device, done }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the scheduler wants no more.
+fn given_up(drive: &mut Drive) -> Cause {
+    let mut reason = "the scheduler gave up".to_string();
+    while let Some((_, decision)) = drive.scheduler.take_decision() {
+        if let Decision::GiveUp(cause) = decision {
+            reason = cause.to_string();
+        }
+    }
+    Cause::GivenUp { reason }
+}

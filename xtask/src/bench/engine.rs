@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `engine`: a whole migration in one process, against the reads and writes it cannot do without.
+//!
+//! The state of a device is a file: read and written page by page, as a driver's data fd is. The baseline moves the same
+//! files with one reading and one writing thread per device, each over a connection of its own, 1 MiB at a time and
+//! without a word about what it is.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use savevm_core::load::{self, LoadOptions};
+use savevm_core::save::{self, SaveOptions};
+use savevm_core::{Channel, Device, DeviceError, PrecopyInfo, TransitionError, device};
+use vfio_mig_fsm::{Capabilities, State};
+
+use super::{Comparison, Contender, Goal, Outcome, Setting, Unit, per_second};
+
+const CHUNK_BYTES: usize = 1 << 20;
+/// `spec/perf/bench-plan.md`: what it adds must not show.
+const GOAL: Option<Goal> = Some(Goal::AtLeast(0.95));
+/// With a checksum of each piece at both ends.
+const CHECKED_GOAL: Option<Goal> = Some(Goal::AtLeast(0.93));
+
+pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
+    let total_bytes: u64 = if setting.quick { 64 << 20 } else { 512 << 20 };
+    let mut outcomes = Vec::new();
+    for (devices, channels) in [(1, 1), (1, 4), (4, 2), (4, 4)] {
+        let files = Files::new(&setting.folder, devices, total_bytes)?;
+        for transport in [Transport::Tcp, Transport::Unix] {
+            let engine = |checks| files.migrate(transport, channels, checks);
+            outcomes.push(setting.compare(Comparison {
+                name: format!("engine/{transport:?}, {devices} devices, {channels} channels").to_lowercase(),
+                unit: Unit::BytesPerSecond,
+                baseline: Contender::new("bare pump", None, || files.pump(transport)),
+                contenders: vec![
+                    Contender::new("engine", GOAL, move || engine(false)),
+                    Contender::new("engine, piece checksums", CHECKED_GOAL, move || engine(true)),
+                ],
+            })?);
+        }
+    }
+    Ok(outcomes)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// What the pump reads and writes over.
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+type Ends = (Box<dyn Stream>, Box<dyn Stream>);
+
+impl Transport {
+    /// Two ends of a connection.
+    fn pair(self) -> Result<Ends, String> {
+        match self {
+            Self::Tcp => {
+                let (left, right) = tcp()?;
+                Ok((Box::new(left), Box::new(right)))
+            }
+            Self::Unix => {
+                let (left, right) = UnixStream::pair().map_err(failed)?;
+                Ok((Box::new(left), Box::new(right)))
+            }
+        }
+    }
+}
+
+fn failed(error: impl core::fmt::Display) -> String {
+    format!("cannot measure: {error}")
+}
+
+fn tcp() -> Result<(TcpStream, TcpStream), String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+    let left = TcpStream::connect(listener.local_addr().map_err(failed)?).map_err(failed)?;
+    Ok((left, listener.accept().map_err(failed)?.0))
+}
+
+/// The devices' states, at both sides.
+struct Files {
+    source: Vec<File>,
+    target: Vec<File>,
+    total_bytes: u64,
+}
+
+impl Files {
+    fn new(folder: &Path, devices: u32, total_bytes: u64) -> Result<Self, String> {
+        let each = total_bytes.checked_div(devices.into()).unwrap_or(0);
+        let file = |seed: u32| {
+            let mut file = tempfile::tempfile_in(folder)?;
+            let mut state = u64::from(seed) | 1;
+            let mut left = each;
+            while left > 0 {
+                let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+                while chunk.len() < CHUNK_BYTES {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    chunk.extend_from_slice(&state.to_le_bytes());
+                }
+                file.write_all(&chunk)?;
+                left = left.saturating_sub(1 << 20);
+            }
+            Ok(file)
+        };
+        let files =
+            |first: u32| (first..first.saturating_add(devices)).map(file).collect::<std::io::Result<Vec<File>>>();
+        Ok(Self { source: files(1).map_err(failed)?, target: files(1000).map_err(failed)?, total_bytes })
+    }
+
+    /// Read, send, receive, write; nothing else.
+    fn pump(&self, transport: Transport) -> Result<f64, String> {
+        let pairs = self.source.iter().map(|_| transport.pair()).collect::<Result<Vec<_>, _>>()?;
+        per_second(self.total_bytes, || {
+            thread::scope(|scope| {
+                let mut ends = Vec::new();
+                for ((source, target), (left, right)) in self.source.iter().zip(&self.target).zip(pairs) {
+                    ends.push(scope.spawn(move || copy(source, left)));
+                    ends.push(scope.spawn(move || copy_out(right, target)));
+                }
+                ends.into_iter().try_for_each(|end| end.join().map_err(|_| "a thread panicked")?.map_err(failed))
+            })
+        })
+    }
+
+    fn migrate(&self, transport: Transport, channels: usize, checks: bool) -> Result<f64, String> {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..channels {
+            let (left, right) = match transport {
+                Transport::Tcp => {
+                    let (left, right) = tcp()?;
+                    (Channel::tcp(left), Channel::tcp(right))
+                }
+                Transport::Unix => {
+                    let (left, right) = UnixStream::pair().map_err(failed)?;
+                    (Channel::unix(left), Channel::unix(right))
+                }
+            };
+            ours.push(left.map_err(failed)?);
+            theirs.push(right.map_err(failed)?);
+        }
+        let (mut source, mut target) = (devices(&self.source)?, devices(&self.target)?);
+        let (mut save_options, mut load_options) = (SaveOptions::default(), LoadOptions::default());
+        (save_options.limits.payload_checksums, load_options.limits.payload_checksums) = (checks, checks);
+        per_second(self.total_bytes, || {
+            thread::scope(|scope| {
+                let target = scope.spawn(|| {
+                    load::load(&mut target, theirs, &mut (), &load_options).and_then(load::Loaded::run).map(|_| ())
+                });
+                let saved = save::save(&mut source, ours, &mut (), &save_options).and_then(save::Ready::commit);
+                saved.map_err(failed)?;
+                target.join().map_err(|_| "the target panicked")?.map_err(failed)
+            })
+        })
+    }
+}
+
+fn copy(mut source: &File, mut out: Box<dyn Stream>) -> std::io::Result<()> {
+    source.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match source.read(&mut buffer)? {
+            0 => return out.flush(),
+            length => out.write_all(buffer.get(..length).unwrap_or_default())?,
+        }
+    }
+}
+
+fn copy_out(mut stream: Box<dyn Stream>, mut target: &File) -> std::io::Result<()> {
+    target.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match stream.read(rest)? {
+                0 => break,
+                length => filled = length.saturating_add(filled),
+            }
+        }
+        if filled == 0 {
+            return Ok(());
+        }
+        target.write_all(buffer.get(..filled).unwrap_or_default())?;
+    }
+}
+
+fn devices(files: &[File]) -> Result<Vec<FileDevice>, String> {
+    let device = |(index, file): (usize, &File)| {
+        let file = file.try_clone().map_err(failed)?;
+        Ok(FileDevice { name: format!("device{index}"), file, state: State::Running })
+    };
+    files.iter().enumerate().map(device).collect()
+}
+
+/// A device whose state is a file, read once it is stopped.
+struct FileDevice {
+    name: String,
+    file: File,
+    state: State,
+}
+
+impl FileDevice {
+    fn failed(&self, call: device::Call, error: &std::io::Error) -> DeviceError {
+        DeviceError::contract(&self.name, call, error.to_string())
+    }
+}
+
+impl Device for FileDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> &str {
+        "file"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::StopCopy
+    }
+
+    fn state(&mut self) -> Result<State, DeviceError> {
+        Ok(self.state)
+    }
+
+    fn transition(&mut self, to: State) -> Result<(), TransitionError> {
+        let sought = self.file.seek(SeekFrom::Start(0));
+        sought.map_err(|error| {
+            let found = device::Found::State(self.state);
+            TransitionError::new(to, found, self.failed(device::Call::SetState(to), &error))
+        })?;
+        self.state = to;
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<device::Read, DeviceError> {
+        match self.file.read(buffer) {
+            Ok(0) => Ok(device::Read::End),
+            Ok(length) => Ok(device::Read::Bytes(length)),
+            Err(error) => Err(self.failed(device::Call::Read, &error)),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| self.failed(device::Call::Write, &error))
+    }
+
+    fn precopy_info(&mut self) -> Result<PrecopyInfo, DeviceError> {
+        Ok(PrecopyInfo::default())
+    }
+
+    fn stop_copy_bytes(&mut self) -> Result<u64, DeviceError> {
+        let length = self.file.metadata().map(|metadata| metadata.len());
+        length.map_err(|error| self.failed(device::Call::StopCopySize, &error))
+    }
+
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        self.state = State::Running;
+        Ok(())
+    }
+}
