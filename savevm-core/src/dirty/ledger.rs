@@ -3,6 +3,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::bitmap::{Bitmap, BitmapError, bytes_for};
 use super::owed::{Owed, Portion, Target};
@@ -43,7 +44,12 @@ pub struct Ledger {
     attempt: u64,
     /// Where the next [`take`](Self::take) goes on.
     cursor: (RegionId, usize),
+    /// The memory of batches that are settled.
+    spare: Vec<Vec<u64>>,
 }
+
+/// So many batches are on their way at once, or a few more, whose memory is not kept.
+const SPARES_MAX: usize = 16;
 
 /// One region and its bitmaps.
 #[derive(Debug)]
@@ -109,6 +115,7 @@ impl Ledger {
             bitmap_bytes: 0,
             attempt: attempts::next(),
             cursor: (RegionId(0), 0),
+            spare: Vec::new(),
         }
     }
 
@@ -192,17 +199,19 @@ impl Ledger {
         // The region of the cursor comes twice: from the cursor on, and at last from its beginning.
         let behind = self.regions.range(start..).map(|(id, _)| *id);
         let before = self.regions.range(..=start).map(|(id, _)| *id);
-        let order: alloc::vec::Vec<RegionId> = behind.chain(before).collect();
+        let order: Vec<RegionId> = behind.chain(before).collect();
         let mut word = if self.regions.contains_key(&start) { word } else { 0 };
+        let mut words = self.spare.pop().unwrap_or_default();
         for region in order {
             let Some(account) = self.regions.get_mut(&region) else { continue };
             let from = core::mem::take(&mut word);
-            if let Some((taken, next)) = take(account, from, portion)? {
+            if let Some((taken, next)) = take(account, from, portion, &mut words)? {
                 self.cursor = (region, next);
                 let first = taken.first;
                 return Ok(Some(Owed { attempt: self.attempt, region, first, words: taken.words, pages: taken.pages }));
             }
         }
+        self.spare.push(words);
         Ok(None)
     }
 
@@ -212,11 +221,7 @@ impl Ledger {
     /// When the batch is of an attempt that was given up, of a region that was removed, or of another ledger: it changes
     /// nothing then, and its pages have been given back already.
     pub fn acknowledge(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account, index, bits| {
-            if let Some(held) = account.held.words_mut().get_mut(index) {
-                *held |= bits;
-            }
-        })
+        self.settle(owed, |account| &mut account.held)
     }
 
     /// These pages were not sent, or nobody knows: they are dirty again.
@@ -224,11 +229,7 @@ impl Ledger {
     /// # Errors
     /// As [`acknowledge`](Self::acknowledge).
     pub fn give_back(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account, index, bits| {
-            if let Some(dirty) = account.dirty.words_mut().get_mut(index) {
-                *dirty |= bits;
-            }
-        })
+        self.settle(owed, |account| &mut account.dirty)
     }
 
     /// Ends an attempt that failed or was cancelled: what is owed is dirty again, and what the target held too if it is lost.
@@ -286,16 +287,18 @@ impl Ledger {
         }
     }
 
-    /// Takes the pages of a batch off what is owed, and tells `then` of every word of it.
-    fn settle(&mut self, owed: Owed, then: impl Fn(&mut Account, usize, u64)) -> Result<(), Stale> {
+    /// Moves the pages of a batch from what is owed to another bitmap of its region.
+    fn settle(&mut self, owed: Owed, into: impl Fn(&mut Account) -> &mut Bitmap) -> Result<(), Stale> {
         let account = self.regions.get_mut(&owed.region);
         let Some(account) = account.filter(|_| owed.attempt == self.attempt) else { return Err(Stale { owed }) };
         let first = super::bitmap::word_of(owed.first);
-        for (bits, index) in owed.words.iter().zip(first..) {
-            if let Some(word) = account.owed.words_mut().get_mut(index) {
-                *word &= !bits;
-            }
-            then(account, index, *bits);
+        let words = first..first.saturating_add(owed.words.len());
+        let was_owed = account.owed.words_mut().get_mut(words.clone()).unwrap_or_default();
+        was_owed.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word &= !bits);
+        let into = into(account).words_mut().get_mut(words).unwrap_or_default();
+        into.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word |= bits);
+        if self.spare.len() < SPARES_MAX {
+            self.spare.push(owed.words);
         }
         Ok(())
     }

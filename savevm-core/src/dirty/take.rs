@@ -17,10 +17,14 @@ pub(super) struct Taken {
 }
 
 /// Moves the next pages that are dirty and not owed from dirty to owed, from word `from` on. Also says where to go on.
+///
+/// `words` is memory of an earlier batch, or none: a batch is hundreds of KiB, and memory that is new from the system costs more than
+/// the pass over it.
 pub(super) fn take(
     account: &mut Account,
     from: usize,
     portion: Portion,
+    words: &mut Vec<u64>,
 ) -> Result<Option<(Taken, usize)>, BitmapError> {
     let Some(begin) = find(account, from) else { return Ok(None) };
     let span = usize::try_from(portion.span_pages_max.get().div_ceil(64)).unwrap_or(usize::MAX);
@@ -28,20 +32,29 @@ pub(super) fn take(
     let span = span.min(dirty.len().saturating_sub(begin));
     let end = begin.saturating_add(span);
     let (Some(dirty), Some(owed)) = (dirty.get_mut(begin..end), owed.get_mut(begin..end)) else { return Ok(None) };
-    let mut words = Vec::new();
+    words.clear();
     let bytes = u64::try_from(span).unwrap_or(u64::MAX).saturating_mul(8);
     words.try_reserve_exact(span).map_err(|_| BitmapError::NoMemory { bytes })?;
+    let mut words = core::mem::take(words);
     let mut left = portion.pages_max.get();
     for (dirty, owed) in dirty.chunks_mut(BLOCK_WORDS).zip(owed.chunks_mut(BLOCK_WORDS)) {
         if left == 0 {
             break;
         }
-        let free = |(dirty, owed): (&u64, &u64)| u64::from((dirty & !owed).count_ones());
-        let pages: u64 = dirty.iter().zip(owed.iter()).map(free).sum();
+        let at = words.len();
+        words.extend(dirty.iter().zip(owed.iter()).map(|(dirty, owed)| dirty & !owed));
+        let free = words.get(at..).unwrap_or_default();
+        if free.iter().fold(0, |any, word| any | word) == 0 {
+            continue;
+        }
+        let pages: u64 = free.iter().map(|word| u64::from(word.count_ones())).sum();
         if pages <= left {
-            words.extend(dirty.iter_mut().zip(owed).map(|(dirty, owed)| move_bits(dirty, owed, *dirty & !*owed)));
+            for ((dirty, owed), bits) in dirty.iter_mut().zip(owed).zip(free) {
+                move_bits(dirty, owed, *bits);
+            }
             left = left.saturating_sub(pages);
         } else {
+            words.truncate(at);
             for (dirty, owed) in dirty.iter_mut().zip(owed) {
                 if left == 0 {
                     break;
