@@ -53,6 +53,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod device;
+pub mod dirty;
 mod hooks;
 pub mod identity;
 mod limits;

@@ -53,7 +53,8 @@
 //! | 0x0017 | Credit | T | required | none |
 //! | 0x0020 | ChannelEnd | S T | none | none |
 //! | 0x0021–0x002f | *channels* | | | kept |
-//! | 0x0100–0x01ff | *RAM* | | | kept: the guest's memory |
+//! | 0x0100 | Region | S | required | below |
+//! | 0x0101–0x01ff | *RAM* | | | kept: the guest's memory |
 //! | 0x8000–0xffff | *private* | | | for parties that agreed on a feature bit |
 //!
 //! Numbers not listed are free for later versions. New kinds need no new version: a feature bit announces them, or
@@ -70,7 +71,7 @@
 //! | 8 | 2 | channel index, below the count |
 //! | 10 | 2 | channel count, at least 1 |
 //! | 12 | 4 | device count: devices have the numbers 0 to one less |
-//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums |
+//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums, bit 2 guest memory |
 //! | 24 | 8 | required features, a subset of the offered ones |
 //! | 32 | 16 | session nonce: random, chosen by the source, repeated by the target |
 //! | 48 | 4 | largest Data payload the sender of the Hello takes, zero for none |
@@ -90,6 +91,28 @@
 //! | 20 | 4 | zero |
 //! | 24 | | name: UTF-8 without control characters or `/`; not `.` or `..` |
 //! | | | identity: UTF-8 without control characters |
+//!
+//! ## Region, 24 bytes and a text
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | size of the region in bytes |
+//! | 8 | 8 | size of its pages in bytes, as the source keeps account of them |
+//! | 16 | 2 | length of the name |
+//! | 18 | 6 | zero |
+//! | 24 | | name, as a device's |
+//!
+//! ## Data of guest memory
+//!
+//! A row of records, each in a later region than the one before or behind its last byte.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | offset in the region, in bytes |
+//! | 8 | 4 | length in bytes, at least 1 |
+//! | 12 | 2 | region: its place among the Region frames, from 0 |
+//! | 14 | 2 | flags: bit 0, all of these bytes are zero and none of them follows. Bits 1 to 15 are zero |
+//! | 16 | | the bytes |
 //!
 //! ## DeviceEnd and Loaded, 16 bytes and a digest
 //!
@@ -145,6 +168,13 @@
 //! device waits for another. A frame beyond the credit is a violation. A credit is above the one before and at most 128
 //! frames ahead of the first frame that has not come.
 //!
+//! # Guest memory
+//!
+//! With feature bit 2 one device may stand for guest memory. Its Region frames come before its DeviceOpen, in the order in which
+//! Data names them; a device without any is a device. All else is as for a device: credit, the order of its frames, count and digest, which are over the
+//! payloads. Here a credit says more: a target raises it only by frames that it has written to its memory, in their order. So all of them
+//! have arrived but as many as the first credit allowed, and the source need not send those pages again.
+//!
 //! # Using it
 //!
 //! * Pure functions: [`Header::encode`], [`Header::decode`], [`encode_control`], [`data_header`], [`parse_control`].
@@ -163,6 +193,7 @@ pub mod io;
 mod kind;
 mod limits;
 mod message;
+mod pages;
 mod parse;
 mod prologue;
 mod session;
@@ -176,7 +207,8 @@ pub use self::header::{HEADER_BYTES, Header};
 pub use self::hello::{Agreement, Channel, Hello, Refusal, Role, Support, VERSION};
 pub use self::kind::{FLAG_SKIPPABLE, FLAG_UNCHECKED, Kind, NO_DEVICE};
 pub use self::limits::Limits;
-pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message};
+pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message, Region};
+pub use self::pages::{Content, Pages, PagesError, PagesWriter, RECORD_BYTES, Record, RecordFault};
 pub use self::parse::{parse_control, verify_payload};
 pub use self::prologue::{FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue};
 pub use self::session::{CHANNELS_MAX, CREDIT_FRAMES_MAX, DevicePhase, Phase, Session, SessionError, Violation};

@@ -170,3 +170,17 @@ fn data_without_a_checksum() {
     let refused = Header::decode(&bytes, &Limits::DEFAULT, 0).unwrap_err();
     assert_eq!(refused.reason, Reason::Flags { kind: 0x12, flags: 2 }, "only a side that offered it takes it");
 }
+
+#[test]
+fn region() {
+    let region = stream_codec::frame::Region { device: 1, name: "ram", bytes: 0x4000_0000, page_bytes: 0x1000 };
+    check(
+        &Message::Region(region),
+        "00 01 00 00  1b 00 00 00  01 00 00 00  00 00 00 00  00 00 00 00 00 00 00 00  22 69 77 93  90 07 a6 3a
+         00 00 00 40 00 00 00 00 | size
+         00 10 00 00 00 00 00 00 | page size
+         03 00                   | name length
+         00 00 00 00 00 00
+         72 61 6d                | ram",
+    );
+}

@@ -15,7 +15,8 @@ use common::{control, record};
 use proptest::prelude::*;
 use stream_codec::frame::{
     Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, DigestAlgorithm, FrameDecoder, HEADER_BYTES, Header,
-    Hello, Limits, Loaded, Message, NO_DEVICE, Role, Support, data_header, encode_prologue, parse_control, printable,
+    Hello, Limits, Loaded, Message, NO_DEVICE, Region, Role, Support, data_header, encode_prologue, parse_control,
+    printable,
 };
 use stream_codec::testkit::check_bytes;
 
@@ -25,6 +26,7 @@ enum Parts {
     Hello(Hello),
     Open { device: u32, name: String, identity: String, flags: u64, bytes: u64 },
     Accept(u32),
+    Region { device: u32, name: String, bytes: u64, page_bytes: u64 },
     Credit(u32, u64),
     End { device: u32, frames: u64, bytes: u64, digest: Digest },
     Loaded { device: u32, bytes: u64, digest: Digest },
@@ -43,6 +45,9 @@ impl Parts {
                 migration_flags: *flags,
                 stop_copy_bytes: *bytes,
             }),
+            Self::Region { device, name, bytes, page_bytes } => {
+                Message::Region(Region { device: *device, name, bytes: *bytes, page_bytes: *page_bytes })
+            }
             Self::Accept(device) => Message::DeviceAccept { device: *device },
             &Self::Credit(device, frames) => Message::Credit { device, frames },
             &Self::End { device, frames, bytes, digest } => {
@@ -85,10 +90,12 @@ fn digest() -> impl Strategy<Value = Digest> {
 fn parts() -> impl Strategy<Value = Parts> {
     let device = || 0..NO_DEVICE;
     let name = "[^/\\pC]{1,60}".prop_filter("not a path", |name| name != "." && name != "..");
+    let region = (device(), name.clone(), any::<(u64, u64)>());
     let open = (device(), name, "[^\\pC]{0,60}", any::<(u64, u64)>());
     prop_oneof![
         hello().prop_map(Parts::Hello),
         open.prop_map(|(device, name, identity, (flags, bytes))| Parts::Open { device, name, identity, flags, bytes }),
+        region.prop_map(|(device, name, (bytes, page_bytes))| Parts::Region { device, name, bytes, page_bytes }),
         device().prop_map(Parts::Accept),
         (device(), any::<u64>()).prop_map(|(device, frames)| Parts::Credit(device, frames)),
         (device(), any::<(u64, u64)>(), digest())
@@ -126,7 +133,7 @@ proptest! {
     /// With checksums that fit, so that what is behind them is reached.
     #[test]
     fn any_header_and_payload_are_survived(
-        kind in prop_oneof![0u16..0x22, any::<u16>()],
+        kind in prop_oneof![0u16..0x22, Just(0x100), any::<u16>()],
         flags in prop_oneof![Just(0u16), Just(1), any::<u16>()],
         device in prop_oneof![0u32..5, Just(NO_DEVICE), any::<u32>()],
         (channel, sequence) in prop_oneof![Just((0u32, 0u64)), any::<(u32, u64)>()],

@@ -13,7 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::io::{Frame, FrameReader};
 use stream_codec::frame::{
-    Event, FrameDecoder, Header, Limits, Message, Role, Session, Support, encode_control, encode_prologue,
+    Content, Event, FrameDecoder, Header, Limits, Message, Pages, RECORD_BYTES, Record as MemoryRecord, Role, Session,
+    Support, encode_control, encode_prologue,
 };
 use stream_codec::testkit::check_bytes;
 
@@ -21,6 +22,7 @@ const LIMITS: Limits = Limits {
     data_bytes: 200,
     control_bytes: 300,
     devices: 4,
+    regions: 3,
     channels: 4,
     unchecked_data: true,
     name_bytes: 40,
@@ -54,7 +56,12 @@ impl RawFrame<'_> {
     fn append(&self, stream: &mut Vec<u8>) {
         let payload = self.payload.get(..400).unwrap_or(self.payload);
         let header = Header {
-            kind: u16::from(self.kind) | if self.kind_is_high { 0x8000 } else { 0 },
+            // High: the kinds of guest memory, then those that may be skipped.
+            kind: match self.kind_is_high {
+                false => self.kind.into(),
+                true if self.kind < 4 => 0x100 | u16::from(self.kind),
+                true => 0x8000 | u16::from(self.kind),
+            },
             flags: self.flags.into(),
             payload_length: payload.len() as u32,
             device: if self.device == u8::MAX { u32::MAX } else { self.device.into() },
@@ -129,7 +136,7 @@ fn decoded(stream: &[u8]) -> (Vec<Record>, bool) {
 fn read(stream: impl Read) -> (Vec<Record>, bool) {
     let mut reader = FrameReader::new(stream, LIMITS);
     let mut records = Vec::new();
-    let support = Support { offered: Support::CREDIT | Support::UNCHECKED, ..Support::CURRENT };
+    let support = Support { offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY, ..Support::CURRENT };
     let mut session = Session::new(Role::Target, support, LIMITS);
     let mut grants = 0;
     loop {
@@ -170,11 +177,25 @@ fn read(stream: impl Read) -> (Vec<Record>, bool) {
     }
 }
 
+/// Records of guest memory are in the order of their places, and never more than the payload.
+fn check_pages(payload: &[u8]) {
+    let (mut least, mut length) = ((0, 0), 0);
+    for record in Pages::new(payload) {
+        let Ok(MemoryRecord { region, offset, content }) = record else { return };
+        assert!((region, offset) >= least && content.length() > 0);
+        least = (region, offset + content.length());
+        length += RECORD_BYTES + if let Content::Bytes(bytes) = content { bytes.len() } else { 0 };
+    }
+    assert_eq!(length, payload.len());
+}
+
 fuzz_target!(|input: Input<'_>| {
     let mut stream = if input.has_prologue { encode_prologue().to_vec() } else { Vec::new() };
     input.frames.iter().for_each(|frame| frame.append(&mut stream));
     stream.extend_from_slice(input.rest);
 
+    check_pages(input.rest);
+    input.frames.iter().for_each(|frame| check_pages(frame.payload));
     let bytes_max = LIMITS.control_bytes as usize;
     check_bytes(|| FrameDecoder::new(LIMITS), record, bytes_max, &stream, input.seed);
 

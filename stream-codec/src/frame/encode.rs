@@ -9,7 +9,7 @@ use super::header::{HEADER_BYTES, Header};
 use super::hello::Hello;
 use super::kind::{DeviceField, Kind, NO_DEVICE};
 use super::limits::Limits;
-use super::message::{Abort, DeviceOpen, Message};
+use super::message::{Abort, DeviceOpen, Message, Region};
 use super::text;
 
 /// The header of a Data frame. The caller writes it and the payload behind it, in one vectored write.
@@ -81,6 +81,7 @@ fn append_payload(message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     match message {
         Message::Hello(hello) => append_hello(hello, out),
         Message::DeviceOpen(open) => append_open(open, out),
+        Message::Region(region) => append_region(region, out),
         Message::DeviceEnd(end) => append_total(end.bytes, &end.digest, out),
         Message::Loaded(loaded) => append_total(loaded.bytes, &loaded.digest, out),
         Message::Abort(abort) => append_abort(abort, out),
@@ -120,6 +121,16 @@ fn append_open(open: &DeviceOpen<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(identity.as_bytes());
+    Ok(())
+}
+
+fn append_region(region: &Region<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let name = text::name(region.name.as_bytes(), u16::MAX)?;
+    out.extend_from_slice(&region.bytes.to_le_bytes());
+    out.extend_from_slice(&region.page_bytes.to_le_bytes());
+    out.extend_from_slice(&length_field(name).to_le_bytes());
+    out.extend_from_slice(&[0; 6]);
+    out.extend_from_slice(name.as_bytes());
     Ok(())
 }
 

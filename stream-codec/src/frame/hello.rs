@@ -63,7 +63,8 @@ pub struct Support {
     pub version_min: u16,
     /// Highest version; at least `version_min`.
     pub version_max: u16,
-    /// Features it can use, one bit each: [`Support::CREDIT`], [`Support::UNCHECKED`].
+    /// Features it can use, one bit each: [`Support::CREDIT`], [`Support::UNCHECKED`],
+    /// [`Support::MEMORY`].
     pub offered: u64,
     /// Those it cannot do without: a subset of the offered ones.
     pub required: u64,
@@ -76,6 +77,9 @@ impl Support {
 
     /// Feature bit 1: Data may come without a checksum of its own.
     pub const UNCHECKED: u64 = 2;
+
+    /// Feature bit 2: one device stands for guest memory. A source with memory requires it.
+    pub const MEMORY: u64 = 4;
 
     /// Version 1 and no feature: what every reader of version 1 understands.
     pub const CURRENT: Self = Self { version_min: VERSION, version_max: VERSION, offered: 0, required: 0 };
@@ -145,13 +149,13 @@ pub enum Refusal {
         theirs: (u16, u16),
     },
     /// The peer cannot do without a feature we do not offer.
-    #[error("the peer requires feature bit {bit}, which we do not offer")]
+    #[error("the peer requires feature bit {bit}{}, which we do not offer", meaning(*.bit))]
     PeerRequires {
         /// The lowest such bit.
         bit: u32,
     },
     /// We cannot do without a feature the peer does not offer.
-    #[error("we require feature bit {bit}, which the peer does not offer")]
+    #[error("we require feature bit {bit}{}, which the peer does not offer", meaning(*.bit))]
     WeRequire {
         /// The lowest such bit.
         bit: u32,
@@ -161,6 +165,16 @@ pub enum Refusal {
 impl Blame for Refusal {
     fn fault(&self) -> Fault {
         Fault::Versions
+    }
+}
+
+/// What a feature bit is for, for a message.
+const fn meaning(bit: u32) -> &'static str {
+    match bit {
+        0 => " (credit)",
+        1 => " (data without checksums)",
+        2 => " (guest memory)",
+        _ => "",
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Kind {
     Credit,
     /// 0x0020: nothing follows on this channel.
     ChannelEnd,
+    /// 0x0100: the source names a region of guest memory.
+    Region,
 }
 
 /// What a kind puts into the header's `device` field.
@@ -54,7 +56,7 @@ pub(super) enum DeviceField {
 
 impl Kind {
     /// Every kind of version 1, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Abort,
         Self::Switchover,
@@ -67,6 +69,7 @@ impl Kind {
         Self::Loaded,
         Self::Credit,
         Self::ChannelEnd,
+        Self::Region,
     ];
 
     /// The number on the wire.
@@ -85,6 +88,7 @@ impl Kind {
             Self::Loaded => 0x0014,
             Self::Credit => 0x0017,
             Self::ChannelEnd => 0x0020,
+            Self::Region => 0x0100,
         }
     }
 
@@ -104,6 +108,7 @@ impl Kind {
             0x0014 => Self::Loaded,
             0x0017 => Self::Credit,
             0x0020 => Self::ChannelEnd,
+            0x0100 => Self::Region,
             _ => return None,
         })
     }
@@ -124,14 +129,19 @@ impl Kind {
             Self::Loaded => "Loaded",
             Self::Credit => "Credit",
             Self::ChannelEnd => "ChannelEnd",
+            Self::Region => "Region",
         }
     }
 
     pub(super) const fn device_field(self) -> DeviceField {
         match self {
-            Self::DeviceOpen | Self::DeviceAccept | Self::Data | Self::DeviceEnd | Self::Loaded | Self::Credit => {
-                DeviceField::Required
-            }
+            Self::DeviceOpen
+            | Self::DeviceAccept
+            | Self::Data
+            | Self::DeviceEnd
+            | Self::Loaded
+            | Self::Credit
+            | Self::Region => DeviceField::Required,
             Self::Abort => DeviceField::Optional,
             Self::Hello | Self::Switchover | Self::Commit | Self::Complete | Self::ChannelEnd => DeviceField::Absent,
         }

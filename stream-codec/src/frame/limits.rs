@@ -17,6 +17,8 @@ pub struct Limits {
     pub control_bytes: u32,
     /// Most devices in one stream; device numbers are below it. 256 by default. `u32::MAX` counts as one less.
     pub devices: u32,
+    /// Most regions of guest memory. 256 by default.
+    pub regions: u16,
     /// Most channels of one session, at most 64. 64 by default.
     pub channels: u16,
     /// Whether Data without a checksum is taken: for a side that offers [`Support::UNCHECKED`](super::Support::UNCHECKED).
@@ -36,6 +38,7 @@ impl Limits {
         data_bytes: 1 << 20,
         control_bytes: 4096,
         devices: 256,
+        regions: 256,
         channels: 64,
         unchecked_data: false,
         name_bytes: super::NAME_BYTES_MAX,
@@ -48,6 +51,7 @@ impl Limits {
         data_bytes: u32::MAX,
         control_bytes: u32::MAX,
         devices: u32::MAX,
+        regions: u16::MAX,
         channels: u16::MAX,
         unchecked_data: true,
         name_bytes: super::NAME_BYTES_MAX,

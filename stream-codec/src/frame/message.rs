@@ -15,6 +15,8 @@ pub enum Message<'a> {
     Hello(Hello),
     /// Source: names a device.
     DeviceOpen(DeviceOpen<'a>),
+    /// Source: a region of guest memory, before the DeviceOpen of the device that stands for memory.
+    Region(Region<'a>),
     /// Target: will take the device.
     DeviceAccept {
         /// The device's number.
@@ -51,6 +53,7 @@ impl Message<'_> {
         match self {
             Self::Hello(_) => Kind::Hello,
             Self::DeviceOpen(_) => Kind::DeviceOpen,
+            Self::Region(_) => Kind::Region,
             Self::DeviceAccept { .. } => Kind::DeviceAccept,
             Self::DeviceEnd(_) => Kind::DeviceEnd,
             Self::Switchover => Kind::Switchover,
@@ -68,6 +71,7 @@ impl Message<'_> {
     pub const fn device(&self) -> Option<u32> {
         match self {
             Self::DeviceOpen(open) => Some(open.device),
+            Self::Region(region) => Some(region.device),
             Self::DeviceAccept { device } | Self::Credit { device, .. } => Some(*device),
             Self::DeviceEnd(end) => Some(end.device),
             Self::Loaded(loaded) => Some(loaded.device),
@@ -104,6 +108,19 @@ pub struct DeviceOpen<'a> {
     pub migration_flags: u64,
     /// Estimate of the stop-copy size in bytes. A hint: never allocate by it.
     pub stop_copy_bytes: u64,
+}
+
+/// A piece of guest memory that the source is going to send.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Region<'a> {
+    /// Number of the device that stands for guest memory.
+    pub device: u32,
+    /// Name by which both sides mean it: 1 to 255 bytes as a device's name.
+    pub name: &'a str,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// What one dirty bit of the source stands for, in bytes.
+    pub page_bytes: u64,
 }
 
 /// The end of a device's state, with what the target must have by then.

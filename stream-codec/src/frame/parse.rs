@@ -7,7 +7,7 @@ use super::header::{HEADER_BYTES, Header};
 use super::hello::{Channel, Hello, Role, Support, VERSION};
 use super::kind::{Kind, NO_DEVICE};
 use super::limits::Limits;
-use super::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message};
+use super::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message, Region};
 use super::text;
 use crate::cursor::{Cursor, CursorError};
 use crate::decode::Located;
@@ -48,6 +48,7 @@ pub fn parse_control<'a>(
         Kind::Data => return Ok(None),
         Kind::Hello => hello(&mut cursor, limits).map(Message::Hello),
         Kind::DeviceOpen => device_open(&mut cursor, header.device, limits).map(Message::DeviceOpen),
+        Kind::Region => region(&mut cursor, header.device, limits).map(Message::Region),
         Kind::DeviceAccept => Ok(Message::DeviceAccept { device: header.device }),
         Kind::DeviceEnd => total(&mut cursor, kind).map(|(bytes, digest)| {
             Message::DeviceEnd(DeviceEnd { device: header.device, frames: header.sequence, bytes, digest })
@@ -124,6 +125,18 @@ fn device_open<'a>(cursor: &mut Cursor<'a>, device: u32, limits: &Limits) -> Res
     let name = text::name(name, limits.name_bytes)?;
     let identity = text::line("identity", identity, limits.identity_bytes)?;
     Ok(DeviceOpen { device, name, identity, migration_flags, stop_copy_bytes })
+}
+
+fn region<'a>(cursor: &mut Cursor<'a>, device: u32, limits: &Limits) -> Result<Region<'a>, Reason> {
+    let mut fields = || {
+        let (bytes, page_bytes) = (cursor.u64_le("size")?, cursor.u64_le("page size")?);
+        let name_bytes = cursor.u16_le("name length")?;
+        cursor.zeros(6, "reserved bytes before the name")?;
+        Ok((bytes, page_bytes, cursor.take(name_bytes.into(), "name")?))
+    };
+    let (bytes, page_bytes, name) = fields().map_err(malformed(Kind::Region))?;
+    let name = text::name(name, limits.name_bytes)?;
+    Ok(Region { device, name, bytes, page_bytes })
 }
 
 /// Byte count and digest, as DeviceEnd and Loaded carry them.

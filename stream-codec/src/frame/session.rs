@@ -153,6 +153,12 @@ impl Session {
         self.devices.phase(device)
     }
 
+    /// The device that stands for guest memory, once a region of it was named.
+    #[must_use]
+    pub const fn memory_device(&self) -> Option<u32> {
+        self.devices.memory()
+    }
+
     /// How many bytes of Data a device has had; `None` if there is no device of that number.
     #[must_use]
     pub fn device_bytes(&self, device: u32) -> Option<u64> {
@@ -360,6 +366,12 @@ impl Session {
         let is_file = self.is_file();
         match message {
             Message::DeviceOpen(open) => self.devices.open(open, is_file),
+            Message::Region(region) => {
+                if self.agreement.is_none_or(|agreement| agreement.features & Support::MEMORY == 0) {
+                    return Err(Violation::NoFeature { kind, bit: Support::MEMORY.trailing_zeros() });
+                }
+                self.devices.region(region, self.limits.regions)
+            }
             Message::DeviceAccept { device } => self.devices.accept(*device),
             Message::DeviceEnd(end) => self.devices.end(end, is_file),
             Message::Loaded(loaded) => self.devices.load(loaded),
@@ -404,7 +416,7 @@ impl Session {
         let phase = self.phase;
         let fits = match kind {
             Kind::Hello | Kind::Abort => true,
-            Kind::DeviceOpen | Kind::DeviceAccept => phase == Phase::PreCopy,
+            Kind::DeviceOpen | Kind::DeviceAccept | Kind::Region => phase == Phase::PreCopy,
             // One for each channel, in any order.
             Kind::Switchover => phase == Phase::PreCopy || (phase == Phase::StopCopy && self.channels.is_many()),
             // A ChannelEnd may overtake the first channel's Switchover.

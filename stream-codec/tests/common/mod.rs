@@ -5,7 +5,7 @@
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::{
     Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Error, Event, FrameDecoder, Header, Hello, Limits,
-    Loaded, Message, NO_DEVICE, Reason, Role, Support, data_header, encode_control, encode_prologue,
+    Loaded, Message, NO_DEVICE, Reason, Region, Role, Support, data_header, encode_control, encode_prologue,
 };
 
 /// Small enough for hostile lengths to be just above.
@@ -51,6 +51,7 @@ pub(crate) fn abort(reason: &str) -> Message<'_> {
 pub(crate) fn every_message() -> Vec<Message<'static>> {
     vec![
         Message::Hello(hello(Role::Source, 2)),
+        Message::Region(Region { device: 2, name: "ram", bytes: 1 << 30, page_bytes: 4096 }),
         open(0, "vf-0"),
         open(1, "0000:01:00.1"),
         Message::DeviceAccept { device: 1 },

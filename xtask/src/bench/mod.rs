@@ -8,6 +8,7 @@
 //! A benchmark is a function that makes [`Comparison`]s; [`BENCHMARKS`] lists them.
 
 mod codec;
+mod dirty_scan;
 mod engine;
 mod measure;
 mod peers;
@@ -108,11 +109,16 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
         run: codec::run,
+    },
+    Benchmark {
+        name: "dirty-scan",
+        about: "find and take the dirty pages of 1 TiB of guest memory, against bare passes over its bitmap",
+        run: dirty_scan::run,
     },
     Benchmark {
         name: "engine",

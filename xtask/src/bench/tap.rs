@@ -183,7 +183,7 @@ fn records_per_second(records: u32, work: impl FnOnce(&mut dyn Tap) -> Result<()
 }
 
 /// Of this thread: a budget in nanoseconds means nothing while others have the processor.
-fn processor_time() -> Result<Duration, String> {
+pub(super) fn processor_time() -> Result<Duration, String> {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     now.map(Duration::from).map_err(|error| format!("no processor time: {error}"))
 }

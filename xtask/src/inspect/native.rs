@@ -296,6 +296,18 @@ impl Reader {
                     open.migration_flags,
                     size(open.stop_copy_bytes)
                 )),
+            Message::Region(region) => entry
+                .fact("device", region.device)
+                .fact("region", region.name)
+                .fact("bytes", region.bytes)
+                .fact("page_bytes", region.page_bytes)
+                .text(format!(
+                    "guest memory {} of device {}, {} in pages of {}",
+                    shown(region.name),
+                    region.device,
+                    size(region.bytes),
+                    size(region.page_bytes)
+                )),
             Message::DeviceEnd(end) => entry
                 .fact("device", end.device)
                 .fact("frames", end.frames)

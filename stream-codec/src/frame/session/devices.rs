@@ -9,7 +9,7 @@ use core::ops::RangeInclusive;
 
 use super::super::digest::Digest;
 use super::super::kind::Kind;
-use super::super::message::{DeviceEnd, DeviceOpen, Loaded};
+use super::super::message::{DeviceEnd, DeviceOpen, Loaded, Region};
 use super::violation::Violation;
 
 /// How far a device has come. In a file the answers that nobody gives count as given.
@@ -121,6 +121,8 @@ fn is_complete(device: u32, end: Option<(u64, u64)>, frames: u64, counted: u64) 
 pub(super) struct Devices {
     tracks: Vec<Track>,
     names: BTreeSet<String>,
+    /// The device that stands for guest memory, and how many regions it has.
+    memory: Option<(u32, u16)>,
     /// How many devices are at least accepted, and loaded.
     accepted: usize,
     loaded: usize,
@@ -133,8 +135,16 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) const fn new() -> Self {
-        let (has_credit, is_unordered) = (false, false);
-        Self { tracks: Vec::new(), names: BTreeSet::new(), accepted: 0, loaded: 0, ended: 0, has_credit, is_unordered }
+        Self {
+            tracks: Vec::new(),
+            names: BTreeSet::new(),
+            memory: None,
+            accepted: 0,
+            loaded: 0,
+            ended: 0,
+            has_credit: false,
+            is_unordered: false,
+        }
     }
 
     /// What the Hellos have agreed on.
@@ -201,6 +211,29 @@ impl Devices {
         self.names.insert(open.name.into());
         track.phase = DevicePhase::Opened;
         if is_file { self.accept(device) } else { Ok(()) }
+    }
+
+    /// A region of the device that stands for guest memory.
+    pub(super) fn region(&mut self, region: &Region<'_>, limit: u16) -> Result<(), Violation> {
+        let device = region.device;
+        find(&mut self.tracks, Kind::Region, device, DevicePhase::Unopened)?;
+        let (memory, count) = self.memory.unwrap_or((device, 0));
+        if memory != device {
+            return Err(Violation::SecondMemory { device, memory });
+        }
+        if count >= limit {
+            return Err(Violation::Regions { limit });
+        }
+        self.memory = Some((device, count.saturating_add(1)));
+        Ok(())
+    }
+
+    /// The device that stands for guest memory, once a region of it was named.
+    pub(super) const fn memory(&self) -> Option<u32> {
+        match self.memory {
+            Some((device, _)) => Some(device),
+            None => None,
+        }
     }
 
     pub(super) fn accept(&mut self, device: u32) -> Result<(), Violation> {

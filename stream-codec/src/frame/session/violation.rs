@@ -35,7 +35,10 @@ impl Blame for SessionError {
     fn fault(&self) -> Fault {
         match self.violation {
             Violation::Refused(_) | Violation::NoCredit { .. } => Fault::Versions,
-            Violation::Channels { .. } | Violation::Devices { .. } | Violation::NoMemory { .. } => Fault::Limits,
+            Violation::Channels { .. }
+            | Violation::Devices { .. }
+            | Violation::Regions { .. }
+            | Violation::NoMemory { .. } => Fault::Limits,
             Violation::EndedEarly { .. } | Violation::Digests { .. } => Fault::Transport,
             Violation::DataLength { .. } if !self.is_ours => Fault::Limits,
             _ if self.is_ours => Fault::Caller,
@@ -161,6 +164,28 @@ pub enum Violation {
         count: u32,
         /// The limit.
         limit: u32,
+    },
+    /// A frame of a feature that the two sides have not agreed on.
+    #[error("a {kind} without feature bit {bit}, which both sides must offer")]
+    NoFeature {
+        /// The frame.
+        kind: Kind,
+        /// The feature.
+        bit: u32,
+    },
+    /// Two devices stand for guest memory.
+    #[error("a Region of device {device}, and guest memory is device {memory}")]
+    SecondMemory {
+        /// The later of the two.
+        device: u32,
+        /// The earlier.
+        memory: u32,
+    },
+    /// More regions of guest memory than the limit.
+    #[error("more than {limit} regions of guest memory, which is the limit")]
+    Regions {
+        /// The limit.
+        limit: u16,
     },
     /// There is no memory for a record per device.
     #[error("no memory for {count} devices")]

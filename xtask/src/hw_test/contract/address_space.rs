@@ -35,7 +35,7 @@ fn is_emulated(ctx: &Ctx) -> bool {
 }
 
 /// Does `work` with the device opened anew, in an address space that is not the other tests'.
-fn by_group(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByGroup) -> Checked) -> Checked {
+pub(super) fn by_group(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByGroup) -> Checked) -> Checked {
     ctx.first.leave();
     let opened = must("open by group", open::open_by_group(&Roots::default(), ctx.first.found()));
     let done = opened.and_then(|opened| work(ctx, &opened));

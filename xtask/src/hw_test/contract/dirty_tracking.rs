@@ -39,14 +39,14 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A page table behind the simulated IOMMU.
-struct Rig {
-    iommufd: Iommufd<OwnedFd>,
-    ioas: Ioas,
-    mock: contract::MockDevice,
+pub(super) struct Rig {
+    pub(super) iommufd: Iommufd<OwnedFd>,
+    pub(super) ioas: Ioas,
+    pub(super) mock: contract::MockDevice,
 }
 
 impl Rig {
-    fn new() -> Checked<Self> {
+    pub(super) fn new() -> Checked<Self> {
         let node = Roots::default().iommufd();
         if !node.exists() {
             return Err(skipped("this kernel has no iommufd"));
@@ -79,8 +79,8 @@ impl Rig {
     }
 
     /// Has the IOMMU set the bits of `words`, in pages of 4096 bytes.
-    fn dirty(&self, tracked: &TrackedHwpt, words: [u64; 3]) -> Checked {
-        let count = contract::mock_dirty(&self.iommufd, tracked.id(), [START, LENGTH, PAGE], &words);
+    pub(super) fn dirty(&self, table: u32, words: [u64; 3]) -> Checked {
+        let count = contract::mock_dirty(&self.iommufd, table, [START, LENGTH, PAGE], &words);
         let set = words.iter().map(|word| u64::from(word.count_ones())).sum();
         expect("pages that were made dirty", must("making pages dirty", count.map_err(named))?, set)
     }
@@ -140,12 +140,12 @@ fn cleared(ctx: &mut Ctx) -> Checked {
     let rig = Rig::new()?;
     let tracked = rig.tracking()?;
     ensure(rig.read(&tracked, AfterRead::Clear)?.is_clean(), || "pages are dirty before any was written".into())?;
-    rig.dirty(&tracked, PATTERN)?;
+    rig.dirty(tracked.id(), PATTERN)?;
     let first = rig.read(&tracked, AfterRead::Clear)?;
     expect("dirty pages", first.words(), &PATTERN[..])?;
     ensure(rig.read(&tracked, AfterRead::Clear)?.is_clean(), || "bits are left after reading".into())?;
     // What comes between two readings is in the second alone; together they have all.
-    rig.dirty(&tracked, [1 << 5, 0, 0])?;
+    rig.dirty(tracked.id(), [1 << 5, 0, 0])?;
     let second = rig.read(&tracked, AfterRead::Clear)?;
     expect("pages dirty since", second.words(), &[1 << 5, 0, 0][..])?;
     let mut both = first;
@@ -159,7 +159,7 @@ fn cleared(ctx: &mut Ctx) -> Checked {
 fn kept(_: &mut Ctx) -> Checked {
     let rig = Rig::new()?;
     let tracked = rig.tracking()?;
-    rig.dirty(&tracked, PATTERN)?;
+    rig.dirty(tracked.id(), PATTERN)?;
     for reading in ["first", "second"] {
         let found = rig.read(&tracked, AfterRead::Keep)?;
         expect(&format!("the {reading} reading without clearing"), found.words(), &PATTERN[..])?;
@@ -183,7 +183,7 @@ fn coarse(_: &mut Ctx) -> Checked {
 fn restarted(_: &mut Ctx) -> Checked {
     let rig = Rig::new()?;
     let tracked = rig.tracking()?;
-    rig.dirty(&tracked, PATTERN)?;
+    rig.dirty(tracked.id(), PATTERN)?;
     let stopped = must("stopping", rig.iommufd.stop_dirty_tracking(tracked))?;
     let tracked = rig.start(stopped)?;
     ensure(rig.read(&tracked, AfterRead::Clear)?.is_clean(), || "old bits survive a new start".into())
@@ -214,7 +214,7 @@ fn refused(_: &mut Ctx) -> Checked {
 fn silent(ctx: &mut Ctx) -> Checked {
     let rig = Rig::new()?;
     let tracked = rig.tracking()?;
-    rig.dirty(&tracked, PATTERN)?;
+    rig.dirty(tracked.id(), PATTERN)?;
     // A hole: success and clean.
     let hole = START + LENGTH;
     let mut words = [0; 64];
@@ -245,7 +245,7 @@ fn silent(ctx: &mut Ctx) -> Checked {
 fn unmapped(_: &mut Ctx) -> Checked {
     let rig = Rig::new()?;
     let tracked = rig.tracking()?;
-    rig.dirty(&tracked, PATTERN)?;
+    rig.dirty(tracked.id(), PATTERN)?;
     expect("the last reading", rig.read(&tracked, AfterRead::Keep)?.words(), &PATTERN[..])?;
     expect("unmapped bytes", must("IOAS_UNMAP", rig.iommufd.unmap(&rig.ioas, START, LENGTH))?, LENGTH)?;
     let again = rig.iommufd.dirty_bitmap(&tracked, AfterRead::Clear, &mut bitmap(PAGE)?);

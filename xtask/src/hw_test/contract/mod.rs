@@ -29,6 +29,7 @@ mod fd;
 mod features;
 mod illegal;
 mod library;
+mod memory_account;
 mod migrate;
 mod mtty;
 mod precopy;
@@ -200,6 +201,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(dma_logging::TESTS);
     tests.extend_from_slice(address_space::TESTS);
     tests.extend_from_slice(dirty_tracking::TESTS);
+    tests.extend_from_slice(memory_account::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(check_stream::TESTS);

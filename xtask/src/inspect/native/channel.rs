@@ -36,7 +36,7 @@ impl ChannelOrder {
         let is_here = match message {
             Message::Hello(_) | Message::Abort(_) | Message::Switchover => true,
             Message::ChannelEnd => !is_first,
-            Message::DeviceOpen(_) | Message::DeviceEnd(_) | Message::Commit => is_first,
+            Message::Region(_) | Message::DeviceOpen(_) | Message::DeviceEnd(_) | Message::Commit => is_first,
             _ => return Err(format!("a {kind} is not for a source to send")),
         };
         if !is_here {

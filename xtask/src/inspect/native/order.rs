@@ -18,7 +18,8 @@ use super::digest;
 use crate::inspect::fault::Fault;
 
 /// Everything that a source may ask for.
-const SUPPORT: Support = Support { offered: Support::CREDIT | Support::UNCHECKED, ..Support::CURRENT };
+const SUPPORT: Support =
+    Support { offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY, ..Support::CURRENT };
 
 pub(super) struct Order {
     session: Session,
