@@ -8,8 +8,10 @@ use core::fmt;
 
 use crate::device::{DeviceError, TransitionError};
 use crate::digest::DigestSum;
+use crate::dirty::TrackError;
 use crate::hooks::Phase;
 use crate::link::LinkError;
+use crate::ram::MemoryError;
 use crate::restore::Restored;
 use crate::tap::TapError;
 
@@ -53,6 +55,12 @@ pub enum Cause {
     /// A device did not reach a state.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// Guest memory could not be read or written.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Writes to guest memory cannot be tracked.
+    #[error(transparent)]
+    Tracking(#[from] TrackError),
     /// A channel failed, or carried something that is no valid stream.
     #[error("channel {channel}: {error}")]
     Link {

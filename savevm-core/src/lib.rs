@@ -4,7 +4,7 @@
 //!
 //! # What it is not
 //!
-//! It is no VMM: it neither knows guest memory nor pauses vCPUs, but asks ([`Hooks`]). It opens no socket, and no
+//! It is no VMM: it neither owns guest memory nor pauses vCPUs, but asks ([`ram`], [`Hooks`]). It opens no socket, and no
 //! thread of it outlives the call that started it. It knows no vendor's format: device state is bytes with a count and a
 //! digest. Who knows one can look at the bytes as they pass, and stop the migration ([`tap`]).
 //!
@@ -78,6 +78,8 @@ pub mod load;
 pub mod lobby;
 #[cfg(feature = "std")]
 pub mod qemu;
+#[cfg(feature = "std")]
+pub mod ram;
 #[cfg(feature = "std")]
 mod restore;
 #[cfg(feature = "std")]

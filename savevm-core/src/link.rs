@@ -59,12 +59,13 @@ fn advice(error: &FrameError) -> String {
 }
 
 /// What this side speaks. A connection is bounded by credit; in a file nobody could grant any.
-pub(crate) const fn support(limits: &Limits, role: Role) -> Support {
+///
+/// With memory to move or to fill, a peer that cannot is refused in its first word.
+pub(crate) const fn support(limits: &Limits, role: Role, has_memory: bool) -> Support {
     let unchecked = if limits.payload_checksums { 0 } else { Support::UNCHECKED };
-    match role {
-        Role::File => Support { offered: unchecked, ..Support::CURRENT },
-        _ => Support { offered: Support::CREDIT | unchecked, ..Support::CURRENT },
-    }
+    let memory = if has_memory { Support::MEMORY } else { 0 };
+    let credit = if matches!(role, Role::File) { 0 } else { Support::CREDIT };
+    Support { offered: credit | unchecked | memory, required: memory, ..Support::CURRENT }
 }
 
 /// The end of a device's state, as a frame.
@@ -101,7 +102,7 @@ pub(crate) fn index(device: u32) -> usize {
 pub(crate) fn code(cause: &Cause) -> AbortCode {
     match cause {
         Cause::Cancelled => AbortCode::CANCELLED,
-        Cause::Device(_) | Cause::Transition(_) => AbortCode::DEVICE,
+        Cause::Device(_) | Cause::Transition(_) | Cause::Memory(_) | Cause::Tracking(_) => AbortCode::DEVICE,
         Cause::Refused { .. } => AbortCode::INCOMPATIBLE,
         Cause::Digest { .. } => AbortCode::INTEGRITY,
         Cause::TooLarge { .. } => AbortCode::RESOURCES,

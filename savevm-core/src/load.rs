@@ -6,11 +6,11 @@
 
 mod course;
 mod crew;
+mod filled;
 mod set;
 
 use std::format;
 use std::io::{self, Read};
-use std::string::ToString;
 use std::sync::OnceLock;
 use std::thread;
 use std::vec::Vec;
@@ -28,6 +28,7 @@ use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
+use crate::ram::{GuestMemory, Sink};
 use crate::restore;
 use crate::save::DeviceSum;
 use crate::sync::Mutex;
@@ -35,6 +36,7 @@ use crate::tap::Taps;
 use crate::trace::Trace;
 use course::Course;
 use crew::{Crew, Station};
+use filled::Filled;
 use set::TargetSet;
 
 /// What the caller decides about a load.
@@ -65,11 +67,26 @@ where
     D: Device + Send,
     H: Hooks + ?Sized,
 {
-    let mut loaded = Loaded::new(devices, channels.into(), hooks, options, false);
-    match loaded.run_phases() {
-        Ok(()) => Ok(loaded),
-        Err(cause) => Err(loaded.failed(cause)),
-    }
+    Loaded::start(devices, None, channels.into(), hooks, options)
+}
+
+/// As [`load`], with guest memory to be filled beside the devices. It is one more section of the same migration
+/// ([`ram`](crate::ram)), with the devices' number as its index in [`Hooks::progress`].
+///
+/// # Errors
+/// As [`load`]. The memory holds whatever had come by then: no guest may run in it.
+pub fn load_with_memory<'a, D, H>(
+    devices: &'a mut [D],
+    memory: &'a dyn GuestMemory,
+    channels: impl Into<Vec<Channel<'a>>>,
+    hooks: &'a mut H,
+    options: &LoadOptions,
+) -> Result<Loaded<'a, D, H>, MigrationError>
+where
+    D: Device + Send,
+    H: Hooks + ?Sized,
+{
+    Loaded::start(devices, Some(memory), channels.into(), hooks, options)
 }
 
 /// Loads a set of devices from bytes that [`crate::save::save_to`] wrote. The devices end in STOP.
@@ -88,7 +105,7 @@ where
     H: Hooks + ?Sized,
 {
     let channel = Channel::new(reader, io::sink());
-    let mut loaded = Loaded::new(devices, channel.into(), hooks, options, true);
+    let mut loaded = Loaded::new(devices, None, channel.into(), hooks, options, true);
     match loaded.run_phases().and_then(|()| loaded.wait_commit()) {
         Ok(()) => {
             loaded.set.disarm();
@@ -118,6 +135,8 @@ pub struct Loaded<'a, D: Device + Send, H: Hooks + ?Sized> {
 pub struct Running {
     /// What arrived.
     pub devices: Vec<DeviceSum>,
+    /// What arrived of guest memory, where that was handed in.
+    pub memory: Option<DeviceSum>,
     /// Whether the source could be told. It stays stopped in either case.
     pub source_told: bool,
     /// How the channels and the buffers were used.
@@ -125,28 +144,47 @@ pub struct Running {
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
+    fn start(
+        devices: &'a mut [D],
+        memory: Option<&'a dyn GuestMemory>,
+        channels: Vec<Channel<'a>>,
+        hooks: &'a mut H,
+        options: &LoadOptions,
+    ) -> Result<Self, MigrationError> {
+        let mut loaded = Self::new(devices, memory, channels, hooks, options, false);
+        match loaded.run_phases() {
+            Ok(()) => Ok(loaded),
+            Err(cause) => Err(loaded.failed(cause)),
+        }
+    }
+
     fn new(
         devices: &'a mut [D],
+        memory: Option<&'a dyn GuestMemory>,
         channels: Vec<Channel<'a>>,
         hooks: &'a mut H,
         options: &LoadOptions,
         one_way: bool,
     ) -> Self {
-        let (readers, wire) = Wire::new(channels, Role::Target, options.limits, options.cancel.clone());
+        let (readers, wire) =
+            Wire::new(channels, Role::Target, memory.is_some(), options.limits, options.cancel.clone());
         let trace = Trace::new("target", devices.len(), wire.lanes.len());
-        let set = TargetSet::new(devices, hooks, options.cancel.clone(), trace);
+        let set = TargetSet::new(devices, memory, hooks, options.cancel.clone(), trace);
         Self { set, readers, wire, taps: options.taps.clone(), one_way }
     }
 
     /// What arrived.
     #[must_use]
     pub fn sums(&self) -> Vec<DeviceSum> {
-        let sum = |(device, progress): (&D, &set::Progress)| DeviceSum {
-            device: device.name().to_string(),
-            sum: progress.digest.sum(),
-            precopy_bytes: progress.precopy_bytes,
-        };
+        let sum = |(device, progress): (&D, &set::Progress)| progress.sum(device.name());
         self.set.devices.iter().zip(&self.set.progress).map(sum).collect()
+    }
+
+    /// What arrived of guest memory, where that was handed in.
+    #[must_use]
+    pub fn memory_sum(&self) -> Option<DeviceSum> {
+        let progress = self.set.progress.get(self.set.devices.len());
+        progress.map(|progress| progress.sum(crate::ram::NAME))
     }
 
     /// How the channels and the buffers were used.
@@ -172,7 +210,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         }
         let source_told = send_complete(&self.wire).is_ok();
         self.set.vmm.begin(Phase::Done);
-        Ok(Running { devices: self.sums(), source_told, counters: self.counters() })
+        Ok(Running { devices: self.sums(), memory: self.memory_sum(), source_told, counters: self.counters() })
     }
 
     /// Ends the attempt: tells the source, resets the devices.
@@ -184,10 +222,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
     /// All phases up to the last acknowledgement, in one scope.
     fn run_phases(&mut self) -> Result<(), Cause> {
         let pairing = self.set.pairing();
-        let TargetSet { devices, progress, vmm, .. } = &mut self.set;
-        let traces = devices.iter().enumerate().map(|(index, device)| vmm.trace.device(index, device.name())).collect();
-        let stations = devices.iter_mut().zip(progress.iter_mut());
-        let stations = stations.map(|(device, progress)| Mutex::new(Station { device, progress })).collect();
+        let TargetSet { devices, memory, progress, vmm, .. } = &mut self.set;
+        let memory = memory.map(|memory| Filled::Memory(Sink(memory)));
+        let filled: Vec<Filled<'_, D>> = devices.iter_mut().map(Filled::Device).chain(memory).collect();
+        let traces = filled.iter().enumerate().map(|(index, filled)| vmm.trace.device(index, filled.name())).collect();
+        let stations = filled.into_iter().zip(progress.iter_mut());
+        let stations = stations.map(|(filled, progress)| Mutex::new(Station { filled, progress })).collect();
         let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
         let crew = &Crew { wire, stations, local: OnceLock::new(), one_way, traces };
         let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);

@@ -14,6 +14,7 @@
 
 mod course;
 mod drive;
+mod part;
 mod precopy;
 mod set;
 mod worker;
@@ -21,7 +22,7 @@ mod worker;
 use core::time::Duration;
 use std::format;
 use std::io::{self, Write};
-use std::string::{String, ToString};
+use std::string::String;
 use std::thread;
 use std::time::Instant;
 use std::vec::Vec;
@@ -42,10 +43,12 @@ use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
+use crate::ram::{Attempt, Source};
 use crate::tap::Taps;
 use crate::trace::Trace;
 use course::Course;
 use drive::Drive;
+use part::Part;
 pub use precopy::Precopy;
 use set::SourceSet;
 use worker::Worker;
@@ -106,11 +109,26 @@ where
     D: Device + Send,
     H: Hooks + ?Sized,
 {
-    let mut ready = Ready::new(devices, channels.into(), Role::Source, hooks, options);
-    match ready.run(options) {
-        Ok(()) => Ok(ready),
-        Err(cause) => Err(ready.failed(cause)),
-    }
+    Ready::start(devices, None, channels.into(), hooks, options)
+}
+
+/// As [`save`], with the guest's memory beside the devices: one more section of the same migration ([`ram`](crate::ram)), with the
+/// devices' number as its index in [`Hooks::progress`].
+///
+/// # Errors
+/// As [`save`]. All memory counts as dirty then, and its trackers are stopped.
+pub fn save_with_memory<'a, D, H>(
+    devices: &'a mut [D],
+    memory: Source<'a>,
+    channels: impl Into<Vec<Channel<'a>>>,
+    hooks: &'a mut H,
+    options: &SaveOptions,
+) -> Result<Ready<'a, D, H>, MigrationError>
+where
+    D: Device + Send,
+    H: Hooks + ?Sized,
+{
+    Ready::start(devices, Some(memory), channels.into(), hooks, options)
 }
 
 /// Saves `devices` to `writer`, such as a file. There is nobody to acknowledge: the devices end in STOP, and the
@@ -130,7 +148,7 @@ where
     H: Hooks + ?Sized,
 {
     let channel = Channel::new(io::empty(), writer);
-    let mut ready = Ready::new(devices, channel.into(), Role::File, hooks, options);
+    let mut ready = Ready::new(devices, None, channel.into(), Role::File, hooks, options);
     match ready.run(options).and_then(|()| ready.close_file()) {
         Ok(()) => {
             ready.set.disarm();
@@ -156,6 +174,8 @@ pub struct Ready<'a, D: Device + Send, H: Hooks + ?Sized> {
 pub struct Committed {
     /// What moved.
     pub devices: Vec<DeviceSum>,
+    /// The frames of guest memory, where that was handed in: pages that were written again count again, zeros nothing.
+    pub memory: Option<DeviceSum>,
     /// From the request to pause the guest to the target's word that it runs.
     pub downtime: Duration,
     /// How the channels and the buffers were used.
@@ -163,27 +183,47 @@ pub struct Committed {
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
+    fn start(
+        devices: &'a mut [D],
+        memory: Option<Source<'a>>,
+        channels: Vec<Channel<'a>>,
+        hooks: &'a mut H,
+        options: &SaveOptions,
+    ) -> Result<Self, MigrationError> {
+        let mut ready = Self::new(devices, memory, channels, Role::Source, hooks, options);
+        match ready.run(options) {
+            Ok(()) => Ok(ready),
+            Err(cause) => Err(ready.failed(cause)),
+        }
+    }
+
     fn new(
         devices: &'a mut [D],
+        memory: Option<Source<'a>>,
         channels: Vec<Channel<'a>>,
         role: Role,
         hooks: &'a mut H,
         options: &SaveOptions,
     ) -> Self {
-        let (readers, wire) = Wire::new(channels, role, options.limits, options.cancel.clone());
+        let (readers, wire) = Wire::new(channels, role, memory.is_some(), options.limits, options.cancel.clone());
         let trace = Trace::new("source", devices.len(), wire.lanes.len());
-        Self { set: SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps, trace), readers, wire }
+        let mut set = SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps, trace);
+        set.add_memory(memory);
+        Self { set, readers, wire }
     }
 
     /// What moved, and what both sides agree on.
     #[must_use]
     pub fn sums(&self) -> Vec<DeviceSum> {
-        let sum = |(device, progress): (&D, &set::Progress)| DeviceSum {
-            device: device.name().to_string(),
-            sum: progress.digest.sum(),
-            precopy_bytes: progress.precopy_bytes,
-        };
+        let sum = |(device, progress): (&D, &set::Progress)| progress.sum(device.name());
         self.set.devices.iter().zip(&self.set.progress).map(sum).collect()
+    }
+
+    /// What moved of guest memory, where that was handed in.
+    #[must_use]
+    pub fn memory_sum(&self) -> Option<DeviceSum> {
+        let progress = self.set.progress.get(self.set.devices.len());
+        progress.map(|progress| progress.sum(crate::ram::NAME))
     }
 
     /// How the channels and the buffers were used.
@@ -221,7 +261,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         }
         self.set.vmm.done();
         let downtime = self.set.vmm.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
-        Ok(Committed { devices: self.sums(), downtime, counters: self.counters() })
+        Ok(Committed { devices: self.sums(), memory: self.memory_sum(), downtime, counters: self.counters() })
     }
 
     /// Ends the attempt: tells the target, puts the devices back.
@@ -233,9 +273,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
     /// All phases up to the last acknowledgement, in one scope.
     fn run(&mut self, options: &SaveOptions) -> Result<(), Cause> {
         let offers = self.set.offers();
-        let SourceSet { devices, progress, vmm, .. } = &mut self.set;
+        let regions = self.set.regions();
+        let SourceSet { devices, memory, progress, vmm, .. } = &mut self.set;
         let (wire, readers) = (&self.wire, &mut self.readers);
-        let workers = devices.iter_mut().zip(progress.iter_mut()).enumerate();
+        let memory_parts = memory.iter_mut().map(Part::Memory);
+        let parts = devices.iter_mut().map(Part::Device).chain(memory_parts);
+        let workers = parts.zip(progress.iter_mut()).enumerate();
         thread::scope(|scope| {
             let _lead = Lead(wire);
             let sums = offers.iter().map(|_| DigestSum::default()).collect();
@@ -248,12 +291,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 }
                 course.greet(offers.len())?;
                 course.vmm.enter(Phase::Open)?;
-                for (index, (device, progress)) in workers {
+                for (index, (part, progress)) in workers {
                     let (spread, lap_began, sending) = (Spread::new(), Instant::now(), Duration::ZERO);
-                    let worker = Worker { wire, index, device, progress, spread, lap_began, sending };
+                    let worker = Worker { wire, index, part, progress, spread, lap_began, sending };
                     start(scope, wire, &format!("read {index}"), move || worker.run())?;
                 }
-                let homes = course.open(&offers)?;
+                let homes = course.open(&offers, &regions)?;
                 let chunk_bytes = wire.pool().map_or(1, |pool| u64::try_from(pool.buffer_len()).unwrap_or(u64::MAX));
                 let rule = options.precopy.as_ref();
                 let config = precopy::config(&offers, &homes, rule, chunk_bytes);
@@ -263,7 +306,15 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
             let outcome = go();
             course.helm.show_progress(course.vmm.hooks);
             course.helm.finish(outcome)
-        })
+        })?;
+        // Told to the target as any failure: it has not been told to run.
+        match self.set.memory.as_mut().map(Attempt::complete) {
+            Some(Err(cause)) => {
+                self.wire.tell(&cause);
+                Err(cause)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn close_file(&mut self) -> Result<(), Cause> {

@@ -39,7 +39,7 @@ impl<F: FnMut(Request<'_, '_>) -> Result<(), String>> HostLog<F> {
     }
 }
 
-impl<F: FnMut(Request<'_, '_>) -> Result<(), String>> DirtyTracker for HostLog<F> {
+impl<F: FnMut(Request<'_, '_>) -> Result<(), String> + Send> DirtyTracker for HostLog<F> {
     fn name(&self) -> &str {
         &self.name
     }

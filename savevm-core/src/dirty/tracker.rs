@@ -11,7 +11,7 @@ use super::range::Range;
 ///
 /// It reads *and clears*: what it has reported it does not report again. Whoever holds the report is liable for it, which is what
 /// [`Ledger`](super::Ledger) is for.
-pub trait DirtyTracker {
+pub trait DirtyTracker: Send {
     /// Which device or interface it is, for errors: `net0 (DMA log of the device)`.
     fn name(&self) -> &str;
 

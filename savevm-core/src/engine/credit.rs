@@ -13,19 +13,24 @@ pub(crate) struct Credit {
 #[derive(Debug)]
 struct State {
     frames: u64,
+    /// The first credit that was given; 0 before.
+    first: u64,
     is_closed: bool,
 }
 
 impl Credit {
     /// `u64::MAX` where there is nobody to grant any.
     pub(crate) fn new(frames: u64) -> Self {
-        Self { state: Mutex::new(State { frames, is_closed: false }), raised: Condvar::new() }
+        Self { state: Mutex::new(State { frames, first: frames, is_closed: false }), raised: Condvar::new() }
     }
 
     /// The target has room for this many frames in all.
     pub(crate) fn raise(&self, frames: u64) {
         let mut state = lock(&self.state);
         state.frames = state.frames.max(frames);
+        if state.first == 0 {
+            state.first = frames;
+        }
         drop(state);
         self.raised.notify_one();
     }
@@ -34,6 +39,22 @@ impl Credit {
     pub(crate) fn wait(&self, sequence: u64) -> bool {
         let mut state = lock(&self.state);
         while !state.is_closed && sequence >= state.frames {
+            state = wait(&self.raised, state);
+        }
+        !state.is_closed
+    }
+
+    /// How many frames of those sent the target has written: all but what the first credit let through, where each one
+    /// that is written raises it.
+    pub(crate) fn written(&self) -> u64 {
+        let state = lock(&self.state);
+        state.frames.saturating_sub(state.first)
+    }
+
+    /// Waits until the target has written more than this many; false if that will never be.
+    pub(crate) fn wait_written(&self, frames: u64) -> bool {
+        let mut state = lock(&self.state);
+        while !state.is_closed && state.frames.saturating_sub(state.first) <= frames {
             state = wait(&self.raised, state);
         }
         !state.is_closed

@@ -11,9 +11,10 @@ use std::io::Write;
 use std::string::String;
 
 use stream_codec::frame::io::{Error as FrameError, FrameWriter};
-use stream_codec::frame::{Abort, AbortCode, DeviceOpen, Message};
+use stream_codec::frame::{self, Abort, AbortCode, DeviceOpen, Message};
 
 use super::buffer::{Buffer, Pool};
+use crate::dirty::Region;
 use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// What goes out on a channel.
@@ -21,6 +22,7 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 pub(crate) enum Outgoing {
     Data { device: u32, sequence: u64, buffer: Buffer },
     Open { device: u32, name: String, identity: String, migration_flags: u64, stop_copy_bytes: u64 },
+    Region { device: u32, region: Region },
     Abort { code: AbortCode, reason: String },
     Plain(Message<'static>),
 }
@@ -39,6 +41,12 @@ impl Outgoing {
                     stop_copy_bytes: *stop_copy_bytes,
                 }))
             }
+            Self::Region { device, region } => Some(Message::Region(frame::Region {
+                device: *device,
+                name: &region.name,
+                bytes: region.bytes,
+                page_bytes: region.page_bytes,
+            })),
             Self::Abort { code, reason } => Some(Message::Abort(Abort { code: *code, device: None, reason })),
             Self::Plain(message) => Some(*message),
         }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::vec::Vec;
 
 use stream_codec::frame::io::{Error as FrameError, FrameReader, FrameWriter};
-use stream_codec::frame::{Limits as FrameLimits, Message, Phase, Role, Session, printable};
+use stream_codec::frame::{Limits as FrameLimits, Message, Phase, Role, Session, Support, printable};
 
 use super::board::Board;
 use super::buffer::{Buffer, Pool};
@@ -43,6 +43,8 @@ pub(crate) struct Wire<'a> {
     /// Target: the receivers go on once every channel is known.
     pub(crate) gate: Gate,
     pub(crate) role: Role,
+    /// This side has guest memory to move, or to fill.
+    pub(crate) has_memory: bool,
     pub(crate) limits: Limits,
     pub(crate) cancel: Cancel,
 }
@@ -61,6 +63,7 @@ impl<'a> Wire<'a> {
     pub(crate) fn new(
         channels: Vec<Channel<'a>>,
         role: Role,
+        has_memory: bool,
         limits: Limits,
         cancel: Cancel,
     ) -> (Vec<Reader<'a>>, Self) {
@@ -72,7 +75,7 @@ impl<'a> Wire<'a> {
             lanes.push(Lane::new(FrameWriter::new(channel.writer, out_limits)));
             cuts.push(channel.cut);
         }
-        let support = link::support(&limits, role);
+        let support = link::support(&limits, role, has_memory);
         let wire = Self {
             lanes,
             cuts,
@@ -83,10 +86,16 @@ impl<'a> Wire<'a> {
             passages: OnceLock::new(),
             gate: Gate::default(),
             role,
+            has_memory,
             limits,
             cancel,
         };
         (readers, wire)
+    }
+
+    /// What this side speaks.
+    pub(crate) const fn support(&self) -> Support {
+        link::support(&self.limits, self.role, self.has_memory)
     }
 
     /// The order of the conversation. Held for a moment only.

@@ -8,6 +8,7 @@ use stream_codec::frame::{Digest, DigestAlgorithm, Hello, Message};
 
 use super::index;
 use crate::digest::DigestSum;
+use crate::dirty::Region;
 use crate::error::Cause;
 
 /// One received control frame.
@@ -15,6 +16,7 @@ use crate::error::Cause;
 pub(crate) enum Incoming {
     Hello(Hello),
     Open { index: usize, name: String, identity: String },
+    Region(Region),
     Accept,
     End { index: usize, frames: u64, sum: DigestSum },
     Credit { index: usize, frames: u64 },
@@ -35,6 +37,11 @@ impl Incoming {
                 name: open.name.to_string(),
                 identity: open.identity.to_string(),
             },
+            Message::Region(region) => Self::Region(Region {
+                name: region.name.to_string(),
+                bytes: region.bytes,
+                page_bytes: region.page_bytes,
+            }),
             Message::DeviceAccept { .. } => Self::Accept,
             Message::DeviceEnd(end) => {
                 Self::End { index: index(end.device), frames: end.frames, sum: sum(end.bytes, &end.digest)? }
@@ -59,6 +66,7 @@ impl Incoming {
         let what = match self {
             Self::Hello(_) => "a Hello",
             Self::Open { .. } => "a DeviceOpen",
+            Self::Region(_) => "a Region",
             Self::Accept => "a DeviceAccept",
             Self::End { .. } => "a DeviceEnd",
             Self::Credit { .. } => "a Credit",

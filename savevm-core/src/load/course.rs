@@ -64,7 +64,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         wire.prepare(&plan, devices);
         for (_, hello) in &hellos {
             if !self.one_way {
-                let reply = hello.reply(link::support(&wire.limits, wire.role), plan.chunk_bytes);
+                let reply = hello.reply(wire.support(), plan.chunk_bytes);
                 wire.post(hello.channel.index, Outgoing::Plain(Message::Hello(reply)))?;
             }
         }
@@ -98,9 +98,16 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         taps: &Taps,
     ) -> Result<(), Cause> {
         let mut reasons: Vec<String> = Vec::new();
-        for _ in 0..offered {
+        let mut opened = 0_usize;
+        while opened < offered {
             match self.next()? {
+                Event::Control(Incoming::Region(region)) => pairing.add_region(region),
+                Event::Control(Incoming::Open { index, .. }) if self.is_memory(index) => {
+                    opened = opened.saturating_add(1);
+                    reasons.extend(pairing.pair_memory(index).err());
+                }
                 Event::Control(Incoming::Open { index, name, identity }) => {
+                    opened = opened.saturating_add(1);
                     match pairing.pair(index, &name, &identity) {
                         Ok(local) => {
                             self.vmm.trace.offered(&name, Ok(()));
@@ -124,6 +131,10 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         self.helm.local.clone_from(&local);
         let _ = crew.local.set(local);
         Ok(())
+    }
+
+    fn is_memory(&self, index: usize) -> bool {
+        self.helm.wire.session().memory_device() == Some(link::number(index))
     }
 
     /// Follows the source through its phases, and acknowledges each device.

@@ -12,8 +12,9 @@ use std::vec::Vec;
 use stream_codec::frame::Message;
 use vfio_mig_fsm::State;
 
+use super::filled::Filled;
 use super::set::Progress;
-use crate::device::{Call, Device, DeviceError};
+use crate::device::Device;
 use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
@@ -27,9 +28,9 @@ use crate::sync::{Mutex, MutexGuard, lock};
 use crate::tap::{Side, Subject, Taps};
 use crate::trace::{Activity, DeviceTrace};
 
-/// One local device and what is known of it.
+/// One local device, or this side's memory, and what is known of it.
 pub(super) struct Station<'d, D> {
-    pub(super) device: &'d mut D,
+    pub(super) filled: Filled<'d, D>,
     pub(super) progress: &'d mut Progress,
 }
 
@@ -62,7 +63,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     /// Prepares to look at the stream of a local device, which is that of a source's device with this identity.
     pub(super) fn watch(&self, local: usize, taps: &Taps, stream_identity: &str) {
         let Some(mut station) = self.stations.get(local).map(lock) else { return };
-        let Station { device, progress } = &mut *station;
+        let Station { filled: Filled::Device(device), progress } = &mut *station else { return };
         let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
         progress.watched = taps.watch(&Subject { side: Side::Target, name, stream_identity, identity, capabilities });
     }
@@ -85,6 +86,9 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     pub(super) fn load(&self, index: usize) -> Result<(), Cause> {
         self.begin(index)?;
         let passage = self.wire.passage(index)?;
+        if self.is_memory(index)? {
+            passage.window.acknowledge_each();
+        }
         if !self.one_way {
             let device = link::number(index);
             self.wire.send(Message::DeviceAccept { device })?;
@@ -106,13 +110,16 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
     }
 
+    fn is_memory(&self, index: usize) -> Result<bool, Cause> {
+        Ok(matches!(self.station(index)?.filled, Filled::Memory(_)))
+    }
+
     /// Opens the resuming session of a device.
     fn begin(&self, index: usize) -> Result<(), Cause> {
         let mut station = self.station(index)?;
-        let Station { device, progress } = &mut *station;
-        progress.touched = true;
-        let resume = || self.wire.board.in_device(|| device.transition(State::Resuming));
-        Ok(self.trace(index).call(Activity::Transition(State::Resuming), resume)?)
+        station.progress.touched = true;
+        let begin = || station.filled.begin(&self.wire.board);
+        self.trace(index).call(Activity::Transition(State::Resuming), begin)
     }
 
     /// Writes a chunk, as the writer of the device, and makes room known.
@@ -133,18 +140,18 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     fn write_to_device(&self, index: usize, buffer: &Buffer) -> Result<Duration, Cause> {
         let mut station = self.station(index)?;
-        let Station { device, progress } = &mut *station;
+        let Station { filled, progress } = &mut *station;
         progress.digest.update(buffer.filled());
         let total = progress.digest.sum().bytes;
         let limit = self.wire.limits.state_bytes_max;
         if total > limit {
-            return Err(Cause::TooLarge { device: device.name().to_string(), limit });
+            return Err(Cause::TooLarge { device: filled.name().to_string(), limit });
         }
         let phase = if buffer.is_stopped { Phase::StopCopy } else { Phase::PreCopy };
-        let passed = progress.watched.data(phase, buffer.filled()).map_err(Cause::tap(device.name()))?;
+        let passed = progress.watched.data(phase, buffer.filled()).map_err(Cause::tap(filled.name()))?;
         let started = Instant::now();
         if !passed.is_empty() {
-            self.wire.board.in_device(|| device.write(passed))?;
+            filled.write(&self.wire.board, passed)?;
         }
         if !buffer.is_stopped {
             progress.precopy_bytes = total;
@@ -159,29 +166,21 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     /// comparison is the proof and the driver's answer is not.
     fn finish(&self, index: usize, sent: DigestSum) -> Result<DigestSum, Cause> {
         let mut station = self.station(index)?;
-        let Station { device, progress } = &mut *station;
+        let Station { filled, progress } = &mut *station;
         let received = progress.digest.sum();
         if received != sent {
-            return Err(Cause::Digest { device: device.name().to_string(), sent, received });
+            return Err(Cause::Digest { device: filled.name().to_string(), sent, received });
         }
         let board = &self.wire.board;
-        let held = progress.watched.end().map_err(Cause::tap(device.name()))?;
+        let held = progress.watched.end().map_err(Cause::tap(filled.name()))?;
         if !held.is_empty() {
-            board.in_device(|| device.write(&held))?;
+            filled.write(board, &held)?;
             drop(held);
         }
-        self.trace(index)
-            .call(Activity::Transition(State::Stop), || board.in_device(|| device.transition(State::Stop)))?;
-        match board.in_device(|| device.state())? {
-            State::Stop => {
-                self.trace(index).done("loaded, and equal to what was sent", received);
-                Ok(received)
-            }
-            other => {
-                let detail = format!("it says it stopped, and is in {other}");
-                Err(DeviceError::contract(device.name(), Call::SetState(State::Stop), detail).into())
-            }
-        }
+        let trace = self.trace(index);
+        trace.call(Activity::Transition(State::Stop), || filled.load(board))?;
+        trace.done("loaded, and equal to what was sent", received);
+        Ok(received)
     }
 
     /// A reason for every local device that something else is already doing something with.
@@ -189,9 +188,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let mut reasons = Vec::new();
         for station in &self.stations {
             let mut station = lock(station);
-            match self.wire.board.in_device(|| station.device.state())? {
+            let Filled::Device(device) = &mut station.filled else { continue };
+            match self.wire.board.in_device(|| device.state())? {
                 State::Running | State::Stop => {}
-                other => reasons.push(format!("device '{}' is in {other} here; reset it first", station.device.name())),
+                other => reasons.push(format!("device '{}' is in {other} here; reset it first", device.name())),
             }
         }
         Ok(reasons)

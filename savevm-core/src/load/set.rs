@@ -7,10 +7,13 @@ use std::vec::Vec;
 
 use crate::device::Device;
 use crate::digest::Digest;
+use crate::dirty::{Region, RegionTable};
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::identity::{self, Question};
+use crate::ram::GuestMemory;
 use crate::restore::{self, Restored};
+use crate::save::DeviceSum;
 use crate::tap::Watched;
 use crate::trace::Trace;
 
@@ -21,6 +24,12 @@ pub(super) struct Progress {
     pub(super) digest: Digest,
     pub(super) precopy_bytes: u64,
     pub(super) watched: Watched,
+}
+
+impl Progress {
+    pub(super) fn sum(&self, name: &str) -> DeviceSum {
+        DeviceSum { device: name.to_string(), sum: self.digest.sum(), precopy_bytes: self.precopy_bytes }
+    }
 }
 
 /// The VMM and where the migration is.
@@ -34,6 +43,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
 /// The devices, and how to undo it.
 pub(super) struct TargetSet<'a, D: Device, H: Hooks + ?Sized> {
     pub(super) devices: &'a mut [D],
+    pub(super) memory: Option<&'a dyn GuestMemory>,
+    /// Of the devices, and at last of memory.
     pub(super) progress: Vec<Progress>,
     pub(super) vmm: Vmm<'a, H>,
     armed: bool,
@@ -43,6 +54,10 @@ pub(super) struct TargetSet<'a, D: Device, H: Hooks + ?Sized> {
 #[derive(Debug)]
 pub(super) struct Pairing {
     here: Vec<(String, String)>,
+    /// The memory that waits here.
+    memory: Option<RegionTable>,
+    /// Those of the offer.
+    regions: Vec<Region>,
     /// For each device of the offer, the local one of that name.
     local: Vec<usize>,
 }
@@ -67,14 +82,22 @@ impl<H: Hooks + ?Sized> Vmm<'_, H> {
 }
 
 impl<'a, D: Device + Send, H: Hooks + ?Sized> TargetSet<'a, D, H> {
-    pub(super) fn new(devices: &'a mut [D], hooks: &'a mut H, cancel: Cancel, trace: Trace) -> Self {
-        let progress = devices.iter().map(|_| Progress::default()).collect();
-        Self { devices, progress, vmm: Vmm { hooks, phase: Phase::Hello, trace, cancel }, armed: true }
+    pub(super) fn new(
+        devices: &'a mut [D],
+        memory: Option<&'a dyn GuestMemory>,
+        hooks: &'a mut H,
+        cancel: Cancel,
+        trace: Trace,
+    ) -> Self {
+        let count = devices.len().saturating_add(usize::from(memory.is_some()));
+        let progress = (0..count).map(|_| Progress::default()).collect();
+        Self { devices, memory, progress, vmm: Vmm { hooks, phase: Phase::Hello, trace, cancel }, armed: true }
     }
 
     pub(super) fn pairing(&self) -> Pairing {
         let here = |device: &D| (device.name().to_string(), device.identity().to_string());
-        Pairing { here: self.devices.iter().map(here).collect(), local: Vec::new() }
+        let memory = self.memory.map(GuestMemory::regions).cloned();
+        Pairing { here: self.devices.iter().map(here).collect(), memory, regions: Vec::new(), local: Vec::new() }
     }
 
     pub(super) fn disarm(&mut self) {
@@ -101,14 +124,9 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> TargetSet<'a, D, H> {
 impl Pairing {
     /// Finds the local device for one of the offer, by its number here. A reason to refuse leaves a gap that is never used.
     pub(super) fn pair(&mut self, index: usize, name: &str, identity: &str) -> Result<usize, String> {
-        let found = self.here.iter().enumerate().find(|(_, (here, _))| here == name);
-        if self.local.len() <= index {
-            self.local.resize(index.saturating_add(1), usize::MAX);
-        }
-        if let Some(slot) = self.local.get_mut(index) {
-            *slot = found.map_or(usize::MAX, |(local, _)| local);
-        }
-        let Some((local, (_, ours))) = found else {
+        let found = self.here.iter().position(|(here, _)| here == name);
+        self.set_local(index, found.unwrap_or(usize::MAX));
+        let Some((local, (_, ours))) = found.and_then(|local| Some((local, self.here.get(local)?))) else {
             let here: Vec<&str> = self.here.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!("the source offers device '{name}', here there is {}", here.join(", ")));
         };
@@ -119,13 +137,40 @@ impl Pairing {
         Err(format!("device '{name}' of source and target: they do not read each other's state, because {verdict}"))
     }
 
-    /// A reason for every local device the offer left out.
+    pub(super) fn add_region(&mut self, region: Region) {
+        self.regions.push(region);
+    }
+
+    /// Compares the memory on offer with what is here. It comes behind the local devices.
+    pub(super) fn pair_memory(&mut self, index: usize) -> Result<(), String> {
+        self.set_local(index, self.here.len());
+        let Some(ours) = self.memory.take() else {
+            return Err("the source offers guest memory, and none waits here".into());
+        };
+        let regions = core::mem::take(&mut self.regions);
+        let count = regions.len();
+        let theirs =
+            RegionTable::new(regions, count).map_err(|error| format!("guest memory of the source: {error}"))?;
+        theirs.compare(&ours).map_err(|error| error.to_string())
+    }
+
+    fn set_local(&mut self, index: usize, local: usize) {
+        if self.local.len() <= index {
+            self.local.resize(index.saturating_add(1), usize::MAX);
+        }
+        if let Some(slot) = self.local.get_mut(index) {
+            *slot = local;
+        }
+    }
+
+    /// A reason for everything here that the offer left out.
     pub(super) fn unpaired(&self) -> Vec<String> {
         let missing = |(index, (name, _)): (usize, &(String, String))| {
             let paired = self.local.contains(&index);
             (!paired).then(|| format!("device '{name}' waits here, and the source does not offer it"))
         };
-        self.here.iter().enumerate().filter_map(missing).collect()
+        let memory = self.memory.iter().map(|_| "guest memory waits here, and the source offers none".into());
+        self.here.iter().enumerate().filter_map(missing).chain(memory).collect()
     }
 
     pub(super) fn into_local(self) -> Vec<usize> {

@@ -10,6 +10,7 @@ use vfio_mig_fsm::State;
 use super::SaveOptions;
 use super::set::{Offer, Vmm};
 use crate::digest::DigestSum;
+use crate::dirty::Region;
 use crate::engine::board::Event;
 use crate::engine::helm::{Helm, out_of_place};
 use crate::engine::lane::Outgoing;
@@ -18,6 +19,7 @@ use crate::engine::task::{Done, Task};
 use crate::error::Cause;
 use crate::hooks::Hooks;
 use crate::link::{self, Incoming};
+use crate::sched::Kind;
 
 /// The caller's thread on its way.
 pub(super) struct Course<'c, 'w, 'a, 'h, H: Hooks + ?Sized> {
@@ -43,7 +45,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         let count = wire.channel_count();
         for index in 0..count {
             let hello = Hello {
-                support: link::support(&wire.limits, wire.role),
+                support: wire.support(),
                 role: wire.role,
                 nonce: self.options.nonce,
                 channel: Channel { index, count },
@@ -82,7 +84,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     /// Offers every device, and waits until the target has taken each of them into RESUMING. Gives the states they were
     /// found in.
-    pub(super) fn open(&mut self, offers: &[Offer]) -> Result<Vec<State>, Cause> {
+    pub(super) fn open(&mut self, offers: &[Offer], regions: &[Region]) -> Result<Vec<State>, Cause> {
         let described = self.helm.all(self.vmm.hooks, Task::Describe)?;
         let mut homes = Vec::with_capacity(offers.len());
         for (index, (offer, done)) in offers.iter().zip(described).enumerate() {
@@ -91,6 +93,12 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 return Err(Cause::refused(busy(&offer.name, state)));
             }
             homes.push(state);
+            if offer.kind == Kind::Memory {
+                for region in regions {
+                    let region = Outgoing::Region { device: link::number(index), region: region.clone() };
+                    self.helm.wire.post(0, region)?;
+                }
+            }
             let open = Outgoing::Open {
                 device: link::number(index),
                 name: offer.name.clone(),

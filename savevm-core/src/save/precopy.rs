@@ -7,7 +7,7 @@ use std::vec::Vec;
 use vfio_mig_fsm::{Capabilities, State};
 
 use super::set::Offer;
-use crate::sched::{Config, Kind, Policy, Section, Verdict};
+use crate::sched::{Config, Policy, Section, Verdict};
 
 /// Chunks that a device's thread reads and sends before it asks what to do next. One question for each would cost a
 /// wake-up in both directions (`spec/perf/limits.md` section 1).
@@ -63,7 +63,7 @@ pub(super) fn config(offers: &[Offer], homes: &[State], rule: Option<&Precopy>, 
     let section = |(offer, home): (&Offer, &State)| {
         let reads_running = rule.is_some();
         let capabilities = if reads_running { offer.capabilities } else { without_precopy(offer.capabilities) };
-        let mut section = Section::new(offer.name.clone(), Kind::Device, capabilities);
+        let mut section = Section::new(offer.name.clone(), offer.kind, capabilities);
         section.home = *home;
         section
     };

@@ -7,12 +7,16 @@ use std::vec::Vec;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use super::DeviceSum;
 use crate::device::Device;
 use crate::digest::Digest;
+use crate::dirty::{Region, Target};
 use crate::engine::threads::in_parallel;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
+use crate::ram::{self, Attempt, Source};
 use crate::restore::{self, Restored};
+use crate::sched::Kind;
 use crate::tap::{Side, Subject, Taps, Watched};
 use crate::trace::{Activity, DeviceTrace, Trace};
 
@@ -35,12 +39,19 @@ pub(super) struct Progress {
     pub(super) trace: DeviceTrace,
 }
 
+impl Progress {
+    pub(super) fn sum(&self, name: &str) -> DeviceSum {
+        DeviceSum { device: name.to_string(), sum: self.digest.sum(), precopy_bytes: self.precopy_bytes }
+    }
+}
+
 /// What the target is told of a device.
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) name: String,
     pub(super) identity: String,
     pub(super) capabilities: Capabilities,
+    pub(super) kind: Kind,
 }
 
 /// The VMM and where the migration is.
@@ -56,6 +67,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
 /// The devices, where they are, and how to undo it.
 pub(super) struct SourceSet<'a, D: Device, H: Hooks + ?Sized> {
     pub(super) devices: &'a mut [D],
+    pub(super) memory: Option<Attempt<'a>>,
+    /// Of the devices, and at last of memory.
     pub(super) progress: Vec<Progress>,
     pub(super) vmm: Vmm<'a, H>,
     armed: bool,
@@ -98,7 +111,16 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
         };
         let progress = devices.iter().enumerate().map(progress).collect();
         let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace };
-        Self { devices, progress, vmm, armed: true }
+        Self { devices, memory: None, progress, vmm, armed: true }
+    }
+
+    /// Memory becomes the last section.
+    pub(super) fn add_memory(&mut self, memory: Option<Source<'a>>) {
+        if let Some(source) = memory {
+            self.memory = Some(Attempt::new(source));
+            let trace = self.vmm.trace.device(self.progress.len(), ram::NAME);
+            self.progress.push(Progress { trace, ..Progress::default() });
+        }
     }
 
     pub(super) fn offers(&self) -> Vec<Offer> {
@@ -106,12 +128,26 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             name: device.name().to_string(),
             identity: device.identity().to_string(),
             capabilities: device.capabilities(),
+            kind: Kind::Device,
         };
-        self.devices.iter().map(offer).collect()
+        let memory = |memory: &Attempt<'_>| Offer {
+            name: ram::NAME.to_string(),
+            identity: String::new(),
+            capabilities: memory.capabilities(),
+            kind: Kind::Memory,
+        };
+        self.devices.iter().map(offer).chain(self.memory.iter().map(memory)).collect()
+    }
+
+    pub(super) fn regions(&self) -> Vec<Region> {
+        self.memory.iter().flat_map(|memory| memory.table().regions().to_vec()).collect()
     }
 
     /// Ends the data sessions of devices that were given up.
     pub(super) fn retire(&mut self) -> Result<(), Cause> {
+        if let Some(memory) = &mut self.memory {
+            memory.end(None);
+        }
         let traces: Vec<DeviceTrace> = self.progress.iter().map(|progress| progress.trace.clone()).collect();
         let stop = |index: usize, device: &mut D| {
             let trace = traces.get(index).cloned().unwrap_or_default();
@@ -137,6 +173,10 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
         }
         self.armed = false;
         let homes: Vec<Option<State>> = self.progress.iter().map(|progress| progress.home).collect();
+        if let Some(memory) = &mut self.memory {
+            // The next attempt may go to another target, and what this one still has nobody knows.
+            memory.end(Some(Target::Lost));
+        }
         let restored = restore::return_to(self.devices, &homes);
         self.vmm.trace.restored(&restored);
         if self.vmm.guest_paused {

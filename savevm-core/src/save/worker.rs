@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread of one device of the source: it makes every call to the device, and sends what it reads.
+//! The thread of one device of the source, or of its memory: it makes every call to the device, and sends what it reads.
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use std::format;
 use std::time::Instant;
 
+use stream_codec::frame::Role;
 use vfio_mig_fsm::State;
 
+use super::part::{Part, Then};
 use super::set::Progress;
-use crate::device::{self, Call, Device, DeviceError};
+use crate::device::{Call, Device, DeviceError};
 use crate::engine::board::Event;
-use crate::engine::buffer::Buffer;
+use crate::engine::buffer::Pool;
 use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Task};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
-use crate::sched::Sizes;
 use crate::trace::Activity;
 
-/// A device that yields its state in small pieces is read again for as long, so that its frames are not as small.
-const GATHERING: Duration = Duration::from_millis(1);
-
-/// One device and what is known of it.
+/// One device, or guest memory, and what is known of it.
 pub(super) struct Worker<'w, 'a, 'd, D> {
     pub(super) wire: &'w Wire<'a>,
     pub(super) index: usize,
-    pub(super) device: &'d mut D,
+    pub(super) part: Part<'d, 'a, D>,
     pub(super) progress: &'d mut Progress,
     pub(super) spread: Spread,
     /// When the chunk before was sent.
@@ -44,6 +41,8 @@ enum Chunk {
     Drained(u64),
     /// Nothing will follow.
     End,
+    /// Nothing before the target has written more frames than these.
+    Blocked { frames: u64 },
 }
 
 impl<D: Device> Worker<'_, '_, '_, D> {
@@ -70,19 +69,16 @@ impl<D: Device> Worker<'_, '_, '_, D> {
     }
 
     fn describe(&mut self) -> Result<Done, Cause> {
-        let board = &self.wire.board;
-        let state = board.in_device(|| self.device.state())?;
-        // An estimate for the target's display; a driver without one does not stop a migration.
-        let stop_copy_bytes = board.in_device(|| self.device.stop_copy_bytes()).unwrap_or(0);
+        let (state, stop_copy_bytes) = self.part.describe(&self.wire.board)?;
         Ok(Done::Described { state, stop_copy_bytes })
     }
 
     fn transition(&mut self, to: State) -> Result<Done, Cause> {
-        let Self { wire, device, progress, .. } = self;
+        let Self { wire, part, progress, .. } = self;
         if progress.home.is_none() {
-            progress.home = Some(wire.board.in_device(|| device.state())?);
+            progress.home = Some(part.state(&wire.board)?);
         }
-        wire.board.in_device(|| device.transition(to))?;
+        part.transition(&wire.board, to)?;
         progress.state = Some(to);
         if to == State::StopCopy {
             progress.precopy_bytes = progress.digest.sum().bytes;
@@ -90,18 +86,18 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         Ok(Done::Moved)
     }
 
-    /// PRECOPY_INFO only in states that answer it: elsewhere it is EINVAL.
     fn query(&mut self) -> Result<Done, Cause> {
-        let Self { wire, device, progress, .. } = self;
-        let stop_copy_bytes = wire.board.in_device(|| device.stop_copy_bytes()).unwrap_or(0);
-        if !matches!(progress.state, Some(State::PreCopy | State::PreCopyP2p)) {
-            return Ok(Done::Queried(Sizes::new(0, 0, stop_copy_bytes)));
-        }
-        let info = wire.board.in_device(|| device.precopy_info())?;
-        let sizes = Sizes::new(info.initial_bytes, info.dirty_bytes, stop_copy_bytes);
-        let sizes = if info.reinit == Some(true) { sizes.reinitialised() } else { sizes };
-        progress.trace.sizes(&sizes);
+        self.hear();
+        let sizes = self.part.query(&self.wire.board, self.progress.state)?;
+        self.progress.trace.sizes(&sizes);
         Ok(Done::Queried(sizes))
+    }
+
+    /// Takes note of what the target has written.
+    fn hear(&mut self) {
+        if let Ok(passage) = self.wire.passage(self.index) {
+            self.part.acknowledged(passage.credit.written());
+        }
     }
 
     /// Chunk by chunk, up to `bytes_max`.
@@ -110,6 +106,10 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         self.sending = Duration::ZERO;
         while moved < bytes_max {
             let room = usize::try_from(bytes_max.saturating_sub(moved)).unwrap_or(usize::MAX);
+            let buffer_len = self.wire.pool().map_or(1, Pool::buffer_len);
+            if moved > 0 && room < self.part.piece_len_min(buffer_len) {
+                break;
+            }
             match self.send_chunk(room)? {
                 Chunk::Sent(bytes) => moved = moved.saturating_add(bytes),
                 Chunk::Drained(bytes) if bytes > 0 || moved > 0 => {
@@ -119,13 +119,20 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 Chunk::Drained(_) if self.progress.state == Some(State::StopCopy) => {
                     let detail = "it says there is more to come, in STOP_COPY, where nothing can change";
                     let call = Call::SetState(State::StopCopy);
-                    return Err(DeviceError::contract(self.device.name(), call, detail).into());
+                    return Err(DeviceError::contract(self.part.name(), call, detail).into());
                 }
                 Chunk::Drained(_) => return Ok(Done::Drained),
+                Chunk::Blocked { .. } if moved > 0 => break,
+                Chunk::Blocked { frames } => {
+                    if !self.wire.passage(self.index)?.credit.wait_written(frames) {
+                        return Err(Cause::Cancelled);
+                    }
+                    self.hear();
+                }
                 Chunk::End if moved > 0 => break,
                 Chunk::End => {
                     let Progress { digest, sequence, watched, trace, .. } = &mut *self.progress;
-                    watched.end().map_err(Cause::tap(self.device.name()))?;
+                    watched.end().map_err(Cause::tap(self.part.name()))?;
                     trace.done("read to its end", digest.sum());
                     return Ok(Done::Ended { sum: digest.sum(), frames: *sequence });
                 }
@@ -150,7 +157,9 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let waiting = asked.elapsed();
         let (Some(pool), false) = (wire.pool(), wire.board.is_stopped()) else { return Err(Cause::Cancelled) };
         let Some(mut buffer) = pool.take() else { return Err(Cause::Cancelled) };
-        let then = self.fill(&mut buffer, pool.buffer_len().min(room))?;
+        let frames = passage.credit.written();
+        self.part.acknowledged(frames);
+        let then = self.part.fill(&wire.board, &mut buffer, pool.buffer_len().min(room), sequence)?;
         let length = buffer.filled().len();
         if length == 0 {
             pool.give(buffer);
@@ -159,22 +168,27 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             let total = self.progress.digest.sum().bytes;
             let limit = wire.limits.state_bytes_max;
             if total > limit {
-                return Err(Cause::TooLarge { device: self.device.name().into(), limit });
+                return Err(Cause::TooLarge { device: self.part.name().into(), limit });
             }
             let phase = if self.progress.state == Some(State::StopCopy) { Phase::StopCopy } else { Phase::PreCopy };
             let watched = self.progress.watched.data(phase, buffer.filled());
-            watched.map_err(Cause::tap(self.device.name()))?;
+            watched.map_err(Cause::tap(self.part.name()))?;
             let send_began = Instant::now();
             wire.send_data(self.index, sequence, buffer, self.spread.is_spread())?;
             self.lap(length, waiting, send_began);
             self.progress.sequence = sequence.saturating_add(1);
+            if wire.role == Role::File {
+                // What is read back from a file comes in its order, whole, or not at all.
+                self.part.acknowledged(self.progress.sequence);
+            }
             passage.bytes.store(total, Ordering::Relaxed);
         }
         let bytes = u64::try_from(length).unwrap_or(u64::MAX);
         Ok(match then {
-            device::Read::Bytes(_) => Chunk::Sent(bytes),
-            device::Read::Drained => Chunk::Drained(bytes),
-            device::Read::End => {
+            Then::More => Chunk::Sent(bytes),
+            Then::Drained => Chunk::Drained(bytes),
+            Then::Blocked => Chunk::Blocked { frames },
+            Then::End => {
                 self.progress.has_ended = true;
                 if length == 0 { Chunk::End } else { Chunk::Sent(bytes) }
             }
@@ -194,25 +208,6 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting });
         if self.spread.is_spread() != was_spread {
             self.progress.trace.spreads(!was_spread);
-        }
-    }
-
-    /// Reads until the buffer is full, or the device has nothing more, or takes its time. Gives what it said last.
-    fn fill(&mut self, buffer: &mut Buffer, piece_len: usize) -> Result<device::Read, Cause> {
-        let started = Instant::now();
-        loop {
-            let filled = buffer.filled().len();
-            let room = buffer.rest(piece_len);
-            let room_len = room.len();
-            let read = self.wire.board.in_device(|| self.device.read(room))?;
-            let device::Read::Bytes(length) = read else { return Ok(read) };
-            if length == 0 || length > room_len || !buffer.set_filled(filled.saturating_add(length)) {
-                let detail = format!("it claims {length} bytes in a buffer of {room_len}");
-                return Err(DeviceError::contract(self.device.name(), Call::Read, detail).into());
-            }
-            if length == room_len || started.elapsed() >= GATHERING || self.wire.board.is_stopped() {
-                return Ok(read);
-            }
         }
     }
 }

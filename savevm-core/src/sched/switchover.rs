@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use vfio_mig_fsm::State;
 
-use super::config::Switchover;
+use super::config::{Kind, Section, Switchover};
 use super::decision::{Cause, Estimate, External, Phase};
 use super::grant::Grant;
 use super::model::{self, Term};
@@ -45,8 +45,16 @@ impl SaveScheduler {
         if self.phase == Phase::Ready {
             return Step::Ready;
         }
-        // All of them, without waiting for any.
-        if let Some(index) = self.find(|_, progress| progress.is_idle() && progress.state != Some(State::StopCopy)) {
+        // All of them, without waiting for any; but a device writes to memory until it has stopped, so the last reading of what is dirty
+        // comes after that.
+        let writes = self.sections().any(|(_, section, progress)| {
+            matches!(section.kind, Kind::Device | Kind::Backend) && progress.state != Some(State::StopCopy)
+        });
+        let stops = |section: &Section, progress: &Progress| {
+            let may_stop = !writes || section.kind != Kind::Memory;
+            progress.is_idle() && progress.state != Some(State::StopCopy) && may_stop
+        };
+        if let Some(index) = self.find(stops) {
             self.expect_bytes(now, index);
             return self.transition(now, index, State::StopCopy);
         }
@@ -97,6 +105,11 @@ impl SaveScheduler {
         let bytes_per_s = bandwidth.bytes_per_s.min(capped).max(1);
         let first = Term::from(self.config.overhead).then(Term::new(external.fixed, 0));
 
+        let is_device = |section: &Section| matches!(section.kind, Kind::Device | Kind::Backend);
+        let stops = self.sections().filter(|(_, section, _)| is_device(section));
+        let devices_stop = stops.map(|(_, section, _)| section.profile.stop).max_by_key(|stop| stop.expected);
+        let devices_stop = Term::from(devices_stop.unwrap_or_default());
+        let before = |section: &Section| if section.kind == Kind::Memory { devices_stop } else { Term::default() };
         let mut terms = alloc::vec::Vec::with_capacity(self.progress.len().saturating_add(1));
         let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
         let mut order = alloc::vec::Vec::with_capacity(self.progress.len());
@@ -114,8 +127,9 @@ impl SaveScheduler {
             }
             pending_bytes = pending_bytes.saturating_add(bytes);
             let load = Term::from(section.profile.load);
-            terms.push(progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s).then(load));
-            fixed.push(Term::from(section.profile.stop).then(load));
+            let own = progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s);
+            terms.push(before(section).then(own).then(load));
+            fixed.push(before(section).then(Term::from(section.profile.stop)).then(load));
             let tail = units::time_for(bytes, progress.bytes_per_s(section).unwrap_or(u64::MAX));
             let write = progress.write_time(section, last_piece(bytes, self.config.chunk_bytes_max));
             order.push((section.profile.load.expected.saturating_add(tail), bytes, write, section));

@@ -37,7 +37,7 @@ impl<F: AsFd> ContainerLog<F> {
     }
 }
 
-impl<F: AsFd> DirtyTracker for ContainerLog<F> {
+impl<F: AsFd + Send> DirtyTracker for ContainerLog<F> {
     fn name(&self) -> &str {
         &self.name
     }

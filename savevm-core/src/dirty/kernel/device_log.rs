@@ -42,7 +42,7 @@ impl<F: AsFd> DeviceLog<F> {
     }
 }
 
-impl<F: AsFd> DirtyTracker for DeviceLog<F> {
+impl<F: AsFd + Send> DirtyTracker for DeviceLog<F> {
     fn name(&self) -> &str {
         &self.name
     }

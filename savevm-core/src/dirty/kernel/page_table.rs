@@ -49,7 +49,7 @@ impl<F: AsFd> PageTable<F> {
     }
 }
 
-impl<F: AsFd> DirtyTracker for PageTable<F> {
+impl<F: AsFd + Send> DirtyTracker for PageTable<F> {
     fn name(&self) -> &str {
         &self.name
     }

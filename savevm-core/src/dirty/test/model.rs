@@ -3,11 +3,11 @@
 //! target's memory is the source's.
 
 use alloc::boxed::Box;
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use alloc::{format, vec};
-use core::cell::RefCell;
 use core::num::NonZeroU64;
+use std::sync::Mutex;
 
 use super::super::*;
 
@@ -55,7 +55,7 @@ impl Log {
 
 struct FakeTracker {
     name: alloc::string::String,
-    log: Rc<RefCell<Log>>,
+    log: Arc<Mutex<Log>>,
 }
 
 impl FakeTracker {
@@ -70,7 +70,7 @@ impl DirtyTracker for FakeTracker {
     }
 
     fn start(&mut self, ranges: &[Range]) -> Result<(), TrackError> {
-        let mut log = self.log.borrow_mut();
+        let mut log = self.log.lock().unwrap();
         if core::mem::take(&mut log.fail_start) {
             return Err(self.error(Doing::Start));
         }
@@ -81,7 +81,7 @@ impl DirtyTracker for FakeTracker {
     }
 
     fn extend(&mut self, range: Range) -> Result<Extended, TrackError> {
-        let mut log = self.log.borrow_mut();
+        let mut log = self.log.lock().unwrap();
         if !log.can_extend {
             return Ok(Extended::NeedsRestart);
         }
@@ -90,7 +90,7 @@ impl DirtyTracker for FakeTracker {
     }
 
     fn read(&mut self, range: Range, marks: &mut Marks<'_>) -> Result<(), TrackError> {
-        let mut log = self.log.borrow_mut();
+        let mut log = self.log.lock().unwrap();
         let (first, last) = (range.start() / log.granule, (range.end() - 1) / log.granule);
         let found: Vec<u64> = log.dirty.range(first..=last).copied().collect();
         let mut words = vec![0; usize::try_from((last - first) / 64 + 1).unwrap()];
@@ -108,7 +108,7 @@ impl DirtyTracker for FakeTracker {
     }
 
     fn stop(&mut self) -> Result<(), TrackError> {
-        let mut log = self.log.borrow_mut();
+        let mut log = self.log.lock().unwrap();
         log.running = false;
         log.dirty.clear();
         Ok(())
@@ -123,7 +123,7 @@ type Memory = alloc::collections::BTreeMap<Page, u64>;
 struct World {
     dice: Dice,
     tracking: Tracking<'static>,
-    logs: Vec<Rc<RefCell<Log>>>,
+    logs: Vec<Arc<Mutex<Log>>>,
     mapped: Vec<Slot>,
     source: Memory,
     target: Memory,
@@ -164,8 +164,8 @@ impl World {
         world.map_regions();
         for (index, granule) in [PAGE, HUGE, 1024, 8 * PAGE].into_iter().enumerate() {
             let can_extend = world.dice.once_in(2);
-            let log = Rc::new(RefCell::new(Log { granule, can_extend, ..Log::default() }));
-            world.logs.push(Rc::clone(&log));
+            let log = Arc::new(Mutex::new(Log { granule, can_extend, ..Log::default() }));
+            world.logs.push(Arc::clone(&log));
             let tracker = FakeTracker { name: format!("writer {index}"), log };
             assert!(world.tracking.add_tracker(Box::new(tracker)).is_ok());
         }
@@ -201,7 +201,7 @@ impl World {
             if into < slot.range.length() {
                 self.writes += 1;
                 self.source.insert((slot.region, (slot.offset + into) / page_bytes), self.writes);
-                self.logs[writer].borrow_mut().wrote(slot.range.start() + into);
+                self.logs[writer].lock().unwrap().wrote(slot.range.start() + into);
             }
         }
     }
@@ -209,7 +209,7 @@ impl World {
     fn collect(&mut self, guest: Guest) {
         if self.trackers_fail && self.dice.once_in(4) {
             let (log, after) = (self.dice.below(4), self.dice.below(5));
-            self.logs[usize::try_from(log).unwrap()].borrow_mut().fail_read_after =
+            self.logs[usize::try_from(log).unwrap()].lock().unwrap().fail_read_after =
                 Some(usize::try_from(after).unwrap());
         }
         let collected = self.tracking.collect(guest);
@@ -223,7 +223,7 @@ impl World {
     fn restart(&mut self) {
         let log = self.dice.below(4);
         let fails = self.dice.once_in(3);
-        self.logs[usize::try_from(log).unwrap()].borrow_mut().fail_start = fails;
+        self.logs[usize::try_from(log).unwrap()].lock().unwrap().fail_start = fails;
         let _ = self.tracking.restart_failed();
     }
 

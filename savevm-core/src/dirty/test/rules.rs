@@ -5,8 +5,8 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use alloc::{format, vec};
-use core::cell::RefCell;
 use core::num::NonZeroU64;
+use std::sync::Mutex;
 
 use super::super::slots::Slots;
 use super::super::*;
@@ -210,11 +210,11 @@ fn slots_that_do_not_fit_are_refused() {
 
 #[test]
 fn the_bits_of_an_unmapping_are_taken_over() {
-    let asked = RefCell::new(Vec::new());
+    let asked = Mutex::new(Vec::new());
     let (mut tracking, id) = tracking(100);
     let log = HostLog::new("log", |request: Request<'_, '_>| {
         if let Request::Read(range, marks) = request {
-            asked.borrow_mut().push(range);
+            asked.lock().unwrap().push(range);
             marks.range(Range::new(range.start(), 1).unwrap());
         }
         Ok(())
@@ -224,11 +224,11 @@ fn the_bits_of_an_unmapping_are_taken_over() {
     send_all(&mut tracking);
     let cut = range(40 * PAGE, 20 * PAGE);
     let _ = tracking.unmap(cut, |marks| marks.words(41 * PAGE, PAGE, &[0b11])).unwrap();
-    assert_eq!(*asked.borrow(), [cut], "read once more, before it is gone");
+    assert_eq!(*asked.lock().unwrap(), [cut], "read once more, before it is gone");
     assert_eq!(runs(tracking.ledger().dirty(id).unwrap(), 99), [(40, 3)]);
-    asked.borrow_mut().clear();
+    asked.lock().unwrap().clear();
     let _ = tracking.collect(Guest::Running);
-    assert_eq!(*asked.borrow(), [range(0, 40 * PAGE), range(60 * PAGE, 40 * PAGE)], "what is left of the slot");
+    assert_eq!(*asked.lock().unwrap(), [range(0, 40 * PAGE), range(60 * PAGE, 40 * PAGE)], "what is left of the slot");
     assert_eq!(runs(tracking.ledger().dirty(id).unwrap(), 99), [(0, 1), (40, 3), (60, 1)]);
     let failed = tracking.unmap(range(0, 2 * PAGE), |_| Err("no")).unwrap_err();
     assert_eq!(failed, UnmapError::Unmap("no"));
@@ -238,10 +238,10 @@ fn the_bits_of_an_unmapping_are_taken_over() {
 /// Two trackers; one fails once.
 #[test]
 fn a_failed_report_makes_everything_dirty_until_a_restart() {
-    let fails = RefCell::new(false);
+    let fails = Mutex::new(false);
     let (mut tracking, _) = tracking(100);
     let log = HostLog::new("net0 (a log)", |request: Request<'_, '_>| match request {
-        Request::Read(..) if *fails.borrow() => Err("it broke".into()),
+        Request::Read(..) if *fails.lock().unwrap() => Err("it broke".into()),
         _ => Ok(()),
     });
     assert!(tracking.add_tracker(Box::new(HostLog::new("kvm", |_: Request<'_, '_>| Ok(())))).is_ok());
@@ -250,14 +250,14 @@ fn a_failed_report_makes_everything_dirty_until_a_restart() {
     send_all(&mut tracking);
     assert_eq!(tracking.collect(Guest::Running), Collected::default());
     assert_eq!(tracking.ledger().dirty_pages(), 0);
-    *fails.borrow_mut() = true;
+    *fails.lock().unwrap() = true;
     let collected = tracking.collect(Guest::Running);
     assert_eq!(
         collected.errors[0].to_string(),
         "net0 (a log): reading the dirty pages of 0x0..0x64000 failed: it broke"
     );
     assert_eq!((collected.not_running, tracking.ledger().dirty_pages()), (1, 100));
-    *fails.borrow_mut() = false;
+    *fails.lock().unwrap() = false;
     send_all(&mut tracking);
     assert_eq!(tracking.collect(Guest::Running).not_running, 1, "it is not asked again");
     assert_eq!(tracking.ledger().dirty_pages(), 100);
@@ -271,12 +271,12 @@ fn a_failed_report_makes_everything_dirty_until_a_restart() {
 
 #[test]
 fn a_start_that_fails_stops_what_it_started() {
-    let calls = RefCell::new(Vec::new());
+    let calls = Mutex::new(Vec::new());
     let (mut tracking, _) = tracking(10);
     let log = |name: &'static str, fails: bool| {
         let calls = &calls;
         HostLog::new(name, move |request: Request<'_, '_>| {
-            calls.borrow_mut().push(match request {
+            calls.lock().unwrap().push(match request {
                 Request::Start(ranges) => format!("{name} start {}", ranges.len()),
                 Request::Stop => format!("{name} stop"),
                 _ => format!("{name} other"),
@@ -287,7 +287,7 @@ fn a_start_that_fails_stops_what_it_started() {
     assert!(tracking.add_tracker(Box::new(log("a", false))).is_ok());
     assert!(tracking.add_tracker(Box::new(log("b", true))).is_ok());
     assert_eq!(tracking.start().unwrap_err().to_string(), "b: starting to track dirty pages failed: no");
-    assert_eq!(*calls.borrow(), ["a start 1", "b start 1", "a stop"]);
+    assert_eq!(*calls.lock().unwrap(), ["a start 1", "b start 1", "a stop"]);
     let states: Vec<_> = tracking.trackers().collect();
     assert_eq!(states, [("a", TrackerState::Idle), ("b", TrackerState::Failed)]);
 }

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The source's memory: what is dirty goes into frames, and stays owed until the target has it.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::num::NonZeroU64;
+
+use stream_codec::frame::{PagesWriter, RECORD_BYTES};
+use vfio_mig_fsm::{Capabilities, State};
+
+use super::memory::GuestMemory;
+use crate::dirty::{
+    BitmapError, Guest, Incomplete, Owed, Portion, RegionError, RegionId, RegionTable, RegionsDiffer, Target,
+    TrackError, Tracking,
+};
+use crate::error::Cause;
+use crate::sched::Sizes;
+
+/// A stretch from which pages for one frame are taken: 1 GiB in pages of 4 KiB, which makes 32 KiB for each frame on its way.
+const SPAN_PAGES_MAX: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 18) - 1);
+/// Memory is read in pieces of this size: small enough for the caches, where its zeros are looked for and its digest is made.
+const PIECE_LEN: usize = 128 << 10;
+
+/// What is looked at for one frame at most, where all is zero and the frame does not fill.
+const LOOK_BYTES_MAX: u64 = 32 << 20;
+
+/// Guest memory that is to be moved, with the account of what the target lacks.
+pub struct Source<'a> {
+    memory: &'a dyn GuestMemory,
+    account: &'a mut (dyn Account + Send + 'a),
+}
+
+/// Memory and its account do not belong together.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(transparent)]
+pub struct Mismatch(#[from] Fault);
+
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+enum Fault {
+    #[error("the account of dirty pages: {0}")]
+    Table(#[from] RegionError),
+    #[error("the account of dirty pages is not of this memory, which is the \"target\" here: {0}")]
+    Differ(#[from] RegionsDiffer),
+}
+
+/// [`Tracking`] without the lifetime of its trackers.
+trait Account {
+    fn region_ids(&self) -> Vec<RegionId>;
+    fn has_trackers(&self) -> bool;
+    fn start(&mut self) -> Result<(), TrackError>;
+    fn collect(&mut self, guest: Guest);
+    fn mark_all(&mut self);
+    fn dirty_bytes(&self) -> u64;
+    fn take(&mut self, portion: Portion) -> Result<Option<Owed>, BitmapError>;
+    fn acknowledge(&mut self, owed: Owed);
+    fn check_complete(&self) -> Result<(), Incomplete>;
+    fn end(&mut self, lost: Option<Target>);
+}
+
+impl Account for Tracking<'_> {
+    fn region_ids(&self) -> Vec<RegionId> {
+        self.ledger().regions().map(|(id, _)| id).collect()
+    }
+
+    fn has_trackers(&self) -> bool {
+        self.trackers().next().is_some()
+    }
+
+    fn start(&mut self) -> Result<(), TrackError> {
+        Tracking::start(self)
+    }
+
+    fn collect(&mut self, guest: Guest) {
+        // A tracker that failed makes everything dirty at every reading. Started anew it does so once; if that fails too, the migration
+        // goes on with more to send than needed.
+        if Tracking::collect(self, guest).not_running > 0 && guest == Guest::Running {
+            let _ = self.restart_failed();
+        }
+    }
+
+    fn mark_all(&mut self) {
+        let regions: Vec<_> = self.ledger().regions().map(|(id, region)| (id, region.pages())).collect();
+        regions.into_iter().for_each(|(id, pages)| self.mark(id, 0, pages));
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        self.ledger().dirty_bytes()
+    }
+
+    fn take(&mut self, portion: Portion) -> Result<Option<Owed>, BitmapError> {
+        Tracking::take(self, portion)
+    }
+
+    fn acknowledge(&mut self, owed: Owed) {
+        // Nothing else ends an attempt while this one has the account.
+        let _ = Tracking::acknowledge(self, owed);
+    }
+
+    fn check_complete(&self) -> Result<(), Incomplete> {
+        Tracking::check_complete(self)
+    }
+
+    fn end(&mut self, lost: Option<Target>) {
+        if let Some(target) = lost {
+            self.give_up(target);
+        }
+        // One that runs on costs the guest some speed, and says so when it is started again.
+        let _ = self.stop();
+    }
+}
+
+impl<'a> Source<'a> {
+    /// Memory, and the account of it: of the same regions, in the same order. Trackers say what is written while the guest runs;
+    /// without any, all memory moves while it stands.
+    ///
+    /// # Errors
+    /// When the account is of other regions.
+    pub fn new<'t: 'a>(memory: &'a dyn GuestMemory, tracking: &'a mut Tracking<'t>) -> Result<Self, Mismatch> {
+        let regions: Vec<_> = tracking.ledger().regions().map(|(_, region)| region.clone()).collect();
+        let count = regions.len();
+        let account = RegionTable::new(regions, count).map_err(Fault::from)?;
+        account.compare(memory.regions()).map_err(Fault::from)?;
+        Ok(Self { memory, account: tracking })
+    }
+}
+
+impl core::fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Source").field("regions", self.memory.regions()).finish_non_exhaustive()
+    }
+}
+
+/// A frame, or why there is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Filled {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing is dirty, but for what is on its way.
+    Drained,
+    /// Nothing is dirty, and nothing can become so.
+    End,
+    /// What is dirty is on its way, and can go again when the target has it.
+    OnItsWay,
+}
+
+/// One attempt to move it.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    source: Source<'a>,
+    /// The account's regions, by the number both sides have for them.
+    regions: Vec<RegionId>,
+    /// What is being put into frames, and the first byte that is not.
+    current: Option<(Owed, u64)>,
+    /// What was put into frames, with the number of the last of these.
+    under_way: VecDeque<(u64, Owed)>,
+    is_stopped: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(source: Source<'a>) -> Self {
+        let regions = source.account.region_ids();
+        Self { source, regions, current: None, under_way: VecDeque::new(), is_stopped: false }
+    }
+
+    pub(crate) fn table(&self) -> &RegionTable {
+        self.source.memory.regions()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.table().regions().iter().map(|region| region.bytes).fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        if self.source.account.has_trackers() { Capabilities::PreCopy } else { Capabilities::StopCopy }
+    }
+
+    /// To PRE_COPY: writes are tracked from here on. To STOP_COPY: nothing writes any more.
+    pub(crate) fn transition(&mut self, to: State) -> Result<(), Cause> {
+        let account = &mut self.source.account;
+        match to {
+            State::PreCopy => account.start()?,
+            State::StopCopy => {
+                if !account.has_trackers() {
+                    account.mark_all();
+                }
+                account.collect(Guest::Stopped);
+                self.is_stopped = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn query(&mut self) -> Sizes {
+        let account = &mut self.source.account;
+        if !self.is_stopped && account.has_trackers() {
+            account.collect(Guest::Running);
+        }
+        let dirty_bytes = account.dirty_bytes();
+        Sizes::new(0, if self.is_stopped { 0 } else { dirty_bytes }, dirty_bytes)
+    }
+
+    /// The target has written this many frames.
+    pub(crate) fn acknowledged(&mut self, frames: u64) {
+        while self.under_way.front().is_some_and(|(sequence, _)| *sequence < frames) {
+            if let Some((_, owed)) = self.under_way.pop_front() {
+                self.source.account.acknowledge(owed);
+            }
+        }
+    }
+
+    /// Fills `buffer`, the frame of this number, with dirty memory.
+    pub(crate) fn fill(&mut self, buffer: &mut [u8], sequence: u64) -> Result<Filled, Cause> {
+        let buffer_len = buffer.len();
+        let mut writer = PagesWriter::new(buffer);
+        let mut looked_bytes = 0_u64;
+        while writer.room() > 0 && looked_bytes < LOOK_BYTES_MAX {
+            let Some((owed, from)) = self.next_owed(buffer_len)? else { break };
+            let region = self.regions.iter().position(|id| *id == owed.region()).unwrap_or(usize::MAX);
+            let page_bytes = self.table().regions().get(region).map_or(1, |region| region.page_bytes);
+            looked_bytes = looked_bytes.saturating_add(owed.pages().saturating_mul(page_bytes));
+            match put(self.source.memory, region, &owed, from, &mut writer)? {
+                Put::All => self.under_way.push_back((sequence, owed)),
+                Put::Until(from) => {
+                    self.current = Some((owed, from));
+                    break;
+                }
+            }
+        }
+        Ok(match writer.filled_len() {
+            0 if !self.is_stopped => Filled::Drained,
+            0 if self.source.account.dirty_bytes() > 0 => Filled::OnItsWay,
+            0 => Filled::End,
+            filled => Filled::Bytes(filled),
+        })
+    }
+
+    fn next_owed(&mut self, buffer_len: usize) -> Result<Option<(Owed, u64)>, Cause> {
+        if let Some(current) = self.current.take() {
+            return Ok(Some(current));
+        }
+        let least = self.table().regions().iter().map(|region| region.page_bytes).min().unwrap_or(1);
+        let each = least.saturating_add(u64::try_from(RECORD_BYTES).unwrap_or(u64::MAX));
+        let fitting = u64::try_from(buffer_len).unwrap_or(u64::MAX).checked_div(each);
+        let pages_max = fitting.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN);
+        let taken = self.source.account.take(Portion::new(pages_max, SPAN_PAGES_MAX));
+        taken.map(|owed| owed.map(|owed| (owed, 0))).map_err(|error| Cause::refused(alloc::format!("{error}")))
+    }
+
+    /// The target has everything that was sent, says its digest. Whether that is all there is, says the account.
+    pub(crate) fn complete(&mut self) -> Result<(), Cause> {
+        self.acknowledged(u64::MAX);
+        let incomplete = |error: Incomplete| Cause::refused(alloc::format!("{}: {error}", super::NAME));
+        match &self.current {
+            Some(_) => Err(Cause::refused(String::from("guest memory: not all that was taken was sent"))),
+            None => self.source.account.check_complete().map_err(incomplete),
+        }
+    }
+
+    /// The attempt is over, and failed if something is `lost`.
+    pub(crate) fn end(&mut self, lost: Option<Target>) {
+        (self.current, self.is_stopped) = (None, false);
+        self.under_way.clear();
+        self.source.account.end(lost);
+    }
+}
+
+enum Put {
+    All,
+    /// Up to this byte of the region; the frame is full, or takes only what lies behind.
+    Until(u64),
+}
+
+/// Puts the pages of a batch into a frame, from byte `from` of the region on.
+fn put(
+    memory: &dyn GuestMemory,
+    region: usize,
+    owed: &Owed,
+    from: u64,
+    writer: &mut PagesWriter<'_>,
+) -> Result<Put, Cause> {
+    let page_bytes = memory.regions().regions().get(region).map_or(1, |region| region.page_bytes);
+    let number = u16::try_from(region).map_err(|_| Cause::refused("more regions than the format can number"))?;
+    for run in owed.runs(NonZeroU64::MAX) {
+        let mut at = run.first.saturating_mul(page_bytes).max(from);
+        let end = run.first.saturating_add(run.count).saturating_mul(page_bytes);
+        while at < end {
+            let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+            let length = left.min(PIECE_LEN).min(writer.room());
+            if length == 0 || !writer.takes(number, at) {
+                return Ok(Put::Until(at));
+            }
+            let Some(space) = writer.space(length) else { return Ok(Put::Until(at)) };
+            memory.read(region, at, space)?;
+            if !writer.push(number, at, length) {
+                return Ok(Put::Until(at));
+            }
+            at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(Put::All)
+}
