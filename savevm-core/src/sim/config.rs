@@ -10,8 +10,8 @@ use vfio_mig_fsm::Capabilities;
 
 use super::fault::parse_step;
 use super::{
-    Clock, ConfigError, DirtyLogging, Drained, FaultPlan, FaultRule, Model, Mtty, Options, Plain, PlainConfig,
-    SimDevice, SystemClock, Timing, units,
+    Clock, ConfigError, DirtyLogging, DmaFacts, Drained, FaultPlan, FaultRule, Model, Mtty, Options, Plain,
+    PlainConfig, SimDevice, SystemClock, Timing, units,
 };
 
 /// A device described in text: a model with its options, delays and faults.
@@ -55,6 +55,10 @@ use super::{
 /// | `reinit-after` | number of queries, from 1 |
 /// | `sticky-errors`, `write-holds-state` | `yes` or `no` |
 /// | `dirty-log` | `absent`, `permissive` or `exclusive` |
+/// | `dma-rate` | rate; without it there is no DMA. The next three go with it |
+/// | `dma-write` | size, 16 to 4096 in steps of 16 (default 64) |
+/// | `dma-in-p2p` | `yes` (default) or `no` |
+/// | `dma-log-page` | size, a power of two from 4096 (default: what is asked for) |
 /// | `seed` | number |
 ///
 /// Faults: `fault=CALL[:PLACE]:ACTION[@WHEN]`
@@ -199,9 +203,23 @@ fn plain(options: &mut Options) -> Result<PlainConfig, ConfigError> {
         _ => None,
     })?;
     config.dirty_logging = logging.unwrap_or(config.dirty_logging);
+    config.dma = dma(options)?;
     config.sticky_errors = options.take_bool("sticky-errors")?.unwrap_or(config.sticky_errors);
     config.write_holds_state = options.take_bool("write-holds-state")?.unwrap_or(config.write_holds_state);
     Ok(config)
+}
+
+fn dma(options: &mut Options) -> Result<Option<DmaFacts>, ConfigError> {
+    let Some(rate) = options.take_rate("dma-rate")? else { return Ok(None) };
+    let write_bytes = options.take("dma-write", "a size from 16 to 4096 in steps of 16", |text| {
+        let bytes = usize::try_from(units::bytes(text)?).ok()?;
+        (bytes % 16 == 0 && (16..=4096).contains(&bytes)).then_some(bytes)
+    })?;
+    let log_page_bytes = options.take("dma-log-page", "a power of two from 4096", |text| {
+        units::bytes(text).filter(|bytes| bytes.is_power_of_two() && *bytes >= 4096)
+    })?;
+    let writes_in_p2p = options.take_bool("dma-in-p2p")?.unwrap_or(true);
+    Ok(Some(DmaFacts { rate, write_bytes: write_bytes.unwrap_or(64), writes_in_p2p, log_page_bytes }))
 }
 
 #[cfg(test)]
@@ -220,6 +238,11 @@ mod test {
             ("model=teapot", "line 1: model=teapot: expected plain, mtty"),
             ("model=plain caps=2", "line 1: caps=2: expected 1, 3, 5 or 7"),
             ("model=plain caps=9", "line 1: caps=9: expected 1, 3, 5 or 7"),
+            ("model=plain dma-write=64", "line 1: dma-write=64: expected a key of this model"),
+            (
+                "model=plain dma-rate=1 dma-write=24",
+                "line 1: dma-write=24: expected a size from 16 to 4096 in steps of 16",
+            ),
             ("model=plain\ninitial=1MB", "line 2: initial=1MB: expected a size, as in 4096 or 16MiB"),
             (
                 "model=plain step-ms=STOP:5",
@@ -234,7 +257,8 @@ mod test {
     #[test]
     fn every_key_reaches_its_field() {
         let text = "model=plain caps=5 initial=1KiB dirty=2KiB dirty-total=3KiB stop=4KiB dirty-rate=5KiB/s
-                    drained=zero reinit-after=6 sticky-errors=no write-holds-state=yes dirty-log=absent seed=0x7 # end";
+                    drained=zero reinit-after=6 sticky-errors=no write-holds-state=yes dirty-log=absent seed=0x7
+                    dma-rate=8MiB/s dma-write=32 dma-in-p2p=no dma-log-page=64KiB # end";
         let mut config = SimConfig::parse(text).unwrap();
         let plain = plain(&mut config.options).unwrap();
         let expected = PlainConfig {
@@ -249,6 +273,7 @@ mod test {
             sticky_errors: false,
             write_holds_state: true,
             dirty_logging: DirtyLogging::Absent,
+            dma: Some(DmaFacts { rate: 8 << 20, write_bytes: 32, writes_in_p2p: false, log_page_bytes: Some(65536) }),
             seed: 7,
         };
         assert_eq!(plain, expected);

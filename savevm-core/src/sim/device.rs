@@ -64,6 +64,7 @@ impl SimDevice {
             clock,
             timing,
             state_lock: Mutex::new(()),
+            gate: Mutex::new(()),
             core: Mutex::new(core),
         };
         Self { shared: Arc::new(shared) }
@@ -114,6 +115,7 @@ impl SimDevice {
 
     /// Closes one of the opens. The last one ends the sessions, the dirty log and the version 2 opt-in.
     pub fn close(&self) {
+        let _gate = self.shared.gate();
         let mut core = self.shared.core();
         core.opens = core.opens.saturating_sub(1);
         if core.opens > 0 {
@@ -191,6 +193,7 @@ impl SimDevice {
         self.shared.clock.sleep_if(delay);
         let faulted = self.shared.faulted(Call::Step, Some(Place::Step(step)), Some(held));
         let now = self.shared.clock.now();
+        let _gate = self.shared.gate();
         let mut core = self.shared.core();
         let done = faulted.and_then(|_| core.model.step(step, now));
         core.tell(&SimEvent::Step { from: step.from.raw(), to: step.to.raw(), errno: done.err() });
@@ -258,6 +261,7 @@ impl SimDevice {
     /// Only by a fault.
     pub fn reset(&self) -> Result<(), Errno> {
         self.shared.faulted(Call::Reset, None, None)?;
+        let _gate = self.shared.gate();
         let mut core = self.shared.core();
         core.reset_pending = true;
         match self.shared.state_lock.try_lock() {
@@ -286,6 +290,7 @@ impl SimDevice {
     pub fn region_write(&self, index: u32, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let len = self.inside(index, offset, data.len())?;
         let inside = data.get(..len).ok_or(Errno::EINVAL)?;
+        let _gate = self.shared.gate();
         self.shared.core().model.region_write(index, offset, inside);
         Ok(len)
     }

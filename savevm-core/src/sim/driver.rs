@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the calls of a device share: its data, its locks, its faults and its waits.
 //!
-//! Two locks, as in the kernel. `state_lock` is the driver's state mutex: SET, GET, MIG_DATA_SIZE and
+//! Locks as in the kernel. `state_lock` is the driver's state mutex: SET, GET, MIG_DATA_SIZE and
 //! PRECOPY_INFO hold it, delays included, so a GET waits for a slow SET. `core` guards the data and is never
-//! held while time passes, so a session can be read beside a SET. Order: `state_lock`, then `core`.
+//! held while time passes, so a session can be read beside a SET. A third one, `gate`, is held while the device writes to
+//! memory by itself, and by whatever may forbid that: so nothing is under way when it has. Order: `state_lock`, `gate`,
+//! `core`.
 
 use core::time::Duration;
 use std::boxed::Box;
@@ -21,6 +23,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timing: Timing,
     pub(super) state_lock: Mutex<()>,
+    pub(super) gate: Mutex<()>,
     pub(super) core: Mutex<Core>,
 }
 
@@ -57,6 +60,11 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// No DMA is under way, and none begins while this is held.
+    pub(super) fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn hold(&self) -> Held<'_> {
         Held { shared: self, guard: Some(self.state_lock.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
@@ -70,6 +78,7 @@ impl Shared {
                 Action::Fail(errno) => return Err(errno),
                 Action::FailIntoError(errno) => {
                     if held.is_some() {
+                        let _gate = self.gate();
                         let mut core = self.core();
                         core.end_session();
                         core.state = State::Error;
@@ -124,6 +133,7 @@ pub(super) struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        let _gate = self.shared.gate();
         // Under `core`, so that a reset either finds the lock free or is seen here.
         let mut core = self.shared.core();
         if core.reset_pending {

@@ -11,6 +11,7 @@
 
 mod config;
 mod device;
+mod dma;
 mod driver;
 mod errno;
 mod event;
@@ -28,6 +29,7 @@ mod units;
 
 pub use self::config::{ModelFactory, SimConfig};
 pub use self::device::{Observer, SimDevice};
+pub use self::dma::{Dma, DmaBus, DmaFacts, dma_write};
 pub use self::errno::Errno;
 pub use self::event::SimEvent;
 pub use self::fault::{Action, Call, FaultPlan, FaultRule, Place, When};

@@ -11,7 +11,7 @@ use std::vec::Vec;
 
 use vfio_mig_fsm::State;
 
-use super::Errno;
+use super::{Dma, DmaFacts, Errno};
 
 /// One step of the state machine: a single arc, never a combination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -129,6 +129,8 @@ pub struct Facts {
     pub irqs: Vec<Irq>,
     /// Whether the device is a mediated one: no IOMMU behind it.
     pub emulated_iommu: bool,
+    /// The DMA it performs; `None`: none ever.
+    pub dma: Option<DmaFacts>,
 }
 
 impl Facts {
@@ -152,6 +154,7 @@ impl Facts {
             irq_count: 5,
             irqs: Vec::new(),
             emulated_iommu: false,
+            dma: None,
         }
     }
 
@@ -238,6 +241,11 @@ pub trait Model: Send {
     /// # Errors
     /// Whatever the driver answers.
     fn stop_copy_bytes(&mut self, state: State, now: Duration) -> Result<u64, Errno>;
+
+    /// Where its DMA has got to; `None`: it performs none.
+    fn dma(&mut self) -> Option<&mut Dma> {
+        None
+    }
 
     /// VFIO_DEVICE_RESET: drops the sessions' images; whether registers are cleared is the driver's affair.
     fn reset(&mut self);

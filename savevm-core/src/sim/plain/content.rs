@@ -1,21 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The bytes of a plain stream: header, contents by position, trailer.
 
+use std::vec::Vec;
+
+use super::super::Dma;
 use super::registers::State;
 
 /// Magic, version, own length, seed; the rest is zero.
 pub(super) const HEADER_BYTES: usize = 64;
 /// Magic, total length, checksum, seed, generation, scratch, own checksum.
-pub(super) const TRAILER_BYTES: usize = 112;
+const TRAILER_BYTES: usize = 112;
+/// Between scratch and checksum, of a device that performs DMA: base, bytes, control, writes, peer writes, and what has
+/// arrived: how many, and the last.
+const DMA_BYTES: usize = 56;
 
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"SVPLAIN\n");
 const TRAILER_MAGIC: u64 = u64::from_le_bytes(*b"SVPLEND\n");
-const VERSION: u32 = 1;
+/// Without and with DMA.
+const VERSIONS: [u32; 2] = [1, 2];
 
-pub(super) fn header(seed: u64) -> [u8; HEADER_BYTES] {
+/// The length of a trailer of a device with or without DMA.
+pub(super) const fn trailer_bytes(has_dma: bool) -> usize {
+    if has_dma { TRAILER_BYTES.saturating_add(DMA_BYTES) } else { TRAILER_BYTES }
+}
+
+pub(super) fn header(seed: u64, has_dma: bool) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
+    let [without, with] = VERSIONS;
     // The word at 8: version, then the header's own length.
-    let kind = u64::from(VERSION) | (64_u64 << 32);
+    let kind = u64::from(if has_dma { with } else { without }) | (64_u64 << 32);
     for (field, word) in header.chunks_exact_mut(8).zip([HEADER_MAGIC, kind, seed]) {
         field.copy_from_slice(&word.to_le_bytes());
     }
@@ -23,9 +36,9 @@ pub(super) fn header(seed: u64) -> [u8; HEADER_BYTES] {
 }
 
 /// The seed of a good header.
-pub(super) fn parse_header(bytes: &[u8; HEADER_BYTES]) -> Option<u64> {
+pub(super) fn parse_header(bytes: &[u8; HEADER_BYTES], has_dma: bool) -> Option<u64> {
     let seed = word(bytes, 2)?;
-    (header(seed) == *bytes).then_some(seed)
+    (header(seed, has_dma) == *bytes).then_some(seed)
 }
 
 /// What a trailer says.
@@ -39,28 +52,47 @@ pub(super) struct Trailer {
 }
 
 impl Trailer {
-    pub(super) fn encode(&self) -> [u8; TRAILER_BYTES] {
-        let mut bytes = [0; TRAILER_BYTES];
-        let State { seed, generation, scratch } = &self.device;
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let State { seed, generation, scratch, dma } = &self.device;
         let words = [TRAILER_MAGIC, self.total_bytes, self.digest, *seed, *generation];
-        let words = words.iter().flat_map(|word| word.to_le_bytes()).chain(*scratch);
-        for (to, from) in bytes.iter_mut().zip(words) {
-            *to = from;
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).chain(*scratch).collect();
+        if let Some(dma) = dma {
+            let Dma { base, bytes: window, control, writes, peer_writes, inbox_writes, inbox_last, .. } = *dma;
+            let words = [base, window, control, writes, peer_writes, inbox_writes, inbox_last];
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         }
-        if let Some((body, own)) = bytes.split_last_chunk_mut::<8>() {
-            *own = checksum(body).to_le_bytes();
-        }
+        let own = checksum(&bytes);
+        bytes.extend(own.to_le_bytes());
         bytes
     }
 
+    /// A trailer, with or without DMA by its length.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; TRAILER_BYTES] = bytes.try_into().ok()?;
+        let has_dma = bytes.len() == trailer_bytes(true);
         let (body, own) = bytes.split_last_chunk::<8>()?;
-        if u64::from_le_bytes(*own) != checksum(body) || word(body, 0)? != TRAILER_MAGIC {
+        if bytes.len() != trailer_bytes(has_dma) || u64::from_le_bytes(*own) != checksum(body) {
             return None;
         }
-        let scratch = *body.last_chunk::<64>()?;
-        let device = State { seed: word(body, 3)?, generation: word(body, 4)?, scratch };
+        if word(body, 0)? != TRAILER_MAGIC {
+            return None;
+        }
+        let (scratch, rest) = body.get(40..)?.split_first_chunk::<64>()?;
+        let seed = word(body, 3)?;
+        let dma = match word(rest, 0) {
+            None => None,
+            Some(base) => Some(Dma {
+                seed,
+                base,
+                bytes: word(rest, 1)?,
+                control: word(rest, 2)?,
+                writes: word(rest, 3)?,
+                peer_writes: word(rest, 4)?,
+                inbox_writes: word(rest, 5)?,
+                inbox_last: word(rest, 6)?,
+                ..Dma::default()
+            }),
+        };
+        let device = State { seed, generation: word(body, 4)?, scratch: *scratch, dma };
         Some(Self { total_bytes: word(body, 1)?, digest: word(body, 2)?, device })
     }
 }
@@ -132,14 +164,19 @@ mod test {
 
     #[test]
     fn every_bit_of_a_trailer_counts() {
-        let device = State { seed: 1, generation: 2, scratch: [3; 64] };
-        let trailer = Trailer { total_bytes: 1000, digest: 5, device };
-        let good = trailer.encode();
-        assert_eq!(Trailer::decode(&good), Some(trailer));
-        for bit in 0..TRAILER_BYTES * 8 {
-            let mut bad = good;
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Trailer::decode(&bad), None, "bit {bit}");
+        let dma = Dma { seed: 1, base: 4, bytes: 5, control: 6, writes: 7, peer_writes: 8, ..Dma::default() };
+        let dma = Dma { inbox_writes: 9, inbox_last: 10, ..dma };
+        for dma in [None, Some(dma)] {
+            let device = State { seed: 1, generation: 2, scratch: [3; 64], dma };
+            let trailer = Trailer { total_bytes: 1000, digest: 5, device };
+            let good = trailer.encode();
+            assert_eq!(good.len(), trailer_bytes(dma.is_some()));
+            assert_eq!(Trailer::decode(&good), Some(trailer));
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Trailer::decode(&bad), None, "bit {bit}");
+            }
         }
     }
 }

@@ -7,12 +7,13 @@ use std::vec::Vec;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use super::super::{Errno, Failure};
-use super::content::{self, HEADER_BYTES, TRAILER_BYTES, Trailer};
+use super::content::{self, HEADER_BYTES, Trailer};
 use super::registers::State as DeviceState;
 
 /// One resuming session.
 pub(super) struct Load {
     sticky_errors: bool,
+    has_dma: bool,
     bytes: u64,
     header: Vec<u8>,
     header_judged: bool,
@@ -31,14 +32,15 @@ pub(super) struct Loaded {
 }
 
 impl Load {
-    pub(super) fn new(sticky_errors: bool) -> Self {
+    pub(super) fn new(sticky_errors: bool, has_dma: bool) -> Self {
         Self {
             sticky_errors,
+            has_dma,
             bytes: 0,
             header: Vec::with_capacity(HEADER_BYTES),
             header_judged: false,
             digest: Digest::new(CrcAlgorithm::Crc64Nvme),
-            last: Vec::with_capacity(TRAILER_BYTES),
+            last: Vec::with_capacity(content::trailer_bytes(has_dma)),
         }
     }
 
@@ -59,9 +61,10 @@ impl Load {
 
     /// Keeps the last bytes and digests those that are pushed out.
     fn slide(&mut self, data: &[u8]) {
-        let kept_from_data = data.len().min(TRAILER_BYTES);
+        let trailer_bytes = content::trailer_bytes(self.has_dma);
+        let kept_from_data = data.len().min(trailer_bytes);
         let (out, kept) = data.split_at(data.len().saturating_sub(kept_from_data));
-        let room = TRAILER_BYTES.saturating_sub(kept_from_data);
+        let room = trailer_bytes.saturating_sub(kept_from_data);
         let leaving = self.last.len().saturating_sub(room);
         self.digest.update(self.last.get(..leaving).unwrap_or_default());
         self.last.drain(..leaving);
@@ -70,7 +73,7 @@ impl Load {
     }
 
     fn seed(&self) -> Option<u64> {
-        self.header.as_slice().try_into().ok().and_then(content::parse_header)
+        self.header.as_slice().try_into().ok().and_then(|header| content::parse_header(header, self.has_dma))
     }
 
     /// What the stream says, if it is whole and undamaged.

@@ -20,7 +20,7 @@ use self::load::Load;
 use self::registers::{Registers, State as DeviceState};
 use self::save::Save;
 use super::pci::ConfigSpace;
-use super::{DirtyLogging, Errno, Facts, Failure, Irq, Model, PrecopySizes, Region, Step};
+use super::{DirtyLogging, Dma, DmaFacts, Errno, Facts, Failure, Irq, Model, PrecopySizes, Region, Step};
 
 const CONFIG_REGION: u32 = 7;
 const VENDOR_ID: u16 = 0x1af4;
@@ -53,7 +53,7 @@ pub struct PlainConfig {
     pub dirty_rate: Option<u64>,
     /// Most dirty bytes over a whole session.
     pub dirty_total_bytes: u64,
-    /// Bytes that come in STOP_COPY only, the 112 of the trailer included.
+    /// Bytes that come in STOP_COPY only, those of the trailer included: 112, with DMA 168.
     pub stop_bytes: u64,
     /// How the temporary end of the stream looks.
     pub drained: Drained,
@@ -65,6 +65,8 @@ pub struct PlainConfig {
     pub write_holds_state: bool,
     /// Device dirty logging.
     pub dirty_logging: DirtyLogging,
+    /// The DMA it performs when a driver tells it to; `None`: none.
+    pub dma: Option<DmaFacts>,
     /// What the device's contents derive from; visible in a register and carried to the target.
     pub seed: u64,
 }
@@ -84,6 +86,7 @@ impl Default for PlainConfig {
             sticky_errors: true,
             write_holds_state: false,
             dirty_logging: DirtyLogging::Exclusive,
+            dma: None,
             seed: 0,
         }
     }
@@ -103,6 +106,22 @@ impl Default for PlainConfig {
 /// | 0x28 | 8 | their number |
 /// | 0x30 | 8 | number of streams loaded |
 /// | 0x40 | 64 | scratch, writable; moves with a migration |
+///
+/// and of one with [`dma`](PlainConfig::dma), where all but 0xa0 and 0xc0 moves with a migration:
+///
+/// | offset | bytes | |
+/// |---|---|---|
+/// | 0x80 | 8 | base of the window it writes to, writable |
+/// | 0x88 | 8 | bytes of the window, writable |
+/// | 0x90 | 8 | control, writable: [`Dma::MEMORY`], [`Dma::PEER`]; zero after a reset and the last close |
+/// | 0x98 | 8 | writes so far; from zero again when control was zero and no longer is |
+/// | 0xa0 | 8 | writes that the IOMMU refused |
+/// | 0xa8 | 8 | numbers sent to the peer |
+/// | 0xb0 | 8 | numbers that have arrived |
+/// | 0xb8 | 8 | the last of them |
+/// | 0xc0 | 8 | numbers that arrived while the device was stopped |
+/// | 0xc8 | 8 | bytes of one write |
+/// | 0xd0 | 8 | bytes per second |
 #[derive(Debug)]
 pub struct Plain {
     config: PlainConfig,
@@ -117,7 +136,8 @@ impl Plain {
     /// A device like `config`.
     #[must_use]
     pub fn new(config: PlainConfig) -> Self {
-        let device = DeviceState { seed: config.seed, generation: 0, scratch: [0; 64] };
+        let dma = config.dma.map(|_| Dma { seed: config.seed, ..Dma::default() });
+        let device = DeviceState { seed: config.seed, generation: 0, scratch: [0; 64], dma };
         let bars = [u32::try_from(registers::BAR_BYTES).unwrap_or(0), 0, 0, 0, 0, 0];
         let space = ConfigSpace::new(VENDOR_ID, DEVICE_ID, CLASS, bars);
         Self { config, device, registers: Registers::default(), space, saving: None, resuming: None }
@@ -130,9 +150,21 @@ impl Plain {
         self.resuming = None;
     }
 
+    /// A driver has to start it again.
+    fn stop_dma(&mut self) {
+        if let Some(dma) = &mut self.device.dma {
+            dma.control = 0;
+        }
+    }
+
     fn load(&mut self) -> Result<(), Errno> {
         let loaded = self.resuming.as_ref().and_then(Load::finish).ok_or(Errno::EINVAL)?;
-        self.device = loaded.device;
+        let mut device = loaded.device;
+        if let (Some(loaded), Some(own)) = (&mut device.dma, self.device.dma) {
+            // The account of this place stays here.
+            (loaded.faults, loaded.inbox_stopped) = (own.faults, own.inbox_stopped);
+        }
+        self.device = device;
         self.registers.loaded_bytes = loaded.bytes;
         self.registers.loaded_digest = loaded.digest;
         self.registers.loads = self.registers.loads.saturating_add(1);
@@ -144,6 +176,7 @@ impl Model for Plain {
     fn facts(&self) -> Facts {
         let mut facts = Facts::new("softvfio-plain", Some(self.config.capabilities.flags()));
         facts.dirty_logging = self.config.dirty_logging;
+        facts.dma = self.config.dma;
         facts.write_holds_state = self.config.write_holds_state;
         facts.vendor_id = VENDOR_ID;
         facts.device_id = DEVICE_ID;
@@ -171,7 +204,9 @@ impl Model for Plain {
                 let save = self.saving.insert(Save::new(&self.config, &self.device, now));
                 save.enter(step.to, now);
             }
-            (_, State::Resuming) => self.resuming = Some(Load::new(self.config.sticky_errors)),
+            (_, State::Resuming) => {
+                self.resuming = Some(Load::new(self.config.sticky_errors, self.config.dma.is_some()))
+            }
             _ if step.from == State::Resuming => {
                 self.load()?;
                 self.drop_images();
@@ -207,13 +242,19 @@ impl Model for Plain {
         })
     }
 
-    /// The contents stay: only sessions end.
+    fn dma(&mut self) -> Option<&mut Dma> {
+        self.device.dma.as_mut()
+    }
+
+    /// The contents stay: only sessions end, and DMA.
     fn reset(&mut self) {
         self.drop_images();
+        self.stop_dma();
     }
 
     fn closed(&mut self) {
         self.drop_images();
+        self.stop_dma();
     }
 
     fn region_read(&mut self, index: u32, offset: u64, buffer: &mut [u8]) {
@@ -225,7 +266,7 @@ impl Model for Plain {
         if let Some(save) = &self.saving {
             (registers.saved_bytes, registers.saved_digest) = save.progress();
         }
-        registers.read(&self.device, offset, buffer);
+        registers.read(&self.device, self.config.dma, offset, buffer);
     }
 
     fn region_write(&mut self, index: u32, offset: u64, data: &[u8]) {
@@ -242,7 +283,10 @@ impl Model for Plain {
 
     fn import(&mut self, contents: &[u8]) -> Result<(), Errno> {
         let (device, registers) = Registers::import(contents).ok_or(Errno::EINVAL)?;
-        self.device = device;
+        self.device = DeviceState { dma: self.device.dma, ..device };
+        if let Some(dma) = &mut self.device.dma {
+            dma.seed = device.seed;
+        }
         self.registers = registers;
         Ok(())
     }

@@ -2,13 +2,14 @@
 //! The saving side of a plain device: how much can be read at which moment.
 
 use core::time::Duration;
+use std::vec::Vec;
 
 use crc_fast::{CrcAlgorithm, Digest};
 use vfio_mig_fsm::State;
 
 use super::super::PrecopySizes;
 use super::PlainConfig;
-use super::content::{self, HEADER_BYTES, TRAILER_BYTES, Trailer};
+use super::content::{self, HEADER_BYTES, Trailer};
 use super::registers::State as DeviceState;
 
 const NANOS_PER_S: u128 = 1_000_000_000;
@@ -17,6 +18,7 @@ const NANOS_PER_S: u128 = 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct Save {
     seed: u64,
+    has_dma: bool,
     initial_bytes: u64,
     dirty_bytes: u64,
     dirty_rate: Option<u64>,
@@ -41,7 +43,7 @@ pub(super) struct Save {
 struct Stopped {
     device: DeviceState,
     trailer_at: u64,
-    trailer: Option<[u8; TRAILER_BYTES]>,
+    trailer: Option<Vec<u8>>,
 }
 
 /// The length of a stream saved without PRE_COPY.
@@ -54,7 +56,7 @@ fn initial_bytes(config: &PlainConfig) -> u64 {
 }
 
 fn stop_bytes(config: &PlainConfig) -> u64 {
-    config.stop_bytes.max(to_u64(TRAILER_BYTES))
+    config.stop_bytes.max(to_u64(content::trailer_bytes(config.dma.is_some())))
 }
 
 impl Save {
@@ -62,6 +64,7 @@ impl Save {
         let initial_bytes = initial_bytes(config);
         let mut save = Self {
             seed: device.seed,
+            has_dma: config.dma.is_some(),
             initial_bytes,
             dirty_bytes: config.dirty_bytes,
             dirty_rate: config.dirty_rate,
@@ -92,7 +95,7 @@ impl Save {
     /// Enters STOP_COPY: the rest of the stream becomes readable, and the state of the device final.
     pub(super) fn stop(&mut self, device: &DeviceState) {
         self.end = self.end.saturating_add(self.stop_bytes);
-        let trailer_at = self.end.saturating_sub(to_u64(TRAILER_BYTES));
+        let trailer_at = self.end.saturating_sub(to_u64(content::trailer_bytes(self.has_dma)));
         self.stopped = Some(Stopped { device: *device, trailer_at, trailer: None });
     }
 
@@ -112,7 +115,7 @@ impl Save {
     /// Reads from one part of the stream: header, contents or trailer.
     fn read_part(&mut self, buffer: &mut [u8]) -> usize {
         let contents_end = self.stopped.as_ref().map_or(self.end, |stopped| stopped.trailer_at);
-        let header = content::header(self.seed);
+        let header = content::header(self.seed, self.has_dma);
         let read = if self.position < to_u64(HEADER_BYTES) {
             let limit = usize::try_from(contents_end).unwrap_or(usize::MAX);
             copy(buffer, header.get(..limit.min(HEADER_BYTES)).unwrap_or(&header), self.position)
@@ -136,7 +139,7 @@ impl Save {
         let (total_bytes, digest, device) = (self.end, &self.digest, stopped.device);
         let trailer =
             stopped.trailer.get_or_insert_with(|| Trailer { total_bytes, digest: digest.finalize(), device }.encode());
-        let read = copy(buffer, &*trailer, self.position.saturating_sub(stopped.trailer_at));
+        let read = copy(buffer, trailer, self.position.saturating_sub(stopped.trailer_at));
         self.position = self.position.saturating_add(to_u64(read));
         read
     }

@@ -115,10 +115,10 @@ fn every_truncation_and_every_flipped_bit_is_noticed() {
 
 #[test]
 fn a_trailer_that_lies_about_the_length_is_refused() {
-    use super::content::{TRAILER_BYTES, Trailer};
+    use super::content::{Trailer, trailer_bytes};
     let (source, _) = device(|_| {});
     let mut stream = drain(&source.set_state(STOP_COPY).unwrap().unwrap());
-    let at = stream.len() - TRAILER_BYTES;
+    let at = stream.len() - trailer_bytes(false);
     let mut trailer = Trailer::decode(&stream[at..]).unwrap();
     trailer.total_bytes += 1;
     stream.truncate(at);
