@@ -256,7 +256,7 @@ fn container(ctx: &mut Ctx) -> Checked {
 /// Nothing changes from now on: neither memory nor the device's account.
 fn expect_still(device: &Device<OwnedFd>, memory: &Memory) -> Checked {
     let (before, writes) = (snapshot(memory)?, register(device, WRITES)?);
-    std::thread::sleep(PAUSE * 2);
+    std::thread::sleep(PAUSE.saturating_mul(2));
     same("memory of a device that must not write", &before, &snapshot(memory)?)?;
     expect("its writes", register(device, WRITES)?, writes)
 }
