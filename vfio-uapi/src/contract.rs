@@ -182,7 +182,7 @@ pub fn small_pages(iommufd: &impl AsFd, ioas: &Ioas) -> Result<(), i32> {
 ///
 /// As [`Iommufd::map`].
 pub fn map(iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64, length: u64) -> crate::Result<()> {
-    mock::map(iommufd, ioas, iova, length)
+    mock::Memory::new(length).map(iommufd, ioas, iova)
 }
 
 /// The same for a container.
@@ -191,5 +191,44 @@ pub fn map(iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64, length: u64) ->
 ///
 /// As [`Container::map_dma`].
 pub fn map_dma(container: &Container<impl AsFd>, iova: u64, length: u64) -> crate::Result<()> {
-    mock::map_dma(container, iova, length)
+    mock::Memory::new(length).map_dma(container, iova)
+}
+
+/// Memory that devices may have for good: it is never freed, and read through the kernel alone.
+#[derive(Debug)]
+pub struct Memory(mock::Memory);
+
+impl Memory {
+    /// `length` bytes of zeros.
+    #[must_use]
+    pub fn new(length: u64) -> Self {
+        Self(mock::Memory::new(length))
+    }
+
+    /// Copies all of it, as it is at this moment.
+    ///
+    /// # Errors
+    ///
+    /// Those of `/proc/self/mem`.
+    pub fn snapshot(&self) -> std::io::Result<Vec<u8>> {
+        self.0.snapshot()
+    }
+
+    /// Maps it for the devices of an address space.
+    ///
+    /// # Errors
+    ///
+    /// As [`Iommufd::map`].
+    pub fn map(&self, iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64) -> crate::Result<()> {
+        self.0.map(iommufd, ioas, iova)
+    }
+
+    /// Maps it for the devices of a container.
+    ///
+    /// # Errors
+    ///
+    /// As [`Container::map_dma`].
+    pub fn map_dma(&self, container: &Container<impl AsFd>, iova: u64) -> crate::Result<()> {
+        self.0.map_dma(container, iova)
+    }
 }

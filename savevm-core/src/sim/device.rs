@@ -322,7 +322,7 @@ impl SimDevice {
         Ok(())
     }
 
-    /// Reports device dirty pages: there are none, a simulated device performs no DMA.
+    /// Whether dirty pages can be reported. Which there are, whoever carries the [DMA](Self::dma) keeps account of.
     ///
     /// # Errors
     /// `ENOTTY` when not offered; `EINVAL` when it does not run and the driver minds.

@@ -6,6 +6,7 @@ use core::alloc::Layout;
 use core::mem::{offset_of, size_of};
 use std::alloc::{alloc_zeroed, handle_alloc_error};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 
 use nix::ioctl_readwrite_bad;
 
@@ -166,17 +167,36 @@ fn memory(length: u64) -> *mut u8 {
     memory
 }
 
-/// Maps memory of its own, which is never freed.
-pub(crate) fn map(iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64, length: u64) -> Result<()> {
-    let memory = memory(length);
-    // SAFETY: the memory was allocated here, is `length` bytes long, is never freed, and no reference to it exists. A
-    // null pointer is an address like any other to the kernel, which finds no memory there.
-    unsafe { iommufd.map(ioas, DmaAccess::READ | DmaAccess::WRITE, memory, iova, length) }
+/// Memory that is never freed and that this process reads through the kernel alone.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pointer: *mut u8,
+    length: u64,
 }
 
-/// The same for a container.
-pub(crate) fn map_dma(container: &Container<impl AsFd>, iova: u64, length: u64) -> Result<()> {
-    let memory = memory(length);
-    // SAFETY: as for `map`.
-    unsafe { container.map_dma(DmaAccess::READ | DmaAccess::WRITE, memory, iova, length) }
+impl Memory {
+    pub(crate) fn new(length: u64) -> Self {
+        Self { pointer: memory(length), length }
+    }
+
+    /// Copies it, as it is at this moment.
+    pub(crate) fn snapshot(&self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.length).unwrap_or_default()];
+        let at = u64::try_from(self.pointer.addr()).unwrap_or(u64::MAX);
+        std::fs::File::open("/proc/self/mem")?.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
+
+    /// Maps it at `iova`.
+    pub(crate) fn map(&self, iommufd: &Iommufd<impl AsFd>, ioas: &Ioas, iova: u64) -> Result<()> {
+        // SAFETY: the memory was allocated by `memory`, is `length` bytes long, is never freed, and no reference to it exists.
+        // A null pointer is an address like any other to the kernel, which finds no memory there.
+        unsafe { iommufd.map(ioas, DmaAccess::READ | DmaAccess::WRITE, self.pointer, iova, self.length) }
+    }
+
+    /// The same in a container.
+    pub(crate) fn map_dma(&self, container: &Container<impl AsFd>, iova: u64) -> Result<()> {
+        // SAFETY: as for `map`.
+        unsafe { container.map_dma(DmaAccess::READ | DmaAccess::WRITE, self.pointer, iova, self.length) }
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use savevm_core::sim::Errno;
 
 use crate::abi::{Argument, UserMemory, field, request};
+use crate::dma::Route;
 use crate::machine::{Device, File, Machine, Process, lock};
 
 /// What a bound cdev holds.
@@ -82,6 +83,7 @@ fn bind(
         return Err(errno);
     }
     let device_id = iommufd.add_device(node.is_mdev());
+    *lock(&node.route) = Route::Iommufd(Arc::downgrade(&file), device_id);
     bind.set_u32(12, device_id);
     let written = bind.write(process, argument);
     *binding = Some(Binding { iommufd: file, device_id });
@@ -108,7 +110,7 @@ fn check_tail(memory: &(impl UserMemory + ?Sized), argument: u64, size: u32) -> 
 fn release(device: &Device, binding: &mut Option<Binding>) {
     if binding.take().is_some() {
         device.node.bound.store(false, Ordering::SeqCst);
-        device.node.sim.close();
+        device.node.close();
     }
 }
 

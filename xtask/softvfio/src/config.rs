@@ -74,6 +74,8 @@ pub(crate) struct DeviceConfig {
     pub(crate) address: Address,
     pub(crate) group: u32,
     pub(crate) cdev: u32,
+    /// The number of the device that its DMA reaches besides memory.
+    pub(crate) peer: Option<usize>,
     pub(crate) sim: SimConfig,
 }
 
@@ -89,13 +91,14 @@ impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut kernel =
             Kernel { iommufd: false, precopy_info_v2: false, extended_bind: false, has_drivers_of_7: false };
-        let mut devices = Vec::new();
+        let (mut devices, mut peers) = (Vec::new(), Vec::new());
         for (line, text) in statements(text) {
             let text = text.trim();
             match text.split_once(char::is_whitespace) {
                 Some(("device", rest)) => {
-                    let device = device(rest, line, devices.len())?;
+                    let (device, peer) = device(rest, line, devices.len())?;
                     unique(&devices, &device, line)?;
+                    peers.push((peer, line));
                     devices.push(device);
                 }
                 _ => {
@@ -104,6 +107,14 @@ impl Config {
                     kernel = found.unwrap_or(kernel);
                     options.finish("kernel=… or device NAME …")?;
                 }
+            }
+        }
+        for (index, (peer, line)) in peers.into_iter().enumerate() {
+            let Some(peer) = peer else { continue };
+            let found = devices.iter().position(|device| device.name == peer).filter(|found| *found != index);
+            let found = found.ok_or_else(|| error(line, &format!("dma-peer={peer}"), "the name of another device"))?;
+            if let Some(device) = devices.get_mut(index) {
+                device.peer = Some(found);
             }
         }
         Ok(Self { kernel, devices })
@@ -134,7 +145,8 @@ fn statements(text: &str) -> Vec<(u32, String)> {
     statements
 }
 
-fn device(text: &str, line: u32, index: usize) -> Result<DeviceConfig, ConfigError> {
+/// A device, and the name of its peer.
+fn device(text: &str, line: u32, index: usize) -> Result<(DeviceConfig, Option<String>), ConfigError> {
     let text = text.trim_start();
     // A line end right after the name stays with the rest: it counts lines.
     let end = text.find(char::is_whitespace).unwrap_or(text.len());
@@ -151,9 +163,10 @@ fn device(text: &str, line: u32, index: usize) -> Result<DeviceConfig, ConfigErr
     let number = |text: &str| text.parse::<u32>().ok();
     let group = options.take("group", "a group number", number)?.unwrap_or(index.saturating_add(1));
     let cdev = options.take("cdev", "the X of /dev/vfio/devices/vfioX", number)?.unwrap_or(index);
+    let peer = options.take("dma-peer", "the name of another device", |text| Some(text.to_owned()))?;
     let sim = SimConfig::from_options(options)?;
     let address = address.unwrap_or_else(|| default_address(sim.model(), index));
-    Ok(DeviceConfig { name: name.to_owned(), address, group, cdev, sim })
+    Ok((DeviceConfig { name: name.to_owned(), address, group, cdev, peer: None, sim }, peer))
 }
 
 fn default_address(model: &str, index: u32) -> Address {
@@ -220,6 +233,8 @@ mod test {
             ),
             ("device a\n  model=mtty\n  group=x", "line 3: group=x: expected a group number"),
             ("device a", "line 1: model: expected model=plain or model=mtty"),
+            ("device a model=plain dma-peer=b", "line 1: dma-peer=b: expected the name of another device"),
+            ("device a model=plain dma-peer=a", "line 1: dma-peer=a: expected the name of another device"),
             ("devise a", "line 1: devise: expected key=value"),
         ] {
             assert_eq!(Config::parse(text).map(|_| ()).unwrap_err().to_string(), expected, "{text}");

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The container with its type1 IOMMU. Mappings are kept for their errors only: no device here performs DMA.
+//! The container with its type1 IOMMU: what is mapped for devices, and what of it is dirty.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use savevm_core::sim::Errno;
 
-use crate::abi::{Argument, field, request};
+use crate::abi::{Argument, UserMemory, request};
 use crate::config::Kernel;
+use crate::dma;
 use crate::machine::{Process, lock};
 use crate::mappings::{Mapping, Mappings};
+use crate::type1_dirty::{DirtyPages, check_bitmap};
 
 const TYPE1: u64 = 1;
 const TYPE1_V2: u64 = 3;
@@ -29,14 +31,16 @@ pub(crate) struct Container {
 struct Inner {
     iommu: Option<u64>,
     mappings: Mappings,
-    tracking: bool,
+    dirty: DirtyPages,
+    /// Groups with an IOMMU, which does not say what was written.
+    physical_groups: u32,
     /// What a GET_BITMAP beyond 2^64 ends with: EINVAL in 6.12, EOVERFLOW in 7.3.
     wrapped: Errno,
 }
 
 impl Inner {
     fn new(wrapped: Errno) -> Self {
-        Self { iommu: None, mappings: Mappings::default(), tracking: false, wrapped }
+        Self { iommu: None, mappings: Mappings::default(), dirty: DirtyPages::default(), physical_groups: 0, wrapped }
     }
 }
 
@@ -46,20 +50,30 @@ impl Container {
         Self { groups: AtomicU32::new(0), inner: Mutex::new(Inner::new(wrapped)) }
     }
 
-    pub(crate) fn attach(&self) {
+    /// Takes in a group, of emulated devices or not.
+    pub(crate) fn attach(&self, emulated: bool) {
         self.groups.fetch_add(1, Ordering::SeqCst);
+        let mut inner = lock(&self.inner);
+        inner.physical_groups = inner.physical_groups.saturating_add(u32::from(!emulated));
     }
 
     /// The IOMMU goes with the last group.
-    pub(crate) fn detach(&self) {
+    pub(crate) fn detach(&self, emulated: bool) {
+        let mut inner = lock(&self.inner);
+        inner.physical_groups = inner.physical_groups.saturating_sub(u32::from(!emulated));
         if self.groups.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let mut inner = lock(&self.inner);
             *inner = Inner::new(inner.wrapped);
         }
     }
 
     pub(crate) fn has_iommu(&self) -> bool {
         lock(&self.inner).iommu.is_some()
+    }
+
+    /// A device writes `data` at `iova`.
+    pub(crate) fn dma_write(&self, memory: &dyn UserMemory, iova: u64, data: &[u8]) -> Result<(), Errno> {
+        let Inner { mappings, dirty, .. } = &mut *lock(&self.inner);
+        dma::deliver(mappings, memory, iova, data, |at, len| dirty.mark(at, len))
     }
 
     pub(crate) fn ioctl(&self, process: &dyn Process, number: u32, argument: u64) -> Result<i64, Errno> {
@@ -149,7 +163,10 @@ impl Inner {
         let mut unmap = Argument::<24>::read(process, address)?;
         let (flags, iova, size) = (unmap.u32(4), unmap.u64(8), unmap.u64(16));
         let unmapped = match flags {
-            ALL if iova == 0 && size == 0 => self.mappings.clear(),
+            ALL if iova == 0 && size == 0 => {
+                self.dirty.forget(0, u64::MAX);
+                self.mappings.clear()
+            }
             0 | GET_DIRTY_BITMAP => {
                 if (iova | size) & (PAGE_BYTES - 1) != 0
                     || size == 0
@@ -159,7 +176,7 @@ impl Inner {
                 }
                 if flags == GET_DIRTY_BITMAP {
                     let bitmap = Argument::<48>::read(process, address)?;
-                    if !self.tracking {
+                    if !self.dirty.is_on() {
                         return Err(Errno::EINVAL);
                     }
                     check_bitmap(bitmap.u64(24), bitmap.u64(32), size)?;
@@ -167,6 +184,11 @@ impl Inner {
                 if self.mappings.cuts(iova, size) {
                     return Err(Errno::EINVAL);
                 }
+                if flags == GET_DIRTY_BITMAP {
+                    let data = Argument::<48>::read(process, address)?.u64(40);
+                    self.report(process, [iova, size], data)?;
+                }
+                self.dirty.forget(iova, size);
                 self.mappings.remove(iova, size)
             }
             _ => return Err(Errno::EINVAL),
@@ -178,19 +200,18 @@ impl Inner {
     fn dirty_pages(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
         let header = Argument::<8>::read(process, address)?;
         match header.u32(4) {
-            1 => self.tracking = true,
-            2 => self.tracking = false,
+            1 => self.dirty.set(true),
+            2 => self.dirty.set(false),
             4 => return self.bitmap(process, address),
             _ => return Err(Errno::EINVAL),
         }
         Ok(())
     }
 
-    /// With emulated devices only, nothing is ever pinned, so nothing is dirty.
-    fn bitmap(&self, process: &dyn Process, address: u64) -> Result<(), Errno> {
+    fn bitmap(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
         let get = Argument::<48>::read(process, address)?;
         let (iova, size, page, bytes, data) = (get.u64(8), get.u64(16), get.u64(24), get.u64(32), get.u64(40));
-        if !self.tracking {
+        if !self.dirty.is_on() {
             return Err(Errno::EINVAL);
         }
         if size == 0 || (iova | size) & (PAGE_BYTES - 1) != 0 {
@@ -201,27 +222,16 @@ impl Inner {
         if self.mappings.cuts(iova, size) {
             return Err(Errno::EINVAL);
         }
-        for (start, len) in self.mappings.within(iova, size) {
-            // Whole words are overwritten for a mapping that begins on a word.
-            let first = start.saturating_sub(iova) / PAGE_BYTES;
-            let words = (len / PAGE_BYTES).div_ceil(64);
-            if first % 64 == 0 {
-                for word in 0..words {
-                    let at = (first / 64).saturating_add(word).saturating_mul(8);
-                    process.copy_out(field(data, at)?, &[0; 8])?;
-                }
-            }
+        self.report(process, [iova, size], data)
+    }
+
+    fn report(&mut self, process: &dyn Process, [iova, size]: [u64; 2], data: u64) -> Result<(), Errno> {
+        let all = self.physical_groups > 0;
+        for mapping in self.mappings.within(iova, size) {
+            self.dirty.report(process, [iova, data], mapping, all)?;
         }
         Ok(())
     }
-}
-
-fn check_bitmap(page_bytes: u64, bitmap_bytes: u64, size: u64) -> Result<(), Errno> {
-    let needed = (size / PAGE_BYTES).div_ceil(64).saturating_mul(8);
-    if page_bytes != PAGE_BYTES || bitmap_bytes < needed || bitmap_bytes > BITMAP_BYTES_MAX {
-        return Err(Errno::EINVAL);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

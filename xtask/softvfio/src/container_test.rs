@@ -4,7 +4,6 @@
 use savevm_core::sim::Errno;
 
 use super::*;
-use crate::abi::UserMemory as _;
 use crate::fake::{BASE, FakeProcess, halves};
 
 fn unattached(kernel: &str) -> (Container, FakeProcess) {
@@ -13,7 +12,7 @@ fn unattached(kernel: &str) -> (Container, FakeProcess) {
 
 fn container(kind: u64) -> (Container, FakeProcess) {
     let (container, process) = unattached("6.12");
-    container.attach();
+    container.attach(true);
     container.ioctl(&process, request::SET_IOMMU, kind).unwrap();
     (container, process)
 }
@@ -32,12 +31,12 @@ fn bitmap(container: &Container, process: &FakeProcess, [iova, size, page, bytes
 fn a_container_needs_a_group_and_an_iommu() {
     let (container, process) = unattached("6.12");
     assert_eq!(container.ioctl(&process, request::SET_IOMMU, TYPE1_V2), Err(Errno::EINVAL));
-    container.attach();
+    container.attach(true);
     assert_eq!(container.ioctl(&process, request::IOMMU_GET_INFO, BASE), Err(Errno::EINVAL));
     assert_eq!(container.ioctl(&process, request::SET_IOMMU, 77), Err(Errno::ENODEV));
     assert_eq!(container.ioctl(&process, request::SET_IOMMU, TYPE1_V2), Ok(0));
     assert_eq!(container.ioctl(&process, request::SET_IOMMU, TYPE1_V2), Err(Errno::EINVAL));
-    container.detach();
+    container.detach(true);
     assert!(!container.has_iommu(), "the IOMMU goes with the last group");
 }
 
@@ -122,12 +121,12 @@ fn a_bitmap_beyond_the_last_address_ends_as_the_kernel_ends_it() {
     for (kernel, errno) in [("6.12", Errno::EINVAL), ("6.12-iommufd", Errno::EINVAL), ("7.3", Errno::EOVERFLOW)] {
         let (container, process) = unattached(kernel);
         for round in 0..2 {
-            container.attach();
+            container.attach(true);
             container.ioctl(&process, request::SET_IOMMU, TYPE1_V2).unwrap();
             container.ioctl(&process, request::IOMMU_DIRTY_PAGES, process.words(&[8, 1])).unwrap();
             let wrapped = bitmap(&container, &process, [u64::MAX - 0xfff, 0x2000, 0x1000, 8]);
             assert_eq!(wrapped, Err(errno), "{kernel}, round {round}");
-            container.detach();
+            container.detach(true);
         }
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn registers_write(
 ) -> Result<usize, Errno> {
     let at = position.unwrap_or_else(|| device.position.load(Ordering::SeqCst));
     let done = device::write(&device.node.sim, process, at, address, len)?;
+    device.node.look();
     advance(device, position, at, done);
     Ok(done)
 }

@@ -89,7 +89,7 @@ fn dispatch(node: &Node, kernel: Kernel, process: &dyn Process, request: &Featur
         DMA_LOGGING_STOP => {
             logs()?;
             if request.check(SET, 0)? {
-                node.sim.dirty_logging_stop()?;
+                dirty_log::stop(node)?;
             }
         }
         DMA_LOGGING_REPORT => {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use savevm_core::sim::Errno;
 
 use crate::abi::{Argument, UserMemory, field, request};
+use crate::dma::Route;
 use crate::machine::{Access, File, Group, Machine, Process, lock};
 
 const VIABLE: u32 = 1;
@@ -48,7 +49,7 @@ fn set_container(group: &Group, process: &dyn Process, argument: u64) -> Result<
         return Err(Errno::EINVAL);
     }
     match file.as_deref() {
-        Some(File::Container(found)) => found.attach(),
+        Some(File::Container(found)) => found.attach(group.emulated),
         Some(File::Iommufd(_)) => {}
         _ => return Err(Errno::EBADFD),
     }
@@ -68,20 +69,20 @@ fn unset_container(machine: &Machine, group: &Group) -> Result<i64, Errno> {
     if in_use(group.number) {
         return Err(Errno::EBUSY);
     }
-    detach(container.take());
+    detach(container.take(), group.emulated);
     Ok(0)
 }
 
-fn detach(container: Option<Arc<File>>) {
+fn detach(container: Option<Arc<File>>, emulated: bool) {
     if let Some(File::Container(container)) = container.as_deref() {
-        container.detach();
+        container.detach(emulated);
     }
 }
 
 impl Group {
     /// Leaves the container, at the end of the group file.
     pub(crate) fn leave(&self) {
-        detach(lock(&self.container).take());
+        detach(lock(&self.container).take(), self.emulated);
     }
 }
 
@@ -105,6 +106,9 @@ fn device_fd(
         return Err(Errno::EINVAL);
     }
     let device = Machine::open_device(node, Some(Arc::clone(file)))?;
+    if let Some(container) = lock(&group.container).as_ref() {
+        *lock(&node.route) = Route::container(container);
+    }
     process.install(Arc::new(device), Access::ReadWrite).map(i64::from)
 }
 

@@ -16,6 +16,7 @@ mod data;
 mod device;
 mod dirty_log;
 mod dispatch;
+mod dma;
 #[cfg(test)]
 mod fake;
 mod feature;
@@ -29,3 +30,4 @@ mod page_tables;
 mod shim;
 mod store;
 mod tree;
+mod type1_dirty;

@@ -2,13 +2,15 @@
 //! The machine: its devices, its groups, and the files a process can open.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use savevm_core::sim::{ConfigError, Errno, SimDevice, SimSession, SystemClock};
 
 use crate::abi::UserMemory;
 use crate::config::{Address, Config, Kernel};
 use crate::container::Container;
+use crate::dirty_log::DirtyLog;
+use crate::dma::{Host, Route, Writer};
 use crate::iommufd::Iommufd;
 use crate::models;
 use crate::store::Store;
@@ -24,6 +26,15 @@ pub(crate) struct Node {
     pub(crate) bound: AtomicBool,
     /// Device files open through the group.
     pub(crate) group_opens: AtomicU32,
+    /// Where its DMA goes.
+    pub(crate) route: Mutex<Route>,
+    /// What it keeps account of itself.
+    pub(crate) log: Mutex<DirtyLog>,
+    /// Whom it sends numbers to, if anybody.
+    pub(crate) peer: OnceLock<Weak<Self>>,
+    pub(crate) host: Arc<dyn Host>,
+    /// While it is open, and performs DMA at all.
+    writer: Mutex<Option<Writer>>,
     store: Arc<Store>,
 }
 
@@ -33,16 +44,43 @@ impl Node {
     }
 
     /// Opens the device. Since it was last open here another process may have had it: its contents are read anew.
-    pub(crate) fn open(&self) -> Result<(), Errno> {
+    pub(crate) fn open(self: &Arc<Self>) -> Result<(), Errno> {
         if !self.sim.is_open() {
             self.store.load(&self.name, &self.sim);
         }
-        self.sim.open()
+        self.sim.open()?;
+        let mut writer = lock(&self.writer);
+        if writer.is_none() {
+            *writer = Writer::start(self);
+        }
+        Ok(())
+    }
+
+    /// Closes one of the opens. With the last one DMA ends.
+    pub(crate) fn close(&self) {
+        self.sim.close();
+        if self.sim.is_open() {
+            return;
+        }
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer {
+            writer.stop();
+        }
+        *lock(&self.route) = Route::None;
+        lock(&self.log).stop();
+    }
+
+    /// The device may have DMA to do now.
+    pub(crate) fn look(&self) {
+        if let Some(writer) = &*lock(&self.writer) {
+            writer.look();
+        }
     }
 
     /// The state may have changed. A driver whose state outlives the last close leaves it behind also when the process
     /// is killed.
     pub(crate) fn state_changed(&self) {
+        self.look();
         if self.sim.facts().state_survives_close {
             self.store.save(&self.name, &self.sim);
         }
@@ -90,6 +128,8 @@ pub(crate) trait Process: UserMemory {
 /// An open group.
 pub(crate) struct Group {
     pub(crate) number: u32,
+    /// Whether its devices are mediated ones.
+    pub(crate) emulated: bool,
     /// The container or the iommufd that it was put into.
     pub(crate) container: Mutex<Option<Arc<File>>>,
     groups_open: Arc<Mutex<Vec<u32>>>,
@@ -135,7 +175,7 @@ pub(crate) struct Session {
 }
 
 impl Machine {
-    pub(crate) fn new(config: &Config, store: &Arc<Store>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, store: &Arc<Store>, host: &Arc<dyn Host>) -> Result<Self, ConfigError> {
         let nodes = config.devices.iter().map(|device| {
             let sim = models::device(&device.sim, config.kernel, Arc::new(SystemClock::new()))?;
             store.load(&device.name, &sim);
@@ -147,14 +187,21 @@ impl Machine {
                 sim,
                 bound: AtomicBool::new(false),
                 group_opens: AtomicU32::new(0),
+                route: Mutex::default(),
+                log: Mutex::default(),
+                peer: OnceLock::new(),
+                host: Arc::clone(host),
+                writer: Mutex::default(),
                 store: Arc::clone(store),
             }))
         });
-        Ok(Self {
-            kernel: config.kernel,
-            nodes: nodes.collect::<Result<_, ConfigError>>()?,
-            groups_open: Arc::default(),
-        })
+        let nodes: Vec<Arc<Node>> = nodes.collect::<Result<_, ConfigError>>()?;
+        for (node, device) in nodes.iter().zip(&config.devices) {
+            if let Some(peer) = device.peer.and_then(|index| nodes.get(index)) {
+                node.peer.get_or_init(|| Arc::downgrade(peer));
+            }
+        }
+        Ok(Self { kernel: config.kernel, nodes, groups_open: Arc::default() })
     }
 
     /// The device called `name`.
@@ -188,7 +235,7 @@ impl Machine {
     /// Opens a group: only once at a time, and not while a member is bound through its cdev.
     pub(crate) fn open_group(&self, number: u32) -> Result<Group, Errno> {
         let mut members = self.nodes.iter().filter(|node| node.group == number).peekable();
-        members.peek().ok_or(Errno::ENOENT)?;
+        let emulated = members.peek().ok_or(Errno::ENOENT)?.is_mdev();
         if members.any(|node| node.bound.load(Ordering::SeqCst)) {
             return Err(Errno::EBUSY);
         }
@@ -197,7 +244,7 @@ impl Machine {
             return Err(Errno::EBUSY);
         }
         open.push(number);
-        Ok(Group { number, container: Mutex::new(None), groups_open: Arc::clone(&self.groups_open) })
+        Ok(Group { number, emulated, container: Mutex::new(None), groups_open: Arc::clone(&self.groups_open) })
     }
 
     pub(crate) fn group_is_open(&self, number: u32) -> bool {
@@ -228,7 +275,7 @@ impl Drop for Device {
             Origin::Cdev(binding) if lock(binding).is_some() => self.node.bound.store(false, Ordering::SeqCst),
             Origin::Cdev(_) => return,
         }
-        self.node.sim.close();
+        self.node.close();
         self.node.store.save(&self.node.name, &self.node.sim);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Dirty bits of iommufd's page tables, and the test interface that sets them.
 //!
-//! No device here performs DMA. What is dirty is what a program asks to be, through the interface of kernels that are built
+//! What is dirty is what devices have written, and what a program asks to be through the interface of kernels that are built
 //! with CONFIG_IOMMUFD_TEST.
 
 use std::collections::BTreeSet;
@@ -18,8 +18,14 @@ pub(crate) const MOCK_APERTURE: (u64, u64) = (1 << 24, (1 << 31) - 1);
 #[derive(Debug, Default)]
 pub(crate) struct DirtyBits {
     on: bool,
-    /// Numbers of pages of the simulated IOMMU's size.
-    pages: BTreeSet<u64>,
+    pages: Pages,
+}
+
+/// Dirty pages, of any size that is a multiple of the simulated IOMMU's.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    /// In numbers of pages of that size.
+    numbers: BTreeSet<u64>,
 }
 
 /// What a program wants to know of the dirty bits.
@@ -47,21 +53,46 @@ impl DirtyBits {
         self.on
     }
 
-    /// The page at `iova` was written.
-    pub(crate) fn write(&mut self, iova: u64) {
-        self.pages.insert(iova / MOCK_PAGE_BYTES);
+    pub(crate) fn pages(&mut self) -> &mut Pages {
+        &mut self.pages
+    }
+}
+
+impl Pages {
+    /// `len` bytes at `iova` were written, and what keeps account of that does so in pages of `page_bytes`.
+    pub(crate) fn mark(&mut self, iova: u64, len: u64, page_bytes: u64) {
+        let page_bytes = page_bytes.max(MOCK_PAGE_BYTES);
+        let Some(last) = len.checked_sub(1).map(|rest| iova.saturating_add(rest)) else { return };
+        let first = iova.checked_div(page_bytes).unwrap_or_default().saturating_mul(page_bytes);
+        let last = last.checked_div(page_bytes).unwrap_or_default().saturating_mul(page_bytes);
+        let last = last.saturating_add(page_bytes.saturating_sub(1));
+        self.numbers.extend(first / MOCK_PAGE_BYTES..=last / MOCK_PAGE_BYTES);
     }
 
     /// What is unmapped is forgotten.
     pub(crate) fn forget(&mut self, iova: u64, last: u64) {
-        self.pages.retain(|page| !(iova / MOCK_PAGE_BYTES..=last / MOCK_PAGE_BYTES).contains(page));
+        self.take(iova, last);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.numbers.clear();
+    }
+
+    /// Takes what is dirty of a range: addresses of pages of the simulated IOMMU's size.
+    pub(crate) fn take(&mut self, iova: u64, last: u64) -> Vec<u64> {
+        let range = iova / MOCK_PAGE_BYTES..=last / MOCK_PAGE_BYTES;
+        let found: Vec<u64> = self.numbers.range(range).copied().collect();
+        for page in &found {
+            self.numbers.remove(page);
+        }
+        found.into_iter().map(|page| page.saturating_mul(MOCK_PAGE_BYTES)).collect()
     }
 
     /// Sets the program's bits. As in the kernel nothing of this can fail, bits that cannot be written are lost, and what
     /// was set is found also when tracking has stopped since.
     pub(crate) fn report(&mut self, memory: &(impl UserMemory + ?Sized), query: Query) {
         let range = query.iova / MOCK_PAGE_BYTES..=query.last / MOCK_PAGE_BYTES;
-        let found: Vec<u64> = self.pages.range(range).copied().collect();
+        let found: Vec<u64> = self.numbers.range(range).copied().collect();
         for page in found {
             let first = page.saturating_mul(MOCK_PAGE_BYTES).max(query.iova);
             let last = first.saturating_add(MOCK_PAGE_BYTES - 1).min(query.last);
@@ -72,7 +103,7 @@ impl DirtyBits {
                 }
             }
             if query.clear {
-                self.pages.remove(&page);
+                self.numbers.remove(&page);
             }
         }
     }

@@ -40,6 +40,8 @@ pub(crate) enum Group {
     DmaLogging,
     /// Dirty pages that an IOMMU keeps.
     DirtyTracking,
+    /// What devices write to memory by themselves.
+    Dma,
     /// What the libraries make of the device.
     Library,
     /// Whole migrations by two processes, with kills and cuts.
@@ -56,7 +58,7 @@ pub(crate) enum Group {
 
 impl Group {
     /// Every group a test can be in, in the order they run.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Features,
         Self::Arcs,
         Self::Illegal,
@@ -69,6 +71,7 @@ impl Group {
         Self::Transfer,
         Self::DmaLogging,
         Self::DirtyTracking,
+        Self::Dma,
         Self::Library,
         Self::Migrate,
         Self::CheckStream,
@@ -92,6 +95,7 @@ impl Group {
             Self::Transfer => "transfer",
             Self::DmaLogging => "dma-logging",
             Self::DirtyTracking => "dirty-tracking",
+            Self::Dma => "dma",
             Self::Library => "library",
             Self::Migrate => "migrate",
             Self::CheckStream => "check-stream",

@@ -103,7 +103,7 @@ impl Objects {
         for object in self.by_id.values_mut() {
             if let Object::Hwpt(Hwpt { ioas: on, dirty: Some(dirty), .. }) = object {
                 if *on == ioas {
-                    dirty.forget(iova, iova.saturating_add(length.saturating_sub(1)));
+                    dirty.pages().forget(iova, iova.saturating_add(length.saturating_sub(1)));
                 }
             }
         }

@@ -128,6 +128,11 @@ impl Iommufd {
         lock(&self.objects).detach(id);
     }
 
+    /// Device `id` writes `data` at `iova`.
+    pub(crate) fn dma_write(&self, id: u32, memory: &dyn UserMemory, iova: u64, data: &[u8]) -> Result<(), Errno> {
+        lock(&self.objects).dma_write(id, memory, iova, data)
+    }
+
     pub(crate) fn ioctl(&self, process: &dyn Process, number: u32, argument: u64) -> Result<i64, Errno> {
         let mut objects = lock(&self.objects);
         match number {

@@ -3,8 +3,10 @@
 
 use savevm_core::sim::Errno;
 
+use crate::abi::UserMemory;
+use crate::dma;
 use crate::machine::Process;
-use crate::page_tables::{DirtyBits, Query, TestCommand, bit_is_set};
+use crate::page_tables::{DirtyBits, MOCK_PAGE_BYTES, Query, TestCommand, bit_is_set};
 
 use super::{Hwpt, Iommu, Object, Objects, structure, structure_from, supported};
 
@@ -85,9 +87,39 @@ impl Objects {
         // The walk ends at the first hole, and nobody is told.
         let Some(last) = self.ioas(ioas)?.mappings.mapped_up_to(iova, last) else { return Ok(()) };
         if let Some(dirty) = self.hwpt(get.u32(4))?.dirty.as_mut() {
-            dirty.report(process, Query { iova, last, page_bytes, bitmap: get.u64(40), clear: get.u32(8) == 0 });
+            dirty
+                .pages()
+                .report(process, Query { iova, last, page_bytes, bitmap: get.u64(40), clear: get.u32(8) == 0 });
         }
         Ok(())
+    }
+
+    /// A device writes to what it is attached to. An emulated device's writes leave no trace there: nothing of iommufd tracks
+    /// them.
+    pub(super) fn dma_write(
+        &mut self,
+        device: u32,
+        memory: &dyn UserMemory,
+        iova: u64,
+        data: &[u8],
+    ) -> Result<(), Errno> {
+        let Some(Object::Device { attached: Some(table), iommu }) = self.by_id.get(&device) else {
+            return Err(Errno::EFAULT);
+        };
+        let (table, page_bytes) = (*table, iommu.page_bytes());
+        let ioas = match self.by_id.get(&table) {
+            Some(Object::Hwpt(hwpt)) => hwpt.ioas,
+            _ => table,
+        };
+        let mut written = Vec::new();
+        let mappings = &self.ioas(ioas).map_err(|_| Errno::EFAULT)?.mappings;
+        let answer = dma::deliver(mappings, memory, iova, data, |at, len| written.push((at, len)));
+        if let Some(Object::Hwpt(Hwpt { dirty: Some(dirty), .. })) = self.by_id.get_mut(&table) {
+            if dirty.is_on() {
+                written.into_iter().for_each(|(at, len)| dirty.pages().mark(at, len, page_bytes));
+            }
+        }
+        answer
     }
 
     pub(super) fn test(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
@@ -124,7 +156,7 @@ impl Objects {
                 let mappings = &self.ioas(ioas)?.mappings;
                 pages.retain(|page| mappings.mapped_up_to(*page, *page).is_some());
                 if let Some(dirty) = self.hwpt(table)?.dirty.as_mut() {
-                    pages.into_iter().for_each(|page| dirty.write(page));
+                    pages.into_iter().for_each(|page| dirty.pages().mark(page, 1, MOCK_PAGE_BYTES));
                 }
             }
         }

@@ -12,6 +12,7 @@ use savevm_core::sim::{Direction, Errno};
 
 use crate::abi::UserMemory;
 use crate::config::Config;
+use crate::dma::Host;
 use crate::log;
 use crate::machine::{Access, File, Machine, Process};
 use crate::store::Store;
@@ -74,7 +75,8 @@ impl Engine {
         };
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         let store = Arc::new(Store::new(path("SOFTVFIO_STATE")));
-        let machine = Config::parse(&text).and_then(|config| Machine::new(&config, &store));
+        let host: Arc<dyn Host> = Arc::new(Memory);
+        let machine = Config::parse(&text).and_then(|config| Machine::new(&config, &store, &host));
         let machine = machine.unwrap_or_else(|error| fatal(&format!("SOFTVFIO: {error}")));
         if let Some(path) = path("SOFTVFIO_LOG") {
             for node in &machine.nodes {

@@ -92,6 +92,11 @@ pub(super) fn inside<T>(action: impl FnOnce(&'static Engine) -> Option<T>) -> Op
     result.ok()
 }
 
+/// Has every call of this thread go to libc: it is one of ours.
+pub(super) fn stay_inside() {
+    let _ = INSIDE.try_with(|inside| inside.set(true));
+}
+
 pub(super) fn errno() -> i32 {
     // SAFETY: returns the address of this thread's errno, which is always valid.
     let location = unsafe { libc::__errno_location() };

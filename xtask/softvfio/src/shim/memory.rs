@@ -3,9 +3,15 @@
 //!
 //! Copies go through `process_vm_readv` and `process_vm_writev` on the process itself: the kernel does the checking.
 
+use std::mem::MaybeUninit;
+use std::thread::JoinHandle;
+
 use savevm_core::sim::Errno;
 
 use crate::abi::UserMemory;
+use crate::dma::Host;
+
+use super::guard;
 
 /// This process's memory.
 pub(super) struct Memory;
@@ -36,6 +42,27 @@ impl UserMemory for Memory {
         // SAFETY: `local` is borrowed, as long as it says, and only read; the kernel checks `remote` itself.
         let copied = unsafe { libc::process_vm_writev(process_id(), &local, 1, &remote, 1, 0) };
         whole(copied, from.len())
+    }
+}
+
+impl Host for Memory {
+    fn spawn(&self, work: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: the pointer is valid for a whole signal set, which the call fills.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        let mut old = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `all` has been filled, and `old` is valid for a whole set.
+        let blocked = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr()) };
+        // The mask is inherited: what the program does with signals is its own threads' affair.
+        let thread = std::thread::Builder::new().name("softvfio-dma".to_owned()).spawn(move || {
+            guard::stay_inside();
+            work();
+        });
+        if blocked == 0 {
+            // SAFETY: the call above succeeded and filled `old`; nothing is returned.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
+        }
+        thread
     }
 }
 

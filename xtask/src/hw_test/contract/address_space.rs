@@ -30,7 +30,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// Whether devices of this kind are tests' only ones in their container or iommufd, with no IOMMU behind them.
-fn is_emulated(ctx: &Ctx) -> bool {
+pub(super) fn is_emulated(ctx: &Ctx) -> bool {
     ctx.first.bus() == Bus::Mdev
 }
 
@@ -42,7 +42,7 @@ pub(super) fn by_group(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByGroup) ->
     done.and(ctx.first.open())
 }
 
-fn by_cdev(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByCdev) -> Checked) -> Checked {
+pub(super) fn by_cdev(ctx: &mut Ctx, work: impl FnOnce(&Ctx, &OpenedByCdev) -> Checked) -> Checked {
     ctx.first.leave();
     let opened = must("open by character device", open::open_by_cdev(&Roots::default(), ctx.first.found()));
     let done = opened.and_then(|opened| work(ctx, &opened));

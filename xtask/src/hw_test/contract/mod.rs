@@ -23,6 +23,7 @@ mod damage;
 mod data_fd;
 mod digest;
 mod dirty_tracking;
+mod dma;
 mod dma_logging;
 mod exhaustion;
 mod fd;
@@ -84,6 +85,7 @@ enum Need {
     ByGroup,
     ByCdev,
     DmaLogging,
+    Dma,
     Header,
     ComparedOnce,
     Sealed,
@@ -162,6 +164,7 @@ impl Need {
             Self::ByGroup => (device.access() == Access::Group, "the device was opened by its character device"),
             Self::ByCdev => (device.access() == Access::Cdev, "the device was opened by its group"),
             Self::DmaLogging => (dma_logging::is_offered(ctx)?, "the device does not offer DMA logging"),
+            Self::Dma => (dma::is_known(device)?, "no test knows how to make this device write to memory"),
             Self::Header => (profile.header.is_some(), "no stream header is known that this driver checks"),
             Self::ComparedOnce => (
                 profile.header.is_some_and(|header| header.compared == Compared::UntilItFits),
@@ -202,6 +205,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(address_space::TESTS);
     tests.extend_from_slice(dirty_tracking::TESTS);
     tests.extend_from_slice(memory_account::TESTS);
+    tests.extend_from_slice(dma::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(check_stream::TESTS);

@@ -64,6 +64,33 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
         args: &["--access", "cdev"],
     },
     Machine {
+        label: "plain with DMA",
+        kernel: "6.12.117",
+        config: "kernel=6.12-iommufd\n\
+                 device a model=plain dma-rate=256KiB/s dma-peer=b dma-log-page=64KiB stop=64KiB seed=1 address=0000:a1:00.0\n\
+                 device b model=plain dma-rate=256KiB/s dma-peer=a dma-log-page=64KiB stop=64KiB seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults"],
+    },
+    Machine {
+        label: "plain with DMA, mediated",
+        kernel: "6.12.117",
+        config: "kernel=6.12\n\
+                 device a model=plain caps=3 dma-rate=4MiB/s dma-write=4KiB dma-peer=b dirty-log=absent seed=1 address=50f7f10c-0000-4000-8000-000000000001\n\
+                 device b model=plain caps=3 dma-rate=4MiB/s dma-write=4KiB dma-peer=a dirty-log=absent seed=2 address=50f7f10c-0000-4000-8000-000000000002",
+        devices: MTTY,
+        args: &["--no-faults"],
+    },
+    Machine {
+        label: "plain with DMA, by cdev",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=plain dma-rate=256KiB/s dma-peer=b stop=64KiB seed=1 address=0000:a1:00.0\n\
+                 device b model=plain dma-rate=256KiB/s dma-peer=a stop=64KiB seed=2 address=0000:a2:00.0",
+        devices: PCI,
+        args: &["--no-faults", "--access", "cdev"],
+    },
+    Machine {
         label: "hisi",
         kernel: "6.12.117",
         config: "kernel=6.12\n\
