@@ -15,6 +15,7 @@ mod common;
 #[path = "common/guest.rs"]
 mod guest;
 
+use core::slice;
 use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
@@ -307,13 +308,13 @@ fn memory_that_differs_is_refused_before_anything_is_touched() {
     let ram = region("ram", 512, PAGE);
     let has = |reason: String, part: &str| assert!(reason.contains(part), "{reason}");
     has(
-        refused(&[ram.clone()], &[region("ram", 511, PAGE)]),
+        refused(slice::from_ref(&ram), &[region("ram", 511, PAGE)]),
         "ram has 2097152 bytes on the source and 2093056 on the target",
     );
-    has(refused(&[ram.clone()], &[region("ram", 1, 2 << 20)]), "ram has pages of 4096 bytes on the source");
-    has(refused(&[ram.clone()], &[region("main", 512, PAGE)]), "ram does not exist on the target; main exists");
+    has(refused(slice::from_ref(&ram), &[region("ram", 1, 2 << 20)]), "ram has pages of 4096 bytes on the source");
+    has(refused(slice::from_ref(&ram), &[region("main", 512, PAGE)]), "ram does not exist on the target; main exists");
     let two = [ram.clone(), region("rom", 1, PAGE)];
-    has(refused(&two, &[ram.clone()]), "rom does not exist on the target");
+    has(refused(&two, slice::from_ref(&ram)), "rom does not exist on the target");
     has(refused(&two, &[two[1].clone(), ram]), "region 0 is ram on the source and rom on the target");
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest memory in files, a log of who wrote where, and a vCPU that writes.
 
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use savevm_core::dirty::{HostLog, Ledger, Range, Region, RegionTable, Request, Slot, Tracking};
@@ -148,7 +148,7 @@ impl Guest {
                     self.write_locked(&mut log, region, offset, &word.to_le_bytes());
                 }
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(core::time::Duration::from_millis(1));
         }
     }
 
