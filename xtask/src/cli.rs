@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::out::outln;
-use crate::{bench, compat, fuzz, hw_test, inspect, kernel_source, migrate, probe, qemu, sim};
+use crate::{bench, compat, fuzz, hw_test, inject, inspect, kernel_source, migrate, probe, qemu, sim};
 
 /// Move the state of VFIO devices from one process to another, and prove that it can be moved.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Run the contract suite here, on the named devices; one JSON event per line
     #[command(hide = true)]
     Suite(hw_test::suite::Args),
+    /// Run this program under ptrace and let one of its system calls fail, for the tests
+    #[command(hide = true)]
+    Inject(inject::Args),
     /// One side of a migration with a QEMU, for the tests
     #[command(hide = true)]
     QemuPeer(qemu::peer::Args),

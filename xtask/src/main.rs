@@ -10,6 +10,7 @@ mod device;
 mod fuzz;
 mod hw_test;
 mod identity;
+mod inject;
 mod inspect;
 mod kernel_source;
 mod migrate;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         cli::Command::HwTest(args) => hw_test::main(&args),
         cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
+        cli::Command::Inject(args) => inject::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
         cli::Command::QemuPeer(args) => qemu::peer::main(&args),
     }

@@ -104,6 +104,10 @@ struct Common {
     #[command(flatten)]
     soft: SoftArgs,
 
+    /// Once the devices are open, wait for a line on standard input
+    #[arg(long, hide = true)]
+    hold: bool,
+
     /// Stop at the beginning of this phase, say so on standard error, and go on when a line comes on standard input
     #[arg(long, value_name = "PHASE", hide = true, value_parser = pause::phase)]
     pause_at: Option<savevm_core::Phase>,
@@ -211,6 +215,9 @@ fn open(common: &Common, side: tap::Side) -> Result<Opened, String> {
         checks = check_stream::prepare(side, &mut devices, common.state_bytes_max)?;
         checks.notes.iter().for_each(|note| eprintln!("--check-stream: {note}"));
     }
+    if common.hold {
+        pause::wait("start");
+    }
     Ok(Opened { devices, checks, cancel })
 }
 
@@ -236,6 +243,9 @@ fn cancel_on_signals() -> Result<Cancel, String> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
             .map_err(|error| format!("cannot watch for signal {signal}: {error}"))?;
     }
+    // A file that may not grow is an error of the write, not the end of the process with its devices in it.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+        .map_err(|error| format!("cannot watch for SIGXFSZ: {error}"))?;
     Ok(Cancel::from_flag(flag))
 }
 

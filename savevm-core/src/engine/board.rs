@@ -8,10 +8,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use stream_codec::frame::Hello;
+use stream_codec::frame::io::Error as FrameError;
 
 use super::task::Done;
 use crate::error::Cause;
-use crate::link::Incoming;
+use crate::link::{Incoming, LinkError};
 
 /// Something a thread has to report.
 #[derive(Debug)]
@@ -68,15 +69,10 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// The first failure counts, but the peer's own reason is a better one than the broken connection it left.
+    /// The first failure counts, unless a later one is the reason for it.
     pub(crate) fn fail(&self, cause: Cause) {
         let mut state = self.lock();
-        let is_better = match (&state.failure, &cause) {
-            (None, _) => true,
-            (Some(Cause::Link { .. }), Cause::Peer { .. }) => true,
-            (Some(_), _) => false,
-        };
-        if is_better {
+        if state.failure.as_ref().is_none_or(|known| is_better(&cause, known)) {
             state.failure = Some(cause);
         }
         drop(state);
@@ -91,7 +87,7 @@ impl Board {
     /// Gives back a failure that was taken, unless a better one has come.
     pub(crate) fn put_back(&self, cause: Cause) {
         let mut state = self.lock();
-        if !matches!((&state.failure, &cause), (Some(Cause::Peer { .. }), Cause::Link { .. })) {
+        if !state.failure.as_ref().is_some_and(|known| is_better(known, &cause)) {
             state.failure = Some(cause);
         }
     }
@@ -164,6 +160,21 @@ impl Board {
     }
 }
 
+/// Whether a failure that came later is the better reason: the peer's own, where there was only the broken connection it
+/// left, and what happened to a connection, where a thread was quicker to report that it cannot be used any more.
+fn is_better(later: &Cause, earlier: &Cause) -> bool {
+    match (earlier, later) {
+        (earlier, later) if is_aftermath(earlier) => !is_aftermath(later),
+        (Cause::Link { .. }, Cause::Peer { .. }) => true,
+        _ => false,
+    }
+}
+
+fn is_aftermath(cause: &Cause) -> bool {
+    let Cause::Link { error, .. } = cause else { return false };
+    matches!(**error, LinkError::Frame { error: FrameError::AfterError { .. } })
+}
+
 /// What came of waiting for a report.
 #[derive(Debug)]
 pub(crate) enum Next {
@@ -171,4 +182,37 @@ pub(crate) enum Next {
     /// Time to look around.
     Nothing,
     Failed,
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::engine::wire::at;
+
+    fn aftermath() -> Cause {
+        at(0, FrameError::AfterError { offset: 7 })
+    }
+
+    fn full() -> Cause {
+        let source = std::io::ErrorKind::StorageFull.into();
+        at(0, FrameError::Write { what: "a Data frame", offset: 7, source })
+    }
+
+    fn counts(board: &Board) -> std::string::String {
+        std::format!("{:?}", board.take_failure())
+    }
+
+    #[test]
+    fn the_reason_counts_whoever_is_quicker() {
+        for order in [[aftermath, full], [full, aftermath]] {
+            let board = Board::new();
+            order.into_iter().for_each(|cause| board.fail(cause()));
+            assert!(counts(&board).contains("StorageFull"));
+            board.fail(order[0]());
+            let taken = board.take_failure().unwrap();
+            board.fail(order[1]());
+            board.put_back(taken);
+            assert!(counts(&board).contains("StorageFull"));
+        }
+    }
 }

@@ -54,6 +54,10 @@ pub(crate) struct Args {
     /// Show nothing while the tests run.
     #[arg(long, global = true)]
     quiet: bool,
+    /// Leave out nothing that takes minutes, on simulated devices: let every system call of a migration fail instead of every
+    /// tenth, and load devices of 1 GiB under a limit of memory instead of 64 MiB.
+    #[arg(long, global = true)]
+    full: bool,
     /// Where to write report.html, junit.xml and report.json [default: target/hw-test/TARGET].
     #[arg(long, global = true, value_name = "DIR")]
     report: Option<PathBuf>,
@@ -103,6 +107,8 @@ pub(crate) struct Plan<'a> {
     pub test_timeout: Option<Duration>,
     /// See there.
     pub timeout: Option<Duration>,
+    /// `--full`.
+    pub full: bool,
 }
 
 impl Plan<'_> {
@@ -170,6 +176,7 @@ fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>
         filter: args.filter.as_deref(),
         test_timeout: args.test_timeout.map(Duration::from_secs),
         timeout: args.timeout.map(Duration::from_secs),
+        full: args.full,
     };
     match target {
         Target::Soft => target::soft::run(&plan, progress),

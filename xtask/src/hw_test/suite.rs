@@ -51,10 +51,10 @@ pub(crate) struct Args {
     simulated: Option<String>,
     /// A further pair, of any kind, that whole migrations move together with the first: SOURCE=TARGET, or
     /// SOURCE=TARGET=PROFILE if the PCI ids do not tell what to expect.
-    #[arg(long = "pair", value_name = "PAIR", value_parser = Pair::parse, requires = "migrations_only")]
+    #[arg(long = "pair", value_name = "PAIR", value_parser = Pair::parse, requires = "whole")]
     pairs: Vec<Pair>,
     /// Leave out everything but whole migrations.
-    #[arg(long)]
+    #[arg(long, group = "whole")]
     migrations_only: bool,
     /// Leave out the whole migrations that something ends early.
     #[arg(long)]
@@ -62,6 +62,15 @@ pub(crate) struct Args {
     /// Of those, run only the ones that end in this phase.
     #[arg(long, value_name = "PHASE", value_parser = contract::PHASES, conflicts_with = "no_faults")]
     faults_at: Vec<String>,
+    /// Of those, run only the ones over so many channels.
+    #[arg(long, value_name = "N", conflicts_with = "no_faults")]
+    faults_over: Option<u16>,
+    /// Let every so many system calls of whole migrations fail, and do nothing else.
+    #[arg(long, value_name = "N", group = "whole", conflicts_with_all = ["no_faults"])]
+    sweep_every: Option<u64>,
+    /// Let a target load the devices in little memory, and do nothing else.
+    #[arg(long, group = "whole", conflicts_with_all = ["no_faults"])]
+    in_little_memory: bool,
     /// A stock QEMU of this version is where the guest of `hw-test vm` has it: migrate to and from it as well.
     #[arg(long, value_name = "VERSION")]
     qemu: Option<String>,
@@ -116,15 +125,23 @@ pub(crate) fn main(args: &Args) -> ExitCode {
         }
     };
     let with_qemu = if stock.is_some() { contract::with_qemu(!args.no_faults) } else { Vec::new() };
-    let tests = contract::tests(first.caps, !args.no_faults).into_iter().chain(with_qemu);
+    let tests = match args.sweep_every {
+        Some(_) => contract::sweep(),
+        None if args.in_little_memory => contract::in_little_memory(),
+        None => contract::tests(first.caps, !args.no_faults).into_iter().chain(with_qemu).collect(),
+    };
+    let tests = tests.into_iter();
     let tests = tests.filter(|test| !args.migrations_only || test.group == Group::Migrate);
     let is_asked_for = |phase: &str| args.faults_at.is_empty() || args.faults_at.iter().any(|asked| asked == phase);
     let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
+    let is_over = |channels| args.faults_over.is_none_or(|asked| asked == channels);
+    let tests = tests.filter(|test| test.fault_channels().is_none_or(is_over));
     let tests: Vec<Test> = tests.filter(|test| contract::selects(args.filter.as_deref(), &test.id())).collect();
     let kernel = KernelVersion::parse(&facts.kernel);
     let planned = tests.iter().map(Test::id).collect();
     emitter.emit(&Event::SuiteStarted { protocol: PROTOCOL, facts, planned });
     let mut ctx = Ctx::new(first, second, kernel, Rc::clone(&emitter)).with_others(others).with_stock(stock);
+    ctx.sweep_every = args.sweep_every.unwrap_or(1);
     let watchdog = args.test_timeout.map(|seconds| Watchdog::start(Duration::from_secs(seconds)));
     let counts = run(&tests, &mut ctx, &emitter, watchdog.as_ref());
     let Counts { passed, failed, skipped } = counts;

@@ -15,7 +15,12 @@ pub(super) fn phase(text: &str) -> Result<Phase, String> {
 
 /// Says where it stands and waits for a line, or for the end of standard input.
 pub(super) fn wait_here(phase: Phase) {
-    eprintln!("{{\"phase\":\"{}\"}}", phase.name());
+    wait(phase.name());
+}
+
+/// The same at a point that is no phase.
+pub(super) fn wait(point: &str) {
+    eprintln!("{{\"phase\":\"{point}\"}}");
     // An unreadable standard input cannot tell to go on: going on is what its end means too.
     let _ = io::stdin().lock().read_line(&mut String::new());
 }

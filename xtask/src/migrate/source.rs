@@ -24,7 +24,7 @@ pub(super) fn run(args: &SourceArgs) -> ExitCode {
     };
     let options = match options(args, cancel.clone(), checks.taps.clone()) {
         Ok(options) => options,
-        Err(error) => return Outcome::unopened("source", error).print(json),
+        Err(error) => return Outcome::new("source", &mut devices, &[]).broken(error).print(json),
     };
     let outcome = match &args.to {
         Address::File(path) => to_file(args, &mut devices, path, &options),

@@ -79,7 +79,9 @@ impl Hooks for Watch {
                 bar.finish();
             }
         }
+        // A source may come back to pre-copy; who paused it there once has done so.
         if self.pause_at == Some(phase) {
+            self.pause_at = None;
             pause::wait_here(phase);
             if self.after_pause == AfterPause::Cut {
                 self.cut();

@@ -8,6 +8,8 @@ use crate::hw_test::event::Group;
 
 /// The phases both sides walk; a fault is put at the beginning of each.
 pub(crate) const PHASES: [&str; 8] = ["hello", "open", "pre-copy", "switchover", "stop-copy", "load", "commit", "done"];
+/// At its beginning the source has connected and said nothing.
+pub(super) const HELLO: usize = 0;
 /// At its beginning the source's devices go quiet.
 const SWITCHOVER: usize = 3;
 /// At its beginning the source's guest is about to stop.

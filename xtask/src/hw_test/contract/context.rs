@@ -51,6 +51,8 @@ pub(crate) struct Ctx {
     pub kernel: KernelVersion,
     /// A stock QEMU, or why it cannot be had; nothing where none was asked for.
     pub stock: Option<Result<Stock, String>>,
+    /// Which system calls a sweep lets fail: every so many.
+    pub sweep_every: u64,
     emitter: Rc<Emitter>,
     notes: RefCell<Vec<String>>,
 }
@@ -58,7 +60,16 @@ pub(crate) struct Ctx {
 impl Ctx {
     /// Reports through `emitter`.
     pub(crate) fn new(first: Dut, second: Option<Dut>, kernel: KernelVersion, emitter: Rc<Emitter>) -> Self {
-        Self { first, second, others: Vec::new(), kernel, stock: None, emitter, notes: RefCell::default() }
+        Self {
+            first,
+            second,
+            others: Vec::new(),
+            kernel,
+            stock: None,
+            sweep_every: 1,
+            emitter,
+            notes: RefCell::default(),
+        }
     }
 
     /// The same with further pairs.

@@ -5,11 +5,13 @@
 //! Whatever happens, the device runs on exactly one side or, after the point of no return, on none until a person
 //! decides: never on both. A side that survives says what became of it, and the next migration succeeds.
 
+use core::time::Duration;
 use std::ffi::OsString;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::case::{COMMIT, Case, Fault, PHASES};
+use super::case::{COMMIT, Case, Fault, HELLO, PHASES};
 use super::check::{Checked, ensure, expect, failed, must};
 use super::context::Ctx;
 use super::dut::Dut;
@@ -33,7 +35,7 @@ pub(super) const TESTS: &[Test] = &[
     test(Group::Migrate, "over 2 channels in 64 KiB of buffers", &[Need::SecondDevice], |ctx| {
         clean_over(ctx, Transport::Unix, 2, &["--buffer-bytes", "65536"])
     }),
-    test(Group::Migrate, "2 channels here and 3 there", &[Need::SecondDevice], unequal_channels),
+    test(Group::Migrate, "3 channels here and 2 there, and then 2 here too", &[Need::SecondDevice], unequal_channels),
     test(Group::Migrate, "no target is there", &[Need::SecondDevice], no_target),
 ];
 
@@ -51,12 +53,15 @@ pub(super) struct Pair {
 }
 
 /// How long a side waits for a silent peer; longer than it takes to notice a dead one.
-const SILENCE_S: &str = "10";
+pub(super) const SILENCE_S: &str = "10";
 /// Where it is silence that the test is about.
-const SHORT_SILENCE_S: &str = "1";
+pub(super) const SHORT_SILENCE_S: &str = "1";
+
+/// Long after that patience, on a busy machine.
+const SILENCE_END: Duration = Duration::from_secs(6);
 
 /// Arguments of one side, and variables of its environment.
-type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
+pub(super) type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
 
 impl Pair {
     fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
@@ -76,19 +81,9 @@ impl Pair {
         source: Given<'_>,
         target: Given<'_>,
     ) -> Checked<Self> {
-        let ((source_args, at_source), (target_args, at_target)) = (source, target);
-        let folder = must("make a folder", tempfile::tempdir())?;
-        let from = match transport {
-            Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
-            Transport::Tcp => "tcp:127.0.0.1:0".into(),
-        };
-        let mut arguments = common("target", ctx.pairs().map(|(_, target)| target), target_args, silence_s);
-        arguments.extend(["--from".into(), from]);
-        let mut target = Side::start_with("target", &arguments, at_target)?;
-        let address = target.hears("where it listens", |line| line.strip_prefix("listening on ").map(str::to_owned))?;
-        let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), source_args, silence_s);
-        arguments.extend(["--to".into(), address]);
-        let source = Side::start_with("source", &arguments, at_source)?;
+        let (folder, from) = socket(transport)?;
+        let target = start_target(ctx, &from, target, silence_s)?;
+        let source = start_source(ctx, target.address(), source, silence_s)?;
         Ok(Self { source, target, _folder: folder })
     }
 
@@ -98,7 +93,38 @@ impl Pair {
     }
 }
 
-fn common<'a>(side: &str, devices: impl Iterator<Item = &'a Dut>, more: &[&str], silence_s: &str) -> Vec<String> {
+/// Where a target is to listen; the folder is that of its socket.
+pub(super) fn socket(transport: Transport) -> Checked<(tempfile::TempDir, String)> {
+    let folder = must("make a folder", tempfile::tempdir())?;
+    let from = match transport {
+        Transport::Unix => format!("unix:{}", folder.path().join("socket").display()),
+        Transport::Tcp => "tcp:127.0.0.1:0".into(),
+    };
+    Ok((folder, from))
+}
+
+/// Starts a target and waits until it listens.
+pub(super) fn start_target(ctx: &Ctx, from: &str, (args, environment): Given<'_>, silence_s: &str) -> Checked<Side> {
+    let mut arguments = common("target", ctx.pairs().map(|(_, target)| target), args, silence_s);
+    arguments.extend(["--from".into(), from.into()]);
+    let mut target = Side::start_with("target", &arguments, environment)?;
+    target.listens()?;
+    Ok(target)
+}
+
+/// Starts a source of what is at `address`.
+pub(super) fn start_source(ctx: &Ctx, address: &str, (args, environment): Given<'_>, silence_s: &str) -> Checked<Side> {
+    let mut arguments = common("source", ctx.pairs().map(|(source, _)| source), args, silence_s);
+    arguments.extend(["--to".into(), address.into()]);
+    Side::start_with("source", &arguments, environment)
+}
+
+pub(super) fn common<'a>(
+    side: &str,
+    devices: impl Iterator<Item = &'a Dut>,
+    more: &[&str],
+    silence_s: &str,
+) -> Vec<String> {
     let fixed = [side, "--timeout", silence_s];
     let devices = devices.enumerate();
     let devices = devices.flat_map(|(index, device)| ["--device".into(), format!("device{index}={}", device.name)]);
@@ -141,7 +167,12 @@ pub(super) fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str], t
     open_all(ctx)?;
     let (source, target) = moved?;
     draw(ctx, &source, &target);
-    ctx.pairs().zip(&before).try_for_each(|((_, target), before)| {
+    observe_all(ctx, &before)
+}
+
+/// What could be seen of the sources must be seen of the targets.
+pub(super) fn observe_all(ctx: &Ctx, before: &[Observed]) -> Checked {
+    ctx.pairs().zip(before).try_for_each(|((_, target), before)| {
         observe_after(target, before).map_err(|failure| failed(format!("{}: {}", target.name, failure.text())))
     })
 }
@@ -149,6 +180,11 @@ pub(super) fn clean(ctx: &mut Ctx, transport: Transport, source_args: &[&str], t
 /// One migration in which nothing goes wrong.
 fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<(Report, Report)> {
     let (source, target) = Pair::start(ctx, transport, source_args, target_args)?.end()?;
+    expect_moved(ctx, source, target)
+}
+
+/// Both agree on what moved, and only the target runs.
+pub(super) fn expect_moved(ctx: &Ctx, source: Report, target: Report) -> Checked<(Report, Report)> {
     expect("the source's error", &source.error, &None)?;
     expect("the target's error", &target.error, &None)?;
     ensure(source.moved && source.committed, || "the source does not report the move".into())?;
@@ -163,7 +199,7 @@ fn migrate(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &
 }
 
 /// Whether all devices run, or any does.
-fn runs(report: &Report, any: bool) -> bool {
+pub(super) fn runs(report: &Report, any: bool) -> bool {
     let mut running = report.devices.iter().map(|device| device.state == "RUNNING");
     if any { running.any(|runs| runs) } else { !report.devices.is_empty() && running.all(|runs| runs) }
 }
@@ -173,7 +209,7 @@ fn states(report: &Report) -> String {
     if states.is_empty() { "not reported".into() } else { states.join(", ") }
 }
 
-fn expect_running(side: &str, report: &Report) -> Checked {
+pub(super) fn expect_running(side: &str, report: &Report) -> Checked {
     ensure(runs(report, false), || format!("the {side}'s devices: expected RUNNING, found {}", states(report)))
 }
 
@@ -208,15 +244,22 @@ fn small_pieces(ctx: &mut Ctx) -> Checked {
     clean(ctx, Transport::Unix, &["--chunk-bytes", &piece.to_string()], &[])
 }
 
-/// Neither side waits for a channel that the other does not have.
+/// Each is told the numbers, and the target is there for the source that comes with the right one.
 fn unequal_channels(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let (two, three) = (["--channels", "2"], ["--channels", "3"]);
-    let pair = Pair::start_within(ctx, Transport::Unix, SHORT_SILENCE_S, (&two, &[]), (&three, &[]))?;
-    let (source, target) = pair.end()?;
+    let Pair { source, mut target, _folder } = Pair::start(ctx, Transport::Tcp, &three, &two)?;
+    let source = source.ends()?;
     expect_source_kept(&source)?;
-    expect_target_reset(&target)?;
-    open_all(ctx)
+    let numbers = "the source uses 3 channels, and this target 2";
+    let told = source.error.unwrap_or_default();
+    ensure(told.contains(numbers), || format!("the source must be told the numbers, and says: {told}"))?;
+    target.hears("the numbers", |line| line.contains(numbers).then_some(()))?;
+    let address = target.address().to_owned();
+    let source = start_source(ctx, &address, (&two, &[]), SILENCE_S)?;
+    let moved = expect_moved(ctx, source.ends()?, target.ends()?);
+    open_all(ctx)?;
+    moved.map(|_| ())
 }
 
 fn no_target(ctx: &mut Ctx) -> Checked {
@@ -278,9 +321,14 @@ fn inflict(ctx: &Ctx, case: Case) -> Checked {
     if matches!(fault, Fault::SourceCancels | Fault::TargetCancels) {
         paused.signal(Signal::SIGINT)?;
     }
+    // Who was lost before it said a word is no loss to a target that listens.
+    let before_hello = fault.is_at_source() && phase == HELLO;
     let (source, target) = match fault {
         Fault::SourceDies => {
             source.dies()?;
+            if before_hello {
+                target.listens_on()?;
+            }
             (None, Some(target.ends()?))
         }
         Fault::TargetDies => {
@@ -290,20 +338,32 @@ fn inflict(ctx: &Ctx, case: Case) -> Checked {
         Fault::SourceHangs => {
             source.signal(Signal::SIGSTOP)?;
             source.goes_on();
-            let target = target.ends()?;
-            source.signal(Signal::SIGCONT)?;
-            (Some(source.ends()?), Some(target))
+            let stopped = Instant::now();
+            if before_hello {
+                target.listens_on()?;
+                let target = target.ends()?;
+                source.signal(Signal::SIGCONT)?;
+                (Some(source.ends()?), Some(target))
+            } else {
+                let target = ends_for_silence(target, stopped)?;
+                source.signal(Signal::SIGCONT)?;
+                (Some(source.ends()?), Some(target))
+            }
         }
         Fault::TargetHangs => {
             target.signal(Signal::SIGSTOP)?;
             target.goes_on();
-            let source = source.ends()?;
+            let source = ends_for_silence(source, Instant::now())?;
             target.signal(Signal::SIGCONT)?;
             (Some(source), Some(target.ends()?))
         }
         _ => {
             paused.goes_on();
-            (Some(source.ends()?), Some(target.ends()?))
+            let source = source.ends()?;
+            if before_hello {
+                target.listens_on()?;
+            }
+            (Some(source), Some(target.ends()?))
         }
     };
     if let (Some(source), Some(target), true) = (&source, &target, case.may_be_too_late()) {
@@ -320,6 +380,19 @@ fn inflict(ctx: &Ctx, case: Case) -> Checked {
         }
         _ => Ok(()),
     }
+}
+
+/// The survivor of a peer that hangs ends soon after its patience, and says what it has lost patience with, unless the peer
+/// had said its last word.
+fn ends_for_silence(survivor: Side, stopped: Instant) -> Checked<Report> {
+    let report = survivor.ends()?;
+    let took = stopped.elapsed();
+    ensure(took < SILENCE_END, || format!("it gave a silent peer up only after {took:?}"))?;
+    let error = report.error.as_deref().unwrap_or_default();
+    ensure(report.moved || error.contains("the peer was silent for 1 s"), || {
+        format!("a peer that hangs is silent, and the other side says: {error}")
+    })?;
+    Ok(report)
 }
 
 /// The rules that hold whatever went wrong and wherever.

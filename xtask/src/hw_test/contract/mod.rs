@@ -28,8 +28,10 @@ mod dma_logging;
 mod exhaustion;
 mod fd;
 mod features;
+mod full_disk;
 mod illegal;
 mod library;
+mod memory;
 mod memory_account;
 mod migrate;
 mod mtty;
@@ -39,7 +41,9 @@ mod raw;
 mod recovery;
 mod segments;
 mod state_file;
+mod strangers;
 mod stream;
+mod sweep;
 mod transfer;
 
 use vfio_mig_fsm::{Capabilities, State};
@@ -50,6 +54,7 @@ use check::{Checked, skipped};
 use context::Ctx;
 use opening::Access;
 use profile::{Compared, Registers};
+use sweep::Sweep;
 
 use super::event::{Group, TestId};
 
@@ -72,6 +77,7 @@ enum Body {
     One(fn(&mut Ctx, State) -> Checked, State),
     Pair(fn(&mut Ctx, State, State) -> Checked, State, State),
     Fault(fn(&mut Ctx, Case) -> Checked, Case),
+    Sweep(fn(&mut Ctx, Sweep) -> Checked, Sweep),
 }
 
 /// What a test needs beside a migratable device.
@@ -131,6 +137,14 @@ impl Test {
         }
     }
 
+    /// Over how many channels that migration goes.
+    pub(crate) fn fault_channels(&self) -> Option<u16> {
+        match self.body {
+            Body::Fault(_, case) => Some(case.channels),
+            _ => None,
+        }
+    }
+
     /// Runs it on a reset device.
     pub(crate) fn run(&self, ctx: &mut Ctx) -> Checked {
         for need in self.needs {
@@ -144,6 +158,7 @@ impl Test {
             Body::One(body, state) => body(ctx, state),
             Body::Pair(body, from, to) => body(ctx, from, to),
             Body::Fault(body, case) => body(ctx, case),
+            Body::Sweep(body, sweep) => body(ctx, sweep),
         }
     }
 }
@@ -208,6 +223,8 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(dma::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
+    tests.extend_from_slice(strangers::TESTS);
+    tests.extend_from_slice(full_disk::TESTS);
     tests.extend_from_slice(check_stream::TESTS);
     if faults {
         tests.extend(case::fault_tests());
@@ -215,6 +232,16 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     // What only a device without PRE_COPY can show is no gap of one that has it.
     tests.retain(|test| !(caps.has_pre_copy() && test.needs.contains(&Need::NoPreCopy)));
     named(tests)
+}
+
+/// The tests that let system calls of whole migrations fail.
+pub(crate) fn sweep() -> Vec<Test> {
+    sweep::tests()
+}
+
+/// The tests that load large devices under a limit of memory.
+pub(crate) fn in_little_memory() -> Vec<Test> {
+    named(memory::TESTS.to_vec())
 }
 
 /// The tests that need a stock QEMU besides.

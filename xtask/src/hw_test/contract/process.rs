@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-use super::check::{Checked, Failure, failed, must};
+use super::check::{Checked, Failure, ensure, failed, must};
 
 /// What a side reports at its end.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,12 +29,23 @@ pub(crate) struct Report {
     pub error: Option<String>,
     /// Where it failed.
     pub failed_in: Option<String>,
+    /// How much of the buffers a target used.
+    pub buffer_bytes: Option<BufferReport>,
     /// One per device.
     #[serde(default)]
     pub devices: Vec<DeviceReport>,
     /// In order.
     #[serde(default)]
     pub phases: Vec<PhaseReport>,
+}
+
+/// Bytes of buffers.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct BufferReport {
+    /// The most in use at a time.
+    pub peak: u64,
+    /// What they may come to.
+    pub bound: u64,
 }
 
 /// A device at the end.
@@ -68,10 +79,14 @@ pub(crate) struct Side {
     said: Receiver<String>,
     heard: Vec<String>,
     stdout: Option<JoinHandle<String>>,
+    address: String,
 }
 
 /// No step of a migration of the suite's devices takes longer, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Gibibytes take longer.
+pub(crate) const LONG: Duration = Duration::from_secs(240);
 
 impl Side {
     /// Starts `migrate` with `arguments`; `name` is for failures.
@@ -85,9 +100,20 @@ impl Side {
         arguments: &[String],
         environment: &[(&str, OsString)],
     ) -> Checked<Self> {
+        Self::start_under(name, &[], arguments, environment)
+    }
+
+    /// As [`start_with`](Self::start_with), run by a command of this executable, whose arguments come first.
+    pub(crate) fn start_under(
+        name: &'static str,
+        runner: &[&str],
+        arguments: &[String],
+        environment: &[(&str, OsString)],
+    ) -> Checked<Self> {
         let executable = must("find this executable", std::env::current_exe())?;
         let mut command = Command::new(executable);
         command
+            .args(runner)
             .arg("migrate")
             .args(arguments)
             .arg("--json")
@@ -113,14 +139,18 @@ impl Side {
             })
         });
         let stdin = child.stdin.take();
-        Ok(Self { name, child, stdin, said, heard: Vec::new(), stdout })
+        Ok(Self { name, child, stdin, said, heard: Vec::new(), stdout, address: String::new() })
     }
 
     /// Waits until the side says a line that `wanted` takes something from.
     pub(crate) fn hears<T>(&mut self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> Checked<T> {
+        self.hears_within(what, PATIENCE, wanted)
+    }
+
+    fn hears_within<T>(&mut self, what: &str, patience: Duration, wanted: impl Fn(&str) -> Option<T>) -> Checked<T> {
         let begin = Instant::now();
         loop {
-            match self.said.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) {
+            match self.said.recv_timeout(patience.saturating_sub(begin.elapsed())) {
                 Ok(line) => {
                     let found = wanted(&line);
                     self.heard.push(line);
@@ -129,17 +159,59 @@ impl Side {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(self.told(&format!("did not say {what} within {} s", PATIENCE.as_secs())));
+                    return Err(self.told(&format!("did not say {what} within {} s", patience.as_secs())));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.told(&format!("ended before it said {what}"))),
             }
         }
     }
 
+    /// Waits for all of these lines, in any order.
+    pub(crate) fn hears_all(&mut self, lines: &[&str]) -> Checked {
+        for line in lines {
+            if !self.heard.iter().any(|heard| heard == line) {
+                self.hears(line, |said| (said == *line).then_some(()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a target listens.
+    pub(crate) fn listens(&mut self) -> Checked {
+        let said = |line: &str| line.strip_prefix("listening on ").map(str::to_owned);
+        self.address = self.hears("where it listens", said)?;
+        Ok(())
+    }
+
+    /// Where a target listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A target that has lost nobody it knew listens on, and ends when it is asked to.
+    pub(crate) fn listens_on(&mut self) -> Checked {
+        self.hears("that it turned a connection away", |line| {
+            line.starts_with("turned a connection away: ").then_some(())
+        })?;
+        let ended = must("wait", self.child.try_wait())?;
+        ensure(ended.is_none(), || format!("the {} ended for a connection that said no Hello", self.name))?;
+        self.signal(Signal::SIGINT)
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the pause at `phase`.
     pub(crate) fn pauses_at(&mut self, phase: &str) -> Checked {
+        self.pauses_at_after(phase, PATIENCE)
+    }
+
+    /// As [`pauses_at`](Self::pauses_at), for as long as it takes to move what is large.
+    pub(crate) fn pauses_at_after(&mut self, phase: &str, patience: Duration) -> Checked {
         let line = format!("{{\"phase\":\"{phase}\"}}");
-        self.hears(&format!("that it pauses at {phase}"), |said| (said == line).then_some(()))
+        self.hears_within(&format!("that it pauses at {phase}"), patience, |said| (said == line).then_some(()))
     }
 
     /// Lets it go on after a pause.
@@ -173,6 +245,15 @@ impl Side {
     pub(crate) fn dies(mut self) -> Checked {
         must(&format!("kill the {}", self.name), self.child.kill())?;
         self.wait().map(|_| ())
+    }
+
+    /// Waits for its end, reads its report if there is one, and gives what it said.
+    pub(crate) fn ends_somehow(mut self) -> Checked<(Option<Report>, Vec<String>)> {
+        self.wait()?;
+        let text = self.stdout.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        // Until the end: it has come.
+        let said = core::mem::take(&mut self.heard).into_iter().chain(self.said.iter()).collect();
+        Ok((serde_json::from_str(&text).ok(), said))
     }
 
     fn wait(&mut self) -> Checked<ExitStatus> {

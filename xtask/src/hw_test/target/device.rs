@@ -66,7 +66,7 @@ mod test {
 
     fn refusal(id: &str, consent: bool) -> String {
         let args = Args { id: id.into(), peer: None, yes_this_device_will_be_reset: consent, profile: None };
-        let plan = Plan { filter: None, test_timeout: None, timeout: None };
+        let plan = Plan { filter: None, test_timeout: None, timeout: None, full: false };
         run(&args, &plan, &mut Progress::quiet()).unwrap_err().to_string()
     }
 

@@ -13,7 +13,7 @@ use crate::soft;
 
 mod machines;
 
-use self::machines::{MACHINES, MTTY};
+use self::machines::{LARGE, LARGE_FULL, MACHINES, MTTY, SWEEP, SWEEP_FULL};
 
 /// One machine to simulate, and how to look at it.
 struct Machine<'a> {
@@ -66,7 +66,8 @@ pub(crate) fn twin(
 /// Builds the library and runs the suite on every machine.
 pub(crate) fn run(plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
     let library = library(progress)?;
-    MACHINES.iter().map(|machine| on(machine, &library, plan, progress)).collect()
+    let (sweep, large) = if plan.full { (&SWEEP_FULL, &LARGE_FULL) } else { (&SWEEP, &LARGE) };
+    MACHINES.iter().chain([sweep, large]).map(|machine| on(machine, &library, plan, progress)).collect()
 }
 
 fn library(progress: &Progress) -> Result<PathBuf, Missing> {
@@ -86,6 +87,7 @@ fn on(machine: &Machine<'_>, library: &Path, plan: &Plan<'_>, progress: &mut Pro
         .map_err(|error| Missing::new(format!("No temporary folder: {error}."), "Set TMPDIR to a writable folder."))?;
     command.env("LD_PRELOAD", library).env("SOFTVFIO", machine.config).env("TMPDIR", folder.path());
     command.env("SOFTVFIO_STATE", folder.path().join("contents"));
-    supervise(machine.label, &mut command, plan.limits(30, 300), progress)
+    let limits = if plan.full { plan.limits(300, 3600) } else { plan.limits(30, 300) };
+    supervise(machine.label, &mut command, limits, progress)
         .map_err(|error| Missing::new(format!("The suite cannot be started: {error}."), "Build it again."))
 }

@@ -184,6 +184,31 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
         ],
     },
     Machine {
+        label: "a set of four, on two channels",
+        kernel: "7.3.4",
+        config: "kernel=7.3\n\
+                 device a model=plain caps=7 initial=200KiB dirty=100KiB stop=300KiB seed=1 address=0000:a1:00.0\n\
+                 device b model=plain caps=7 initial=200KiB dirty=100KiB stop=300KiB seed=2 address=0000:a2:00.0\n\
+                 device c model=plain caps=7 initial=64KiB stop=64KiB seed=3 address=0000:a3:00.0\n\
+                 device d model=plain caps=7 initial=64KiB stop=64KiB seed=4 address=0000:a4:00.0\n\
+                 device e model=plain caps=3 stop=64KiB seed=5 address=0000:a5:00.0\n\
+                 device f model=plain caps=3 stop=64KiB seed=6 address=0000:a6:00.0\n\
+                 device g model=mlx5 initial=200KiB dirty=100KiB stop=64KiB seed=7 address=0000:a7:00.0\n\
+                 device h model=mlx5 initial=200KiB dirty=100KiB stop=64KiB seed=8 address=0000:a8:00.0",
+        devices: PCI,
+        args: &[
+            "--migrations-only",
+            "--faults-over",
+            "2",
+            "--pair",
+            "0000:a3:00.0=0000:a4:00.0",
+            "--pair",
+            "0000:a5:00.0=0000:a6:00.0",
+            "--pair",
+            "0000:a7:00.0=0000:a8:00.0=mlx5-soft",
+        ],
+    },
+    Machine {
         label: "a set of eight, of all models",
         kernel: "7.3.4",
         config: "kernel=7.3\n\
@@ -230,4 +255,93 @@ pub(super) const MACHINES: &[Machine<'_>] = &[
             "0000:af:00.0=0000:b0:00.0=plain-zero",
         ],
     },
+];
+
+/// Small, so that a migration takes no longer than its processes' start; one of each capability set.
+const SMALL_FOUR: &str = "kernel=7.3\n\
+     device a model=plain caps=7 initial=16KiB dirty=8KiB stop=64KiB seed=1 address=0000:a1:00.0\n\
+     device b model=plain caps=7 initial=16KiB dirty=8KiB stop=64KiB seed=2 address=0000:a2:00.0\n\
+     device c model=plain caps=5 initial=64KiB dirty=8KiB stop=16KiB seed=3 address=0000:a3:00.0\n\
+     device d model=plain caps=5 initial=64KiB dirty=8KiB stop=16KiB seed=4 address=0000:a4:00.0\n\
+     device e model=plain caps=3 initial=8KiB dirty=8KiB stop=64KiB seed=5 address=0000:a5:00.0\n\
+     device f model=plain caps=3 initial=8KiB dirty=8KiB stop=64KiB seed=6 address=0000:a6:00.0\n\
+     device g model=plain caps=1 initial=8KiB dirty=8KiB stop=64KiB dirty-log=absent seed=7 address=0000:a7:00.0\n\
+     device h model=plain caps=1 initial=8KiB dirty=8KiB stop=64KiB dirty-log=absent seed=8 address=0000:a8:00.0";
+
+const fn sweep<'a>(label: &'a str, args: &'a [&'static str]) -> Machine<'a> {
+    Machine { label, kernel: "7.3.4", config: SMALL_FOUR, devices: PCI, args }
+}
+
+/// A tenth of the system calls.
+pub(super) const SWEEP: Machine<'_> = sweep(
+    "every tenth system call fails",
+    &[
+        "--sweep-every",
+        "10",
+        "--pair",
+        "0000:a3:00.0=0000:a4:00.0",
+        "--pair",
+        "0000:a5:00.0=0000:a6:00.0",
+        "--pair",
+        "0000:a7:00.0=0000:a8:00.0",
+    ],
+);
+
+/// All of them.
+pub(super) const SWEEP_FULL: Machine<'_> = sweep(
+    "every system call fails",
+    &[
+        "--sweep-every",
+        "1",
+        "--pair",
+        "0000:a3:00.0=0000:a4:00.0",
+        "--pair",
+        "0000:a5:00.0=0000:a6:00.0",
+        "--pair",
+        "0000:a7:00.0=0000:a8:00.0",
+    ],
+);
+
+/// Four devices that take a while to load, and a limit of memory.
+pub(super) const LARGE: Machine<'_> = Machine {
+    label: "4 devices of 64 MiB in little memory",
+    kernel: "7.3.4",
+    config: "kernel=7.3\n\
+             device a model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=1 address=0000:a1:00.0\n\
+             device b model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=2 address=0000:a2:00.0\n\
+             device c model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=3 address=0000:a3:00.0\n\
+             device d model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=4 address=0000:a4:00.0\n\
+             device e model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=5 address=0000:a5:00.0\n\
+             device f model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=6 address=0000:a6:00.0\n\
+             device g model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=7 address=0000:a7:00.0\n\
+             device h model=plain caps=7 initial=1MiB dirty=1MiB stop=64MiB write-ms-per-mib=8 seed=8 address=0000:a8:00.0",
+    devices: PCI,
+    args: LARGE_ARGS,
+};
+
+/// The same with devices as large as those that are worth it.
+pub(super) const LARGE_FULL: Machine<'_> = Machine {
+    label: "4 devices of 1 GiB in little memory",
+    kernel: "7.3.4",
+    config: "kernel=7.3\n\
+             device a model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=1 address=0000:a1:00.0\n\
+             device b model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=2 address=0000:a2:00.0\n\
+             device c model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=3 address=0000:a3:00.0\n\
+             device d model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=4 address=0000:a4:00.0\n\
+             device e model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=5 address=0000:a5:00.0\n\
+             device f model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=6 address=0000:a6:00.0\n\
+             device g model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=7 address=0000:a7:00.0\n\
+             device h model=plain caps=7 initial=1MiB dirty=1MiB stop=1GiB write-ms-per-mib=4 seed=8 address=0000:a8:00.0",
+    devices: PCI,
+    args: LARGE_ARGS,
+};
+
+const LARGE_ARGS: &[&str] = &[
+    "--in-little-memory",
+    "--pair",
+    "0000:a3:00.0=0000:a4:00.0",
+    "--pair",
+    "0000:a5:00.0=0000:a6:00.0",
+    "--pair",
+    "0000:a7:00.0=0000:a8:00.0",
 ];
