@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The target process.
 
+use core::time::Duration;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use savevm_core::Cancel;
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::tap::{Side, Taps};
 
 use super::outcome::Outcome;
-use super::transport::{Listener, Transport};
+use super::transport::{Link, Listener};
 use super::watch::Watch;
 use super::{Address, Devices, Opened, TargetArgs};
+use crate::tls::Server;
 
 pub(super) fn run(args: &TargetArgs) -> ExitCode {
     let json = args.common.json;
@@ -50,23 +53,48 @@ fn listen(
     let address = listener.address().map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     eprintln!("listening on {address}");
     let no_source = |error| format!("no source came on {address}: {error}");
-    let mut transports = vec![listener.accept(None, &options.cancel).map_err(no_source)?];
+    let door = Door { listener, server: args.common.tls.server()?, handshake: args.common.timeout };
+    let mut links = vec![door.admit(None, &options.cancel).map_err(no_source)?];
     for more in 1..args.common.channels {
         let too_few = |error| format!("only {more} of {} connections came: {error}", args.common.channels);
         // The source is there; what is missing of it must come soon.
-        transports.push(listener.accept(Some(args.common.timeout), &options.cancel).map_err(too_few)?);
+        links.push(door.admit(Some(args.common.timeout), &options.cancel).map_err(too_few)?);
     }
-    drop(listener);
-    from_peer(args, devices, transports, options)
+    drop(door);
+    from_peer(args, devices, links, options)
+}
+
+/// Where sources come in.
+struct Door {
+    listener: Listener,
+    server: Option<Server>,
+    handshake: Duration,
+}
+
+impl Door {
+    /// Waits for a connection. With TLS, one that does not prove who it is is refused, and others may still come.
+    fn admit(&self, patience: Option<Duration>, cancel: &Cancel) -> std::io::Result<Link> {
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let transport = self.listener.accept(left, cancel)?;
+            let Some(server) = &self.server else { return Ok(Link::Plain(transport)) };
+            match server.accept(transport, self.handshake, cancel) {
+                Ok(secured) => return Ok(Link::Tls(secured)),
+                Err(error) if cancel.is_cancelled() => return Err(error),
+                Err(error) => eprintln!("refused a connection: {error}"),
+            }
+        }
+    }
 }
 
 fn from_peer(
     args: &TargetArgs,
     devices: &mut Devices,
-    transports: Vec<Transport>,
+    links: Vec<Link>,
     options: &LoadOptions,
 ) -> Result<Outcome, String> {
-    let (channels, connections) = super::channels(transports)?;
+    let (channels, connections) = super::channels(links)?;
     let mut watch = Watch::new(&args.common, &super::names(devices), connections);
     let running = load::load(devices, channels, &mut watch, options).and_then(load::Loaded::run);
     let phases = watch.phases;

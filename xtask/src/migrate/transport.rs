@@ -2,7 +2,7 @@
 //! Connecting, for one or several channels.
 
 use core::time::Duration;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -10,6 +10,8 @@ use std::thread;
 use std::time::Instant;
 
 use savevm_core::{Cancel, Channel};
+
+use crate::tls::{Secured, words};
 
 /// How often a wait for a peer looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(20);
@@ -41,15 +43,23 @@ impl Transport {
         retry(patience, cancel, || UnixStream::connect(path)).map(Self::Unix)
     }
 
-    /// The connection as the engine takes it.
-    pub(crate) fn into_channel(self) -> io::Result<Channel<'static>> {
+    /// Prepares the socket for credits of 32 bytes, which must not wait for company.
+    fn set_nodelay(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => Channel::tcp(stream),
-            Self::Unix(stream) => Channel::unix(stream),
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
         }
     }
 
-    /// A second handle to the connection, for cutting it from outside.
+    /// How long a read or a write may wait.
+    pub(crate) fn set_timeouts(&self, patience: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)),
+            Self::Unix(stream) => stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)),
+        }
+    }
+
+    /// A second handle to the connection.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
@@ -57,12 +67,102 @@ impl Transport {
         }
     }
 
-    /// Cuts the connection in both directions.
-    pub(crate) fn shutdown(&self) -> io::Result<()> {
+    /// Cuts the connection.
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
         }
+    }
+}
+
+impl Read for &Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => (&mut &*stream).read(buffer),
+            Transport::Unix(stream) => (&mut &*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => (&mut &*stream).write(bytes),
+            Transport::Unix(stream) => (&mut &*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A peer to talk to.
+pub(crate) enum Link {
+    Plain(Transport),
+    Tls(Secured),
+}
+
+impl Link {
+    /// The connection as the engine takes it.
+    pub(crate) fn into_channel(self) -> io::Result<Channel<'static>> {
+        self.socket().set_nodelay()?;
+        match self {
+            Self::Plain(transport) => plain(transport),
+            Self::Tls(secured) => Ok(secured.into_channel()),
+        }
+    }
+
+    /// The socket below, for cutting it from outside.
+    pub(crate) fn socket(&self) -> &Transport {
+        match self {
+            Self::Plain(transport) => transport,
+            Self::Tls(secured) => secured.transport(),
+        }
+    }
+}
+
+fn plain(transport: Transport) -> io::Result<Channel<'static>> {
+    let handle = transport.try_clone()?;
+    // A connection that is gone already needs no cut.
+    let cut = move |how| drop(handle.shutdown(how));
+    Ok(match transport {
+        Transport::Tcp(stream) => Channel::new(Sniffing::new(stream.try_clone()?), stream).with_shutdown(cut),
+        Transport::Unix(stream) => Channel::new(Sniffing::new(stream.try_clone()?), stream).with_shutdown(cut),
+    })
+}
+
+/// Notices a peer that speaks TLS, which a decoder would only call garbage.
+struct Sniffing<R> {
+    reader: R,
+    is_known: bool,
+}
+
+impl<R> Sniffing<R> {
+    const fn new(reader: R) -> Self {
+        Self { reader, is_known: false }
+    }
+}
+
+impl<R: Read> Read for Sniffing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        if !self.is_known && length > 0 {
+            self.is_known = true;
+            // A record of an alert or a handshake (RFC 8446, section 5.1), where our streams have their magic.
+            if matches!(buffer.get(..length), Some([0x15 | 0x16, 0x03, ..])) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, words::WANTS_TLS));
+            }
+        }
+        Ok(length)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        if self.is_known {
+            return self.reader.read_vectored(buffers);
+        }
+        buffers.iter_mut().find(|buffer| !buffer.is_empty()).map_or(Ok(0), |buffer| self.read(buffer))
     }
 }
 

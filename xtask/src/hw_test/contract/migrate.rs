@@ -59,7 +59,7 @@ const SHORT_SILENCE_S: &str = "1";
 type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
 
 impl Pair {
-    fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
+    pub(super) fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
         Self::start_with(ctx, transport, (source_args, &[]), (target_args, &[]))
     }
 
@@ -90,6 +90,13 @@ impl Pair {
         arguments.extend(["--to".into(), address]);
         let source = Side::start_with("source", &arguments, at_source)?;
         Ok(Self { source, target, _folder: folder })
+    }
+
+    /// What the source reports, which the target waits on without; the target is then told to stop.
+    pub(super) fn end_apart(self) -> Checked<(Report, Report)> {
+        let source = self.source.ends()?;
+        self.target.signal(Signal::SIGTERM)?;
+        Ok((source, self.target.ends()?))
     }
 
     /// What source and target report at their ends.

@@ -35,6 +35,7 @@ mod precopy;
 mod process;
 mod raw;
 mod recovery;
+mod secure;
 mod segments;
 mod state_file;
 mod stream;
@@ -202,6 +203,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(dirty_tracking::TESTS);
     tests.extend_from_slice(library::TESTS);
     tests.extend_from_slice(migrate::TESTS);
+    tests.extend_from_slice(secure::TESTS);
     tests.extend_from_slice(check_stream::TESTS);
     if faults {
         tests.extend(case::fault_tests());
