@@ -19,6 +19,7 @@ mod probe;
 mod qemu;
 mod sim;
 mod soft;
+mod tls;
 mod vm;
 
 use std::process::ExitCode;

@@ -2,6 +2,8 @@
 //! `migrate source|target`: two processes, real fds, one stream.
 
 mod address;
+mod door;
+mod link;
 mod outcome;
 mod pause;
 mod source;
@@ -25,7 +27,9 @@ use savevm_core::{Cancel, Channel, Device, Limits};
 use crate::check_stream::{self, Checks};
 use crate::device::DeviceSpec;
 use crate::soft::SoftArgs;
+use crate::tls;
 pub(crate) use address::Address;
+pub(crate) use transport::Transport;
 
 /// Move device state from this process to another, or to and from a file
 #[derive(Debug, clap::Args)]
@@ -100,6 +104,9 @@ struct Common {
     /// Print one JSON document with the outcome on standard output
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    tls: tls::Args,
 
     #[command(flatten)]
     soft: SoftArgs,
@@ -250,14 +257,12 @@ fn cancel_on_signals() -> Result<Cancel, String> {
 }
 
 /// Makes channels of connections, and keeps a handle to each for cutting it.
-fn channels(
-    transports: Vec<transport::Transport>,
-) -> Result<(Vec<Channel<'static>>, Vec<transport::Transport>), String> {
-    let set_up = |transport: transport::Transport| {
-        let handle = transport.try_clone()?;
-        Ok((transport.into_channel()?, handle))
+fn channels(links: Vec<link::Link>) -> Result<(Vec<Channel<'static>>, Vec<Transport>), String> {
+    let set_up = |link: link::Link| {
+        let handle = link.socket().try_clone()?;
+        Ok((link.into_channel()?, handle))
     };
-    let pairs: std::io::Result<Vec<_>> = transports.into_iter().map(set_up).collect();
+    let pairs: std::io::Result<Vec<_>> = links.into_iter().map(set_up).collect();
     let pairs = pairs.map_err(|error| format!("cannot set up a connection: {error}"))?;
     Ok(pairs.into_iter().unzip())
 }

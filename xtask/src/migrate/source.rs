@@ -11,6 +11,7 @@ use savevm_core::Cancel;
 use savevm_core::save::{self, Precopy, SaveOptions};
 use savevm_core::tap::{Side, Taps};
 
+use super::link::Link;
 use super::outcome::Outcome;
 use super::transport::Transport;
 use super::watch::Watch;
@@ -28,9 +29,7 @@ pub(super) fn run(args: &SourceArgs) -> ExitCode {
     };
     let outcome = match &args.to {
         Address::File(path) => to_file(args, &mut devices, path, &options),
-        address => connect(args, address, &cancel)
-            .map_err(|error| format!("cannot connect to {address}: {error}; is the target listening there?"))
-            .and_then(|transports| to_peer(args, &mut devices, transports, &options)),
+        address => connect(args, address, &cancel).and_then(|links| to_peer(args, &mut devices, links, &options)),
     };
     let outcome = outcome.unwrap_or_else(|error| Outcome::new("source", &mut devices, &[]).broken(error));
     outcome.checked(&checks).print(json)
@@ -53,11 +52,23 @@ fn options(args: &SourceArgs, cancel: Cancel, taps: Taps) -> Result<SaveOptions,
 }
 
 /// One connection per channel, in the order of the channels.
-fn connect(args: &SourceArgs, address: &Address, cancel: &Cancel) -> std::io::Result<Vec<Transport>> {
-    let connect = |_| match address {
-        Address::Tcp(at) => Transport::connect_tcp(at, args.common.timeout, cancel),
-        Address::Unix(path) => Transport::connect_unix(path, args.common.timeout, cancel),
-        Address::File(_) => Err(std::io::ErrorKind::Unsupported.into()),
+fn connect(args: &SourceArgs, address: &Address, cancel: &Cancel) -> Result<Vec<Link>, String> {
+    let host = match address {
+        Address::Tcp(at) => at.rsplit_once(':').map(|(host, _)| host.trim_start_matches('[').trim_end_matches(']')),
+        _ => None,
+    };
+    let (client, patience) = (args.common.tls.client(host)?, args.common.timeout);
+    let connect = |_| {
+        let connected = match address {
+            Address::Tcp(at) => Transport::connect_tcp(at, patience, cancel),
+            Address::Unix(path) => Transport::connect_unix(path, patience, cancel),
+            Address::File(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        };
+        let transport = connected
+            .map_err(|error| format!("cannot connect to {address}: {error}; is the target listening there?"))?;
+        let Some(client) = &client else { return Ok(Link::plain(transport)) };
+        let secured = client.connect(transport, patience, cancel);
+        secured.map(Link::secured).map_err(|error| format!("no TLS with {address}: {error}"))
     };
     (0..args.common.channels).map(connect).collect()
 }
@@ -65,10 +76,10 @@ fn connect(args: &SourceArgs, address: &Address, cancel: &Cancel) -> std::io::Re
 fn to_peer(
     args: &SourceArgs,
     devices: &mut Devices,
-    transports: Vec<Transport>,
+    links: Vec<Link>,
     options: &SaveOptions,
 ) -> Result<Outcome, String> {
-    let (channels, connections) = super::channels(transports)?;
+    let (channels, connections) = super::channels(links)?;
     let mut watch = Watch::new(&args.common, &super::names(devices), connections);
     let committed = save::save(devices, channels, &mut watch, options).and_then(save::Ready::commit);
     let phases = watch.phases;

@@ -1,26 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The target process.
 
-use core::time::Duration;
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread;
-use std::time::Instant;
 
 use savevm_core::Cancel;
 use savevm_core::load::{self, LoadOptions};
-use savevm_core::lobby::{Greeted, Lobby};
+use savevm_core::lobby::Greeted;
 use savevm_core::tap::{Side, Taps};
 
+use super::door::Door;
+use super::link::Link;
 use super::outcome::Outcome;
-use super::transport::{Listener, Transport};
+use super::transport::Listener;
 use super::watch::Watch;
 use super::{Address, Devices, Opened, TargetArgs};
-
-/// How often a listening target looks who is there.
-const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) fn run(args: &TargetArgs) -> ExitCode {
     let json = args.common.json;
@@ -56,53 +52,31 @@ fn listen(
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     let address = listener.address().map_err(|error| format!("cannot listen on {}: {error}", args.from))?;
     eprintln!("listening on {address}");
-    let session = receive(args, &listener, options).map_err(|error| format!("no source came on {address}: {error}"))?;
-    drop(listener);
+    let door = Door {
+        listener,
+        server: args.common.tls.server()?,
+        channels: args.common.channels,
+        wait: args.wait,
+        limits: options.limits,
+        cancel: options.cancel.clone(),
+    };
+    let session = door.receive().map_err(|error| format!("no source came on {address}: {error}"))?;
+    drop(door);
     from_peer(args, devices, session, options)
-}
-
-/// Listens until the connections of one source are complete. Who connects and is none delays that by nothing.
-fn receive(args: &TargetArgs, listener: &Listener, options: &LoadOptions) -> Result<Vec<Greeted<Transport>>, String> {
-    let mut lobby = Lobby::new(args.common.channels, &options.limits);
-    let (started, mut last) = (Instant::now(), None);
-    loop {
-        while let Some(connection) = listener.accept().map_err(|error| error.to_string())? {
-            lobby.enter(connection, Instant::now());
-        }
-        let look = lobby.look(Instant::now());
-        for reason in look.turned_away {
-            // A standard error that is gone is no reason to stop listening.
-            let _ = writeln!(std::io::stderr(), "turned a connection away: {reason}");
-            last = Some(reason);
-        }
-        if let Some(session) = look.session {
-            return Ok(session);
-        }
-        if options.cancel.is_cancelled() {
-            return Err("cancelled while waiting for it".into());
-        }
-        if let Some(wait) = args.wait.filter(|wait| started.elapsed() >= *wait) {
-            let others = last.map_or("nobody connected, or said nothing".to_owned(), |last| {
-                format!("of who did connect, the last was turned away: {last}")
-            });
-            return Err(format!("not within {} s; {others}", wait.as_secs_f64()));
-        }
-        thread::sleep(LOOK);
-    }
 }
 
 fn from_peer(
     args: &TargetArgs,
     devices: &mut Devices,
-    session: Vec<Greeted<Transport>>,
+    session: Vec<Greeted<Link>>,
     options: &LoadOptions,
 ) -> Result<Outcome, String> {
     let mut connections = Vec::new();
-    let set_up = |greeted: Greeted<Transport>| {
-        greeted.into_channel(|transport| {
-            transport.set_nonblocking(false)?;
-            connections.push(transport.try_clone()?);
-            transport.into_channel()
+    let set_up = |greeted: Greeted<Link>| {
+        greeted.into_channel(|link| {
+            link.socket().set_nonblocking(false)?;
+            connections.push(link.socket().try_clone()?);
+            link.into_channel()
         })
     };
     let channels: std::io::Result<Vec<_>> = session.into_iter().map(set_up).collect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Connecting, for one or several channels.
+//! Sockets: connecting, and listening for whoever connects.
 
 use core::time::Duration;
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use savevm_core::{Cancel, Channel};
+use savevm_core::Cancel;
 
 /// How often a wait for a peer looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(20);
@@ -42,11 +42,11 @@ impl Transport {
         retry(patience, cancel, || UnixStream::connect(path)).map(Self::Unix)
     }
 
-    /// The connection as the engine takes it.
-    pub(crate) fn into_channel(self) -> io::Result<Channel<'static>> {
+    /// Prepares the socket for credits of 32 bytes, which must not wait for company.
+    pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => Channel::tcp(stream),
-            Self::Unix(stream) => Channel::unix(stream),
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
         }
     }
 
@@ -58,7 +58,15 @@ impl Transport {
         }
     }
 
-    /// A second handle to the connection, for cutting it from outside.
+    /// How long a read or a write may wait.
+    pub(crate) fn set_timeouts(&self, patience: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)),
+            Self::Unix(stream) => stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)),
+        }
+    }
+
+    /// A second handle to the connection.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
@@ -66,12 +74,34 @@ impl Transport {
         }
     }
 
-    /// Cuts the connection in both directions.
-    pub(crate) fn shutdown(&self) -> io::Result<()> {
+    /// Cuts the connection.
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
         }
+    }
+}
+
+impl Read for &Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => (&mut &*stream).read(buffer),
+            Transport::Unix(stream) => (&mut &*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(stream) => (&mut &*stream).write(bytes),
+            Transport::Unix(stream) => (&mut &*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -127,31 +157,6 @@ impl Listener {
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
-}
-
-impl Read for Transport {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Transport {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.flush(),
-            Self::Unix(stream) => stream.flush(),
-        }
-    }
 }
 
 impl Drop for Listener {

@@ -50,7 +50,7 @@ impl Watch {
     fn cut(&self) {
         for (index, connection) in self.connections.iter().enumerate() {
             if self.cut_channel.is_none_or(|cut| cut == index) {
-                if let Err(error) = connection.shutdown() {
+                if let Err(error) = connection.shutdown(std::net::Shutdown::Both) {
                     eprintln!("cannot cut channel {index}: {error}");
                 }
             }

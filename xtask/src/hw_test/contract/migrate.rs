@@ -64,7 +64,7 @@ const SILENCE_END: Duration = Duration::from_secs(6);
 pub(super) type Given<'a> = (&'a [&'a str], &'a [(&'a str, OsString)]);
 
 impl Pair {
-    fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
+    pub(super) fn start(ctx: &Ctx, transport: Transport, source_args: &[&str], target_args: &[&str]) -> Checked<Self> {
         Self::start_with(ctx, transport, (source_args, &[]), (target_args, &[]))
     }
 
@@ -85,6 +85,13 @@ impl Pair {
         let target = start_target(ctx, &from, target, silence_s)?;
         let source = start_source(ctx, target.address(), source, silence_s)?;
         Ok(Self { source, target, _folder: folder })
+    }
+
+    /// What the source reports, which the target waits on without; the target is then told to stop.
+    pub(super) fn end_apart(self) -> Checked<(Report, Report)> {
+        let source = self.source.ends()?;
+        self.target.signal(Signal::SIGTERM)?;
+        Ok((source, self.target.ends()?))
     }
 
     /// What source and target report at their ends.

@@ -39,6 +39,7 @@ mod precopy;
 mod process;
 mod raw;
 mod recovery;
+mod secure;
 mod segments;
 mod state_file;
 mod strangers;
@@ -225,6 +226,7 @@ pub(crate) fn tests(caps: Capabilities, faults: bool) -> Vec<Test> {
     tests.extend_from_slice(migrate::TESTS);
     tests.extend_from_slice(strangers::TESTS);
     tests.extend_from_slice(full_disk::TESTS);
+    tests.extend_from_slice(secure::TESTS);
     tests.extend_from_slice(check_stream::TESTS);
     if faults {
         tests.extend(case::fault_tests());
