@@ -156,3 +156,42 @@ fn a_resumed_device_goes_on_from_where_it_was() {
     let session = other.set_state(4).unwrap().unwrap();
     assert_eq!(session.write(&stream[..read]), Err(Errno::EINVAL));
 }
+
+/// During its first write, has another thread do something to the device, and gives it time to.
+struct Meddler<'a> {
+    device: &'a SimDevice,
+    work: fn(&SimDevice),
+    thread: Option<std::thread::JoinHandle<()>>,
+    returned_early: bool,
+}
+
+impl DmaBus for Meddler<'_> {
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        let (device, work) = (self.device.clone(), self.work);
+        let thread = self.thread.get_or_insert_with(|| std::thread::spawn(move || work(&device)));
+        std::thread::sleep(core::time::Duration::from_millis(5));
+        self.returned_early |= thread.is_finished();
+        Ok(())
+    }
+
+    fn write_peer(&mut self, _: u64) {}
+}
+
+#[test]
+fn whatever_forbids_writes_waits_for_those_under_way() {
+    let works: [(&str, fn(&SimDevice)); 4] = [
+        ("STOP", |device| drop(device.set_state(STOP).unwrap())),
+        ("reset", |device| device.reset().unwrap()),
+        ("registers", |device| program(device, [0, 0], 0)),
+        ("close", SimDevice::close),
+    ];
+    for (what, work) in works {
+        let device = device("");
+        program(&device, [0, 4096], Dma::MEMORY);
+        let mut meddler = Meddler { device: &device, work, thread: None, returned_early: false };
+        assert_eq!(device.dma(4, &mut meddler), 4, "{what}");
+        assert!(!meddler.returned_early, "{what} returned while the device was writing");
+        meddler.thread.unwrap().join().unwrap();
+        assert!(!device.has_dma_to_do(), "{what}");
+    }
+}
