@@ -16,7 +16,7 @@ use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::ram::{self, Attempt, Source};
 use crate::restore::{self, Restored};
-use crate::sched::Kind;
+use crate::sched::{Interval, Kind};
 use crate::tap::{Side, Subject, Taps, Watched};
 
 /// What is known of one device while it is read.
@@ -59,6 +59,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     cancel: Cancel,
     guest_paused: bool,
     pub(super) stopped_at: Option<Instant>,
+    /// The downtime the scheduler expects.
+    pub(super) predicted: Interval,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -102,7 +104,14 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             Progress { watched: taps.watch(&subject), ..Progress::default() }
         };
         let progress = devices.iter().map(progress).collect();
-        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None };
+        let vmm = Vmm {
+            hooks,
+            phase: Phase::Hello,
+            cancel,
+            guest_paused: false,
+            stopped_at: None,
+            predicted: Interval::default(),
+        };
         Self { devices, memory: None, progress, vmm, armed: true }
     }
 
