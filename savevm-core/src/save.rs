@@ -44,6 +44,7 @@ use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
 use crate::ram::{Attempt, Source};
+use crate::sched::Interval;
 use crate::tap::Taps;
 use crate::trace::Trace;
 use course::Course;
@@ -178,6 +179,8 @@ pub struct Committed {
     pub memory: Option<DeviceSum>,
     /// From the request to pause the guest to the target's word that it runs.
     pub downtime: Duration,
+    /// What was expected of it when the guest was asked to pause.
+    pub predicted: Interval,
     /// How the channels and the buffers were used.
     pub counters: Counters,
 }
@@ -261,7 +264,13 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         }
         self.set.vmm.done();
         let downtime = self.set.vmm.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
-        Ok(Committed { devices: self.sums(), memory: self.memory_sum(), downtime, counters: self.counters() })
+        Ok(Committed {
+            devices: self.sums(),
+            memory: self.memory_sum(),
+            downtime,
+            predicted: self.set.vmm.predicted,
+            counters: self.counters(),
+        })
     }
 
     /// Ends the attempt: tells the target, puts the devices back.

@@ -119,6 +119,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         for channel in 0..wire.channel_count() {
             wire.post(channel, Outgoing::Plain(Message::Switchover))?;
         }
+        self.vmm.predicted = drive.scheduler.predicted();
         self.vmm.enter(Phase::StopCopy)?;
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);

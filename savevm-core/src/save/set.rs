@@ -16,7 +16,7 @@ use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::ram::{self, Attempt, Source};
 use crate::restore::{self, Restored};
-use crate::sched::Kind;
+use crate::sched::{Interval, Kind};
 use crate::tap::{Side, Subject, Taps, Watched};
 use crate::trace::{Activity, DeviceTrace, Trace};
 
@@ -62,6 +62,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     guest_paused: bool,
     pub(super) stopped_at: Option<Instant>,
     pub(super) trace: Trace,
+    /// The downtime the scheduler expects.
+    pub(super) predicted: Interval,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -110,7 +112,15 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             Progress { watched: taps.watch(&subject), trace, ..Progress::default() }
         };
         let progress = devices.iter().enumerate().map(progress).collect();
-        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace };
+        let vmm = Vmm {
+            hooks,
+            phase: Phase::Hello,
+            cancel,
+            guest_paused: false,
+            stopped_at: None,
+            trace,
+            predicted: Interval::default(),
+        };
         Self { devices, memory: None, progress, vmm, armed: true }
     }
 
