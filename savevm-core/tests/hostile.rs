@@ -163,6 +163,16 @@ fn input_02_data_without_bytes() {
 }
 
 #[test]
+fn input_02_messages_without_bytes() {
+    // Hello, Abort, DeviceOpen, DeviceEnd, Loaded, Credit: none is empty.
+    for kind in [0x01, 0x02, 0x10, 0x13, 0x14, 0x17] {
+        let error = against_target(1, open, |peers| peers[0].frame(header(kind, 0, 0), &[]));
+        assert!(matches!(error.cause, Cause::Link { .. }), "kind {kind:#x}: {error}");
+        assert!(!error.to_string().contains("silent"), "kind {kind:#x} is taken: {error}");
+    }
+}
+
+#[test]
 fn input_03_the_end_at_any_point_of_a_conversation() {
     refused(1, "closed the connection", |peers| peers[0].raw.shutdown(std::net::Shutdown::Write).unwrap());
     refused(1, "the stream ends", |peers| {
@@ -210,6 +220,28 @@ fn input_07_more_than_the_credit() {
         for sequence in 1..=8 {
             peers[0].data(0, sequence, &[7; CHUNK]);
         }
+    });
+}
+
+#[test]
+fn input_09_totals_at_the_edges_of_their_types() {
+    for (frames, bytes) in [(1, 1 << 63), (1, u64::MAX), (1 << 63, 5), (u64::MAX, u64::MAX), (u64::MAX, 5)] {
+        refused(2, "device 0", |peers| {
+            peers[0].data(0, 0, b"state");
+            peers[0].say(&Message::Switchover);
+            peers[0].say(&END(frames, bytes));
+        });
+    }
+    refused(2, "credit for frames below 8", |peers| peers[1].data(0, 1 << 63, b"state"));
+}
+
+#[test]
+fn input_10_a_device_that_ends_twice() {
+    refused(1, "device 0", |peers| {
+        peers[0].data(0, 0, b"state");
+        peers[0].say(&Message::Switchover);
+        peers[0].say(&END(2, 6));
+        peers[0].say(&END(2, 6));
     });
 }
 
@@ -276,6 +308,30 @@ fn input_12_channels_that_do_not_belong_together() {
 }
 
 #[test]
+fn input_12_a_channel_beyond_the_last() {
+    for (index, count) in [(2, 2), (u16::MAX, 2), (0, 0), (64, u16::MAX)] {
+        let error = against_target(
+            2,
+            |_| {},
+            |peers| {
+                peers[0].say(&Message::Hello(hello(0, 2)));
+                let mut bytes = Vec::new();
+                FrameWriter::new(&mut bytes, Limits::DEFAULT).write_control(&Message::Hello(hello(1, 2))).unwrap();
+                let (payload, index_at, count_at) = (16 + 32, 16 + 32 + 8, 16 + 32 + 10);
+                bytes[index_at..count_at].copy_from_slice(&index.to_le_bytes());
+                bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
+                let length = u32::try_from(bytes.len() - payload).unwrap();
+                let payload_crc = crc32(&bytes[payload..]);
+                peers[1].bytes(&encode_prologue());
+                peers[1].frame(Header { payload_crc, ..header(0x01, length, NO_DEVICE) }, &bytes[payload..]);
+            },
+        );
+        assert!(error.to_string().contains("channel"), "{index} of {count}: {error}");
+        assert!(!error.to_string().contains("silent"), "{index} of {count}: {error}");
+    }
+}
+
+#[test]
 fn input_13_control_where_it_does_not_belong() {
     refused(2, "a Switchover out of place on channel 1", |peers| {
         peers[1].say(&Message::Switchover);
@@ -327,6 +383,23 @@ fn input_15_a_header_and_then_silence() {
 }
 
 #[test]
+fn input_15_a_byte_at_a_time_gains_no_time() {
+    for channel in [0, 1] {
+        refused(2, "silent", |peers| {
+            let mut slow = header(0x12, 100, 0).encode().to_vec();
+            slow.resize(40, 7);
+            for byte in slow {
+                if peers[channel].raw.write_all(&[byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+            panic!("the victim listened to the end");
+        });
+    }
+}
+
+#[test]
 fn input_16_a_peer_that_stops_reading() {
     let source = devices(&["model=plain caps=1 stop=4MiB seed=1"]);
     let (left, right) = connection();
@@ -372,6 +445,29 @@ fn input_17_names_that_are_no_names() {
         );
         assert!(matches!(error.cause, Cause::Link { .. }), "{error}");
         assert!(error.to_string().contains("name"), "{name:?}: {error}");
+    }
+}
+
+#[test]
+fn input_17_a_name_as_long_as_can_be_and_one_that_is_no_text() {
+    for (name, said) in
+        [(vec![b'n'; 255], "the source offers device"), (vec![0xff, 0xfe], "name"), (Vec::new(), "name")]
+    {
+        let error = against_target(
+            1,
+            |_| {},
+            |peers| {
+                peers[0].say(&Message::Hello(hello(0, 1)));
+                peers[0].hear(Kind::Hello);
+                let mut payload = vec![0; 24];
+                payload[16] = u8::try_from(name.len()).unwrap();
+                payload.extend_from_slice(&name);
+                let length = u32::try_from(payload.len()).unwrap();
+                let payload_crc = crc32(&payload);
+                peers[0].frame(Header { payload_crc, ..header(0x10, length, 0) }, &payload);
+            },
+        );
+        assert!(error.to_string().contains(said), "{} bytes: {error}", name.len());
     }
 }
 
