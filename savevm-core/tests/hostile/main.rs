@@ -10,23 +10,24 @@
     clippy::unwrap_used
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod peer;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use std::thread;
 use std::time::Instant;
 
 use common::{connection, devices, load_options, ports, save_options};
+use peer::{Peer, crc32, header, hello};
 use savevm_core::{Cause, Channel, Device, MigrationError, load, save};
-use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
+use stream_codec::frame::io::FrameWriter;
 use stream_codec::frame::{
-    Channel as ChannelNumber, DeviceEnd, DeviceOpen, Digest, Header, Hello, Kind, Limits, Message, NO_DEVICE, Role,
-    Support, encode_prologue,
+    DeviceEnd, DeviceOpen, Digest, Header, Hello, Kind, Limits, Message, NO_DEVICE, Role, Support, encode_prologue,
 };
 use vfio_mig_fsm::State;
 
@@ -34,64 +35,6 @@ const CONFIG: &str = "model=plain caps=7 initial=1KiB dirty=1KiB stop=1KiB seed=
 const CHUNK: usize = 4096;
 /// Eight pieces.
 const MEMORY: u64 = 32 << 10;
-
-/// The hostile end of one channel.
-struct Peer {
-    out: FrameWriter<UnixStream>,
-    raw: UnixStream,
-    heard: FrameReader<UnixStream>,
-}
-
-impl Peer {
-    fn new(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let limits = Limits { data_bytes: 1 << 20, ..Limits::DEFAULT };
-        let clone = || stream.try_clone().unwrap();
-        Self { out: FrameWriter::new(clone(), limits), heard: FrameReader::new(clone(), limits), raw: stream }
-    }
-
-    fn say(&mut self, message: &Message<'_>) {
-        // A victim that has had enough does not listen any more.
-        let _ = self.out.write_control(message);
-    }
-
-    fn data(&mut self, device: u32, sequence: u64, payload: &[u8]) {
-        let _ = self.out.write_data(device, sequence, payload);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let _ = self.raw.write_all(bytes);
-    }
-
-    fn frame(&mut self, header: Header, payload: &[u8]) {
-        self.bytes(&[&header.encode(), payload].concat());
-    }
-
-    /// Waits for the next control frame of this kind.
-    fn hear(&mut self, kind: Kind) {
-        while let Ok(Some(received)) = self.heard.read_frame() {
-            if matches!(received.frame, Frame::Control(message) if message.kind() == kind) {
-                return;
-            }
-        }
-        panic!("the victim says no {kind}");
-    }
-}
-
-fn hello(index: u16, count: u16) -> Hello {
-    Hello {
-        support: Support { offered: Support::CREDIT, required: Support::CREDIT, ..Support::CURRENT },
-        role: Role::Source,
-        nonce: [9; 16],
-        channel: ChannelNumber { index, count },
-        device_count: 1,
-        data_bytes_max: 0,
-    }
-}
-
-fn header(kind: u16, payload_length: u32, device: u32) -> Header {
-    Header { kind, flags: 0, payload_length, device, channel: 0, sequence: 0, payload_crc: 0 }
-}
 
 /// Runs a target against a source that behaves as `act` says after `prepare`. Gives how the target ended.
 fn against_target(
@@ -469,13 +412,6 @@ fn input_17_a_name_as_long_as_can_be_and_one_that_is_no_text() {
         );
         assert!(error.to_string().contains(said), "{} bytes: {error}", name.len());
     }
-}
-
-/// The CRC-32 of the format, bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-    })
 }
 
 /// Runs a source against a target that accepts one device and then behaves as `act` says.
