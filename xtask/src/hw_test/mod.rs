@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     quiet: bool,
     /// Leave out nothing that takes minutes, on simulated devices: let every system call of a migration fail instead of every
-    /// tenth, and load devices of 1 GiB under a limit of memory instead of 64 MiB.
+    /// twentieth, and load devices of 1 GiB under a limit of memory instead of 64 MiB.
     #[arg(long, global = true)]
     full: bool,
     /// Where to write report.html, junit.xml and report.json [default: target/hw-test/TARGET].

@@ -37,9 +37,6 @@ pub(super) const OPTIONS: [&str; 61] = [
     "PCI",
     "PCI_MSI",
     "ACPI",
-    // Without this clock a guest calibrates its timers against each other, and on a busy host finds none of them good: it
-    // runs, by jiffies, and takes minutes where seconds do.
-    "X86_PM_TIMER",
     "TTY",
     "SERIAL_8250",
     "SERIAL_8250_CONSOLE",

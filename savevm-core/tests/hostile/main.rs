@@ -10,23 +10,24 @@
     clippy::unwrap_used
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod peer;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use std::thread;
 use std::time::Instant;
 
 use common::{connection, devices, load_options, ports, save_options};
+use peer::{Peer, crc32, header, hello};
 use savevm_core::{Cause, Channel, Device, MigrationError, load, save};
-use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
+use stream_codec::frame::io::FrameWriter;
 use stream_codec::frame::{
-    Channel as ChannelNumber, DeviceEnd, DeviceOpen, Digest, Header, Hello, Kind, Limits, Message, NO_DEVICE, Role,
-    Support, encode_prologue,
+    DeviceEnd, DeviceOpen, Digest, Header, Hello, Kind, Limits, Message, NO_DEVICE, Role, Support, encode_prologue,
 };
 use vfio_mig_fsm::State;
 
@@ -34,64 +35,6 @@ const CONFIG: &str = "model=plain caps=7 initial=1KiB dirty=1KiB stop=1KiB seed=
 const CHUNK: usize = 4096;
 /// Eight pieces.
 const MEMORY: u64 = 32 << 10;
-
-/// The hostile end of one channel.
-struct Peer {
-    out: FrameWriter<UnixStream>,
-    raw: UnixStream,
-    heard: FrameReader<UnixStream>,
-}
-
-impl Peer {
-    fn new(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let limits = Limits { data_bytes: 1 << 20, ..Limits::DEFAULT };
-        let clone = || stream.try_clone().unwrap();
-        Self { out: FrameWriter::new(clone(), limits), heard: FrameReader::new(clone(), limits), raw: stream }
-    }
-
-    fn say(&mut self, message: &Message<'_>) {
-        // A victim that has had enough does not listen any more.
-        let _ = self.out.write_control(message);
-    }
-
-    fn data(&mut self, device: u32, sequence: u64, payload: &[u8]) {
-        let _ = self.out.write_data(device, sequence, payload);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let _ = self.raw.write_all(bytes);
-    }
-
-    fn frame(&mut self, header: Header, payload: &[u8]) {
-        self.bytes(&[&header.encode(), payload].concat());
-    }
-
-    /// Waits for the next control frame of this kind.
-    fn hear(&mut self, kind: Kind) {
-        while let Ok(Some(received)) = self.heard.read_frame() {
-            if matches!(received.frame, Frame::Control(message) if message.kind() == kind) {
-                return;
-            }
-        }
-        panic!("the victim says no {kind}");
-    }
-}
-
-fn hello(index: u16, count: u16) -> Hello {
-    Hello {
-        support: Support { offered: Support::CREDIT, required: Support::CREDIT, ..Support::CURRENT },
-        role: Role::Source,
-        nonce: [9; 16],
-        channel: ChannelNumber { index, count },
-        device_count: 1,
-        data_bytes_max: 0,
-    }
-}
-
-fn header(kind: u16, payload_length: u32, device: u32) -> Header {
-    Header { kind, flags: 0, payload_length, device, channel: 0, sequence: 0, payload_crc: 0 }
-}
 
 /// Runs a target against a source that behaves as `act` says after `prepare`. Gives how the target ended.
 fn against_target(
@@ -163,6 +106,16 @@ fn input_02_data_without_bytes() {
 }
 
 #[test]
+fn input_02_messages_without_bytes() {
+    // Hello, Abort, DeviceOpen, DeviceEnd, Loaded, Credit: none is empty.
+    for kind in [0x01, 0x02, 0x10, 0x13, 0x14, 0x17] {
+        let error = against_target(1, open, |peers| peers[0].frame(header(kind, 0, 0), &[]));
+        assert!(matches!(error.cause, Cause::Link { .. }), "kind {kind:#x}: {error}");
+        assert!(!error.to_string().contains("silent"), "kind {kind:#x} is taken: {error}");
+    }
+}
+
+#[test]
 fn input_03_the_end_at_any_point_of_a_conversation() {
     refused(1, "closed the connection", |peers| peers[0].raw.shutdown(std::net::Shutdown::Write).unwrap());
     refused(1, "the stream ends", |peers| {
@@ -210,6 +163,28 @@ fn input_07_more_than_the_credit() {
         for sequence in 1..=8 {
             peers[0].data(0, sequence, &[7; CHUNK]);
         }
+    });
+}
+
+#[test]
+fn input_09_totals_at_the_edges_of_their_types() {
+    for (frames, bytes) in [(1, 1 << 63), (1, u64::MAX), (1 << 63, 5), (u64::MAX, u64::MAX), (u64::MAX, 5)] {
+        refused(2, "device 0", |peers| {
+            peers[0].data(0, 0, b"state");
+            peers[0].say(&Message::Switchover);
+            peers[0].say(&END(frames, bytes));
+        });
+    }
+    refused(2, "credit for frames below 8", |peers| peers[1].data(0, 1 << 63, b"state"));
+}
+
+#[test]
+fn input_10_a_device_that_ends_twice() {
+    refused(1, "device 0", |peers| {
+        peers[0].data(0, 0, b"state");
+        peers[0].say(&Message::Switchover);
+        peers[0].say(&END(2, 6));
+        peers[0].say(&END(2, 6));
     });
 }
 
@@ -276,6 +251,30 @@ fn input_12_channels_that_do_not_belong_together() {
 }
 
 #[test]
+fn input_12_a_channel_beyond_the_last() {
+    for (index, count) in [(2, 2), (u16::MAX, 2), (0, 0), (64, u16::MAX)] {
+        let error = against_target(
+            2,
+            |_| {},
+            |peers| {
+                peers[0].say(&Message::Hello(hello(0, 2)));
+                let mut bytes = Vec::new();
+                FrameWriter::new(&mut bytes, Limits::DEFAULT).write_control(&Message::Hello(hello(1, 2))).unwrap();
+                let (payload, index_at, count_at) = (16 + 32, 16 + 32 + 8, 16 + 32 + 10);
+                bytes[index_at..count_at].copy_from_slice(&index.to_le_bytes());
+                bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
+                let length = u32::try_from(bytes.len() - payload).unwrap();
+                let payload_crc = crc32(&bytes[payload..]);
+                peers[1].bytes(&encode_prologue());
+                peers[1].frame(Header { payload_crc, ..header(0x01, length, NO_DEVICE) }, &bytes[payload..]);
+            },
+        );
+        assert!(error.to_string().contains("channel"), "{index} of {count}: {error}");
+        assert!(!error.to_string().contains("silent"), "{index} of {count}: {error}");
+    }
+}
+
+#[test]
 fn input_13_control_where_it_does_not_belong() {
     refused(2, "a Switchover out of place on channel 1", |peers| {
         peers[1].say(&Message::Switchover);
@@ -327,6 +326,23 @@ fn input_15_a_header_and_then_silence() {
 }
 
 #[test]
+fn input_15_a_byte_at_a_time_gains_no_time() {
+    for channel in [0, 1] {
+        refused(2, "silent", |peers| {
+            let mut slow = header(0x12, 100, 0).encode().to_vec();
+            slow.resize(40, 7);
+            for byte in slow {
+                if peers[channel].raw.write_all(&[byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+            panic!("the victim listened to the end");
+        });
+    }
+}
+
+#[test]
 fn input_16_a_peer_that_stops_reading() {
     let source = devices(&["model=plain caps=1 stop=4MiB seed=1"]);
     let (left, right) = connection();
@@ -375,11 +391,27 @@ fn input_17_names_that_are_no_names() {
     }
 }
 
-/// The CRC-32 of the format, bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
-    })
+#[test]
+fn input_17_a_name_as_long_as_can_be_and_one_that_is_no_text() {
+    for (name, said) in
+        [(vec![b'n'; 255], "the source offers device"), (vec![0xff, 0xfe], "name"), (Vec::new(), "name")]
+    {
+        let error = against_target(
+            1,
+            |_| {},
+            |peers| {
+                peers[0].say(&Message::Hello(hello(0, 1)));
+                peers[0].hear(Kind::Hello);
+                let mut payload = vec![0; 24];
+                payload[16] = u8::try_from(name.len()).unwrap();
+                payload.extend_from_slice(&name);
+                let length = u32::try_from(payload.len()).unwrap();
+                let payload_crc = crc32(&payload);
+                peers[0].frame(Header { payload_crc, ..header(0x10, length, 0) }, &payload);
+            },
+        );
+        assert!(error.to_string().contains(said), "{} bytes: {error}", name.len());
+    }
 }
 
 /// Runs a source against a target that accepts one device and then behaves as `act` says.

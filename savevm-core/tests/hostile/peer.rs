@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The end of a channel that says what it likes.
+
+use core::time::Duration;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
+use stream_codec::frame::{Channel as ChannelNumber, Header, Hello, Kind, Limits, Message, Role, Support};
+
+/// The hostile end of one channel.
+pub(crate) struct Peer {
+    pub(crate) out: FrameWriter<UnixStream>,
+    pub(crate) raw: UnixStream,
+    pub(crate) heard: FrameReader<UnixStream>,
+}
+
+impl Peer {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let limits = Limits { data_bytes: 1 << 20, ..Limits::DEFAULT };
+        let clone = || stream.try_clone().unwrap();
+        Self { out: FrameWriter::new(clone(), limits), heard: FrameReader::new(clone(), limits), raw: stream }
+    }
+
+    pub(crate) fn say(&mut self, message: &Message<'_>) {
+        // A victim that has had enough does not listen any more.
+        let _ = self.out.write_control(message);
+    }
+
+    pub(crate) fn data(&mut self, device: u32, sequence: u64, payload: &[u8]) {
+        let _ = self.out.write_data(device, sequence, payload);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        let _ = self.raw.write_all(bytes);
+    }
+
+    pub(crate) fn frame(&mut self, header: Header, payload: &[u8]) {
+        self.bytes(&[&header.encode(), payload].concat());
+    }
+
+    /// Waits for the next control frame of this kind.
+    pub(crate) fn hear(&mut self, kind: Kind) {
+        while let Ok(Some(received)) = self.heard.read_frame() {
+            if matches!(received.frame, Frame::Control(message) if message.kind() == kind) {
+                return;
+            }
+        }
+        panic!("the victim says no {kind}");
+    }
+}
+
+pub(crate) fn hello(index: u16, count: u16) -> Hello {
+    Hello {
+        support: Support { offered: Support::CREDIT, required: Support::CREDIT, ..Support::CURRENT },
+        role: Role::Source,
+        nonce: [9; 16],
+        channel: ChannelNumber { index, count },
+        device_count: 1,
+        data_bytes_max: 0,
+    }
+}
+
+pub(crate) fn header(kind: u16, payload_length: u32, device: u32) -> Header {
+    Header { kind, flags: 0, payload_length, device, channel: 0, sequence: 0, payload_crc: 0 }
+}
+
+/// The CRC-32 of the format, bit by bit.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
