@@ -42,6 +42,7 @@ use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::limits::Limits;
 use crate::link::Incoming;
+use crate::sched::Interval;
 use crate::tap::Taps;
 use crate::trace::Trace;
 use course::Course;
@@ -158,6 +159,8 @@ pub struct Committed {
     pub devices: Vec<DeviceSum>,
     /// From the request to pause the guest to the target's word that it runs.
     pub downtime: Duration,
+    /// What the scheduler expected it to be when everything was quiet and the guest was about to be paused.
+    pub predicted: Option<Interval>,
     /// How the channels and the buffers were used.
     pub counters: Counters,
 }
@@ -221,7 +224,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         }
         self.set.vmm.done();
         let downtime = self.set.vmm.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
-        Ok(Committed { devices: self.sums(), downtime, counters: self.counters() })
+        let predicted = self.set.vmm.predicted;
+        Ok(Committed { devices: self.sums(), downtime, predicted, counters: self.counters() })
     }
 
     /// Ends the attempt: tells the target, puts the devices back.

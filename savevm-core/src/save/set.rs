@@ -13,6 +13,7 @@ use crate::engine::threads::in_parallel;
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
 use crate::restore::{self, Restored};
+use crate::sched::Interval;
 use crate::tap::{Side, Subject, Taps, Watched};
 use crate::trace::{Activity, DeviceTrace, Trace};
 
@@ -51,6 +52,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     guest_paused: bool,
     pub(super) stopped_at: Option<Instant>,
     pub(super) trace: Trace,
+    /// What the scheduler expected the downtime to be when it had the guest paused.
+    pub(super) predicted: Option<Interval>,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -97,7 +100,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             Progress { watched: taps.watch(&subject), trace, ..Progress::default() }
         };
         let progress = devices.iter().enumerate().map(progress).collect();
-        let vmm = Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace };
+        let vmm =
+            Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace, predicted: None };
         Self { devices, progress, vmm, armed: true }
     }
 
