@@ -99,7 +99,6 @@ fn once(files: &Files, channels: usize, buffer_bytes: u64) -> Result<[f64; 3], S
     save.limits.buffer_bytes_max = buffer_bytes;
     load.limits.buffer_bytes_max = buffer_bytes;
     let ran = migrate(&mut ours, &mut theirs, unix(channels)?, &mut (), &save, &load)?;
-    let made =
-        u32::try_from(ran.target.counters.buffer_bytes_bound / u64::from(ran.target.counters.chunk_bytes.max(1)));
-    Ok([ran.speed(), ran.price(), f64::from(made.unwrap_or(u32::MAX))])
+    let made = u32::try_from(ran.target.counters.buffers_made).unwrap_or(u32::MAX);
+    Ok([ran.speed(), ran.price(), f64::from(made)])
 }
