@@ -179,8 +179,8 @@ pub struct Committed {
     pub memory: Option<DeviceSum>,
     /// From the request to pause the guest to the target's word that it runs.
     pub downtime: Duration,
-    /// What was expected of it when the guest was asked to pause.
-    pub predicted: Interval,
+    /// What the scheduler expected it to be when everything was quiet and the guest was about to be paused.
+    pub predicted: Option<Interval>,
     /// How the channels and the buffers were used.
     pub counters: Counters,
 }

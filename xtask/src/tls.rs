@@ -74,6 +74,12 @@ pub(crate) struct Client {
 pub(crate) struct Server(Arc<ServerConfig>);
 
 impl Args {
+    /// With these files, for a peer of that name.
+    pub(crate) fn of(files: &throwaway::Files, peer: &str) -> Self {
+        let (cert, key, ca) = (files.cert.clone(), files.key.clone(), files.ca.clone());
+        Self { tls_cert: Some(cert), tls_key: Some(key), tls_ca: Some(ca), tls_name: Some(peer.to_owned()) }
+    }
+
     /// For a source that connects to `host`, where the address names one. `None` without TLS.
     pub(crate) fn client(&self, host: Option<&str>) -> Result<Option<Client>, String> {
         let Some(identity) = self.identity()? else { return Ok(None) };

@@ -139,11 +139,12 @@ fn source(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
         // Here a VMM looks at everything once more. Without the commit, all goes back.
         match saved.and_then(save::Ready::commit) {
             Ok(committed) => {
+                let predicted = committed.predicted.unwrap_or_default();
                 let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
                 screen.line(&format!(
                     "gone; predicted {:.1} ms of downtime (at most {:.1}), measured {:.1} ms",
-                    milliseconds(committed.predicted.expected),
-                    milliseconds(committed.predicted.high),
+                    milliseconds(predicted.expected),
+                    milliseconds(predicted.high),
                     milliseconds(committed.downtime)
                 ));
                 Ok(())

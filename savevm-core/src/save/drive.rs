@@ -104,9 +104,12 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         if self.vmm.phase == phase { Ok(()) } else { self.vmm.enter(phase) }
     }
 
-    fn announce_decisions(&self, drive: &mut Drive) {
+    fn announce_decisions(&mut self, drive: &mut Drive) {
         while let Some((at, decision)) = drive.scheduler.take_decision() {
             self.vmm.trace.decision(at, &decision);
+            if let Decision::Pause(estimate) = decision {
+                self.vmm.predicted = Some(estimate.downtime);
+            }
             if let Decision::GiveUp(cause) = decision {
                 drive.gave_up = Some(cause.to_string());
             }
@@ -119,7 +122,6 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         for channel in 0..wire.channel_count() {
             wire.post(channel, Outgoing::Plain(Message::Switchover))?;
         }
-        self.vmm.predicted = drive.scheduler.predicted();
         self.vmm.enter(Phase::StopCopy)?;
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);

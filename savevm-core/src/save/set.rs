@@ -62,8 +62,8 @@ pub(super) struct Vmm<'a, H: Hooks + ?Sized> {
     guest_paused: bool,
     pub(super) stopped_at: Option<Instant>,
     pub(super) trace: Trace,
-    /// The downtime the scheduler expects.
-    pub(super) predicted: Interval,
+    /// What the scheduler expected the downtime to be when it had the guest paused.
+    pub(super) predicted: Option<Interval>,
 }
 
 /// The devices, where they are, and how to undo it.
@@ -112,15 +112,8 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
             Progress { watched: taps.watch(&subject), trace, ..Progress::default() }
         };
         let progress = devices.iter().enumerate().map(progress).collect();
-        let vmm = Vmm {
-            hooks,
-            phase: Phase::Hello,
-            cancel,
-            guest_paused: false,
-            stopped_at: None,
-            trace,
-            predicted: Interval::default(),
-        };
+        let vmm =
+            Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace, predicted: None };
         Self { devices, memory: None, progress, vmm, armed: true }
     }
 

@@ -122,12 +122,6 @@ impl SaveScheduler {
         &self.config
     }
 
-    /// The downtime that the last decision to switch over, or to pause the guest, expects. Zero before there was one.
-    #[must_use]
-    pub const fn predicted(&self) -> Interval {
-        self.predicted
-    }
-
     /// Bytes granted for reading, or read, and not yet sent.
     #[must_use]
     pub const fn inflight_bytes(&self) -> u64 {

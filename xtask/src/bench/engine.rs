@@ -47,7 +47,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Transport {
+pub(super) enum Transport {
     Tcp,
     Unix,
 }
@@ -74,25 +74,25 @@ impl Transport {
     }
 }
 
-fn failed(error: impl core::fmt::Display) -> String {
+pub(super) fn failed(error: impl core::fmt::Display) -> String {
     format!("cannot measure: {error}")
 }
 
-fn tcp() -> Result<(TcpStream, TcpStream), String> {
+pub(super) fn tcp() -> Result<(TcpStream, TcpStream), String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     let left = TcpStream::connect(listener.local_addr().map_err(failed)?).map_err(failed)?;
     Ok((left, listener.accept().map_err(failed)?.0))
 }
 
 /// The devices' states, at both sides.
-struct Files {
-    source: Vec<File>,
-    target: Vec<File>,
-    total_bytes: u64,
+pub(super) struct Files {
+    pub(super) source: Vec<File>,
+    pub(super) target: Vec<File>,
+    pub(super) total_bytes: u64,
 }
 
 impl Files {
-    fn new(folder: &Path, devices: u32, total_bytes: u64) -> Result<Self, String> {
+    pub(super) fn new(folder: &Path, devices: u32, total_bytes: u64) -> Result<Self, String> {
         let each = total_bytes.checked_div(devices.into()).unwrap_or(0);
         let file = |seed: u32| {
             let mut file = tempfile::tempfile_in(folder)?;
@@ -192,7 +192,7 @@ fn copy_out(mut stream: Box<dyn Stream>, mut target: &File) -> std::io::Result<(
     }
 }
 
-fn devices(files: &[File]) -> Result<Vec<FileDevice>, String> {
+pub(super) fn devices(files: &[File]) -> Result<Vec<FileDevice>, String> {
     let device = |(index, file): (usize, &File)| {
         let file = file.try_clone().map_err(failed)?;
         Ok(FileDevice { name: format!("device{index}"), file, state: State::Running })
@@ -201,7 +201,7 @@ fn devices(files: &[File]) -> Result<Vec<FileDevice>, String> {
 }
 
 /// A device whose state is a file, read once it is stopped.
-struct FileDevice {
+pub(super) struct FileDevice {
     name: String,
     file: File,
     state: State,

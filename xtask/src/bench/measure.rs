@@ -15,6 +15,9 @@ pub(crate) enum Unit {
     /// Of processor time, by 10⁹ bytes.
     SecondsPerGigabyte,
     Bytes,
+    Milliseconds,
+    /// How many.
+    Count,
 }
 
 /// What the ratio of a contender to the baseline must be.
@@ -26,6 +29,13 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
+    /// The ratio at which it is just reached.
+    pub(super) fn ratio(self) -> f64 {
+        match self {
+            Self::AtLeast(ratio) | Self::AtMost(ratio) => ratio,
+        }
+    }
+
     fn is_reached(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(least) => ratio >= least,

@@ -7,13 +7,20 @@
 //!
 //! A benchmark is a function that makes [`Comparison`]s; [`BENCHMARKS`] lists them.
 
+mod cancel;
 mod codec;
 mod dirty_scan;
+mod downtime;
 mod engine;
+mod growth;
+mod html;
 mod measure;
 mod peers;
 mod report;
+mod rig;
+mod slow;
 mod tap;
+mod tls;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -67,6 +74,10 @@ pub(crate) struct Args {
     /// Print one JSON document on standard output, or write it to FILE and print the table
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     json: Option<Option<PathBuf>>,
+
+    /// Write a page with tables and plots: one file, nothing from elsewhere
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What a benchmark may use.
@@ -109,7 +120,8 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 5] = [
+const BENCHMARKS: [Benchmark; 10] = [
+    Benchmark { name: "cancel", about: "how long a cancel takes in the middle of a migration", run: cancel::run },
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
@@ -121,9 +133,19 @@ const BENCHMARKS: [Benchmark; 5] = [
         run: dirty_scan::run,
     },
     Benchmark {
+        name: "downtime",
+        about: "what the scheduler predicts against what it takes, on simulated devices with known delays",
+        run: downtime::run,
+    },
+    Benchmark {
         name: "engine",
         about: "migrate files as devices in one process, over one and several channels, against a bare pump",
         run: engine::run,
+    },
+    Benchmark {
+        name: "growth",
+        about: "what a byte costs as devices, channels, state or the memory for it grow",
+        run: growth::run,
     },
     Benchmark {
         name: "peers",
@@ -131,10 +153,16 @@ const BENCHMARKS: [Benchmark; 5] = [
         run: peers::run,
     },
     Benchmark {
+        name: "slow",
+        about: "a target device that is slower than everything else, and a rate that is capped",
+        run: slow::run,
+    },
+    Benchmark {
         name: "tap",
         about: "look at a stream while it passes, against the same migration with nobody looking",
         run: tap::run,
     },
+    Benchmark { name: "tls", about: "migrate files over TLS 1.3 against the same without it", run: tls::run },
 ];
 
 pub(crate) use peers::pump;
@@ -185,6 +213,10 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Benchmark>, String> {
 
 fn report(args: &Args, outcomes: &[Outcome]) -> Result<(), String> {
     let document = report::document(outcomes, args.quick);
+    if let Some(path) = &args.html {
+        let written = std::fs::write(path, html::page(&document));
+        written.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
     match &args.json {
         Some(None) => cli::print_json(&document),
         Some(Some(path)) => {

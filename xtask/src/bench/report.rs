@@ -10,10 +10,10 @@ use super::measure::{Measured, Outcome, Unit};
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'a> {
     /// What it was measured on: values of two machines cannot be compared, ratios can with care.
-    processor: Option<String>,
-    processors: usize,
-    quick: bool,
-    comparisons: &'a [Outcome],
+    pub(super) processor: Option<String>,
+    pub(super) processors: usize,
+    pub(super) quick: bool,
+    pub(super) comparisons: &'a [Outcome],
     reached: bool,
 }
 
@@ -68,12 +68,14 @@ fn judged(measured: &Measured) -> String {
     format!("{:>7.2} {quartiles:>15}  {goal:>7}  {verdict}", ratio.median).trim_end().to_owned()
 }
 
-fn value(unit: Unit, value: f64) -> String {
+pub(super) fn value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::BytesPerSecond => format!("{:.0} MiB/s", value / f64::from(1u32 << 20)),
         Unit::RecordsPerSecond => format!("{:.1} M/s", value / 1e6),
         Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
-        Unit::Bytes => format!("{:.0} MiB", value / f64::from(1u32 << 20)),
+        Unit::Bytes => format!("{:.1} MiB", value / f64::from(1u32 << 20)),
+        Unit::Milliseconds => format!("{value:.1} ms"),
+        Unit::Count => format!("{value:.0}"),
     }
 }
 
