@@ -40,3 +40,86 @@ impl Sink<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod test {
+    use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
+    use std::sync::Mutex;
+
+    use stream_codec::frame::PagesWriter;
+
+    use super::super::error::MemoryError;
+    use super::*;
+    use crate::dirty::{Region, RegionTable};
+
+    /// Two regions of two pages that note what is done to them.
+    struct Noted(RegionTable, Mutex<Vec<(usize, u64, usize)>>);
+
+    impl Noted {
+        fn new() -> Self {
+            let region = |name: &str| Region { name: name.into(), bytes: 8192, page_bytes: 4096 };
+            Self(RegionTable::new(Vec::from([region("a"), region("b")]), 2).unwrap(), Mutex::default())
+        }
+    }
+
+    impl GuestMemory for Noted {
+        fn regions(&self) -> &RegionTable {
+            &self.0
+        }
+
+        fn read(&self, _: usize, _: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+            buffer.fill(7);
+            Ok(())
+        }
+
+        fn write(&self, region: usize, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+            self.1.lock().unwrap().push((region, offset, bytes.len()));
+            Ok(())
+        }
+    }
+
+    /// What becomes of one record of this length.
+    fn written(region: u16, offset: u64, content: &[u8]) -> Result<Vec<(usize, u64, usize)>, String> {
+        let mut buffer = [0; 20_000];
+        let mut writer = PagesWriter::new(&mut buffer);
+        writer.space(content.len()).unwrap().copy_from_slice(content);
+        assert!(writer.push(region, offset, content.len()));
+        let filled = writer.filled_len();
+        let memory = Noted::new();
+        let result = Sink(&memory).write(&buffer[..filled]);
+        let done = memory.1.into_inner().unwrap();
+        match result {
+            Ok(()) => Ok(done),
+            Err(cause) => {
+                let is_inside =
+                    |(region, offset, length): &(usize, u64, usize)| *region < 2 && offset + *length as u64 <= 8192;
+                assert!(done.iter().all(is_inside), "{done:?} was written before {cause}");
+                Err(cause.to_string())
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_goes_where_there_is_memory_or_nowhere() {
+        assert_eq!(written(1, 4000, &[1; 4192]), Ok(Vec::from([(1, 4000, 4192)])));
+        for (region, offset, length) in [(0, 4001, 4192), (0, 8192, 1), (1, u64::MAX - 5, 5), (2, 0, 1)] {
+            for content in [[1_u8; 8192], [0; 8192]] {
+                let refused = written(region, offset, &content[..length]).unwrap_err();
+                assert!(refused.contains("where there is none"), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_go_over_what_is_not_zero() {
+        assert_eq!(written(0, 0, &[0; 8192]), Ok(Vec::from([(0, 0, 4096), (0, 4096, 4096)])));
+    }
+
+    #[test]
+    fn what_is_no_row_of_records_is_refused() {
+        let memory = Noted::new();
+        let refused = Sink(&memory).write(b"device state").unwrap_err().to_string();
+        assert!(refused.contains("cut off"), "{refused}");
+    }
+}
