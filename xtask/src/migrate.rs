@@ -29,6 +29,7 @@ use crate::device::DeviceSpec;
 use crate::soft::SoftArgs;
 use crate::tls;
 pub(crate) use address::Address;
+pub(crate) use link::Link;
 pub(crate) use transport::Transport;
 
 /// Move device state from this process to another, or to and from a file
@@ -257,8 +258,8 @@ fn cancel_on_signals() -> Result<Cancel, String> {
 }
 
 /// Makes channels of connections, and keeps a handle to each for cutting it.
-fn channels(links: Vec<link::Link>) -> Result<(Vec<Channel<'static>>, Vec<Transport>), String> {
-    let set_up = |link: link::Link| {
+fn channels(links: Vec<Link>) -> Result<(Vec<Channel<'static>>, Vec<Transport>), String> {
+    let set_up = |link: Link| {
         let handle = link.socket().try_clone()?;
         Ok((link.into_channel()?, handle))
     };

@@ -177,9 +177,11 @@ impl DmaBus for Meddler<'_> {
     fn write_peer(&mut self, _: u64) {}
 }
 
+type Work = fn(&SimDevice);
+
 #[test]
 fn whatever_forbids_writes_waits_for_those_under_way() {
-    let works: [(&str, fn(&SimDevice)); 4] = [
+    let works: [(&str, Work); 4] = [
         ("STOP", |device| drop(device.set_state(STOP).unwrap())),
         ("reset", |device| device.reset().unwrap()),
         ("registers", |device| program(device, [0, 0], 0)),

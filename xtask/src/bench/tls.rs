@@ -12,7 +12,7 @@ use super::engine::{Files, devices, failed, tcp};
 use super::measure::{Costly, Costs};
 use super::rig::{Ends, SPEED_AND_PRICE, migrate};
 use super::{Goal, Outcome, Setting};
-use crate::migrate::Transport;
+use crate::migrate::{Link, Transport};
 use crate::tls::throwaway::{Authority, Files as Certificates};
 use crate::tls::{Args, Client, Server};
 
@@ -68,7 +68,8 @@ fn secured(client: &Client, server: &Server, channels: usize) -> Result<Ends, St
             let accepted = scope.spawn(|| server.accept(Transport::Tcp(right), patience, &Cancel::new()));
             let connected = client.connect(Transport::Tcp(left), patience, &Cancel::new()).map_err(failed)?;
             let accepted = accepted.join().map_err(|_| "the handshake panicked")?.map_err(failed)?;
-            Ok((connected.into_channel(), accepted.into_channel()))
+            let channel = |secured| Link::secured(secured).into_channel().map_err(failed);
+            Ok((channel(connected)?, channel(accepted)?))
         })
     };
     (0..channels).map(pair).collect::<Result<Vec<_>, String>>().map(|pairs| pairs.into_iter().unzip())

@@ -3,7 +3,7 @@
 //! The kernel's configuration: nothing but these options and what they depend on.
 
 /// Everything that is on. All other options are off where a kernel can do without.
-pub(super) const OPTIONS: [&str; 61] = [
+pub(super) const OPTIONS: [&str; 60] = [
     // A 64-bit machine with several processors.
     "64BIT",
     "SMP",
