@@ -100,13 +100,13 @@ fn strangers_are_refused_until_the_right_one_comes() {
 
     let refused = error(&source(&address, &[]));
     assert!(refused.contains("the peer speaks TLS, and this side does not"), "{refused}");
-    assert!(target.hears().contains("refused a connection: the peer does not speak TLS"));
+    assert!(target.hears().contains("turned a connection away: the peer does not speak TLS"));
     let refused = error(&source(&address, &and(&foreign, &[])));
     assert!(refused.contains("the peer refuses this side's certificate"), "{refused}");
-    assert!(target.hears().contains("refused a connection: the peer's certificate is refused"));
+    assert!(target.hears().contains("turned a connection away: the peer's certificate is refused"));
     let refused = error(&source(&address, &and(&here, &["--tls-name", "elsewhere.test"])));
     assert!(refused.contains("it is for somebody else"), "{refused}");
-    assert!(target.hears().contains("refused a connection: "));
+    assert!(target.hears().contains("turned a connection away: "));
 
     let moved = source(&address, &and(&here, &["--channels", "2"]));
     assert!(moved.status.success(), "{moved:?}");
@@ -122,13 +122,14 @@ fn a_target_without_tls_says_so_to_a_source_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let ours = authority();
     let here = options(folder.path(), &ours, &ours, "source.test");
-    let target = target(&[]);
+    let mut target = target(&[]);
     let refused = error(&source(&target.address, &here));
-    assert!(refused.contains("the peer does not speak TLS"), "{refused}");
-    let (is_done, report) = target.ends();
-    assert!(!is_done);
-    let said = report["error"].as_str().unwrap();
+    assert!(refused.contains("the peer closed the connection at the first word of TLS"), "{refused}");
+    let said = target.hears();
     assert!(said.contains("the peer speaks TLS, and this side does not"), "{said}");
+    let moved = source(&target.address, &[]);
+    assert!(moved.status.success(), "{moved:?}");
+    assert!(target.ends().0, "the one that speaks as the target does is taken");
 }
 
 #[test]

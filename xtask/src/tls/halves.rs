@@ -114,6 +114,7 @@ impl Secured {
 fn shake(session: &mut Session, transport: &Transport, deadline: Instant, cancel: &Cancel) -> io::Result<()> {
     let mut received = vec![0; 16 << 10];
     let mut out = Sealed::new();
+    let mut has_heard = false;
     session.step().map_err(|error| words::error(&error))?;
     loop {
         session.take_pending(&mut out);
@@ -123,8 +124,14 @@ fn shake(session: &mut Session, transport: &Transport, deadline: Instant, cancel
             return Ok(());
         }
         let length = match (&mut &*transport).read(&mut received) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, words::NO_HANDSHAKE)),
-            Ok(length) => length,
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, ended(has_heard))),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                return Err(io::Error::new(ErrorKind::ConnectionReset, ended(has_heard)));
+            }
+            Ok(length) => {
+                has_heard = true;
+                length
+            }
             Err(error) if is_early(&error) => 0,
             Err(error) => return Err(error),
         };
@@ -136,6 +143,10 @@ fn shake(session: &mut Session, transport: &Transport, deadline: Instant, cancel
             return Err(io::Error::new(ErrorKind::TimedOut, words::SILENT_HANDSHAKE));
         }
     }
+}
+
+const fn ended(has_heard: bool) -> &'static str {
+    if has_heard { words::NO_HANDSHAKE } else { words::NO_WORD }
 }
 
 fn send_within(transport: &Transport, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {

@@ -8,6 +8,9 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 /// The peer hung up before it proved who it is.
 pub(super) const NO_HANDSHAKE: &str =
     "the peer closed the connection instead of proving who it is: its own message says why";
+/// Its first word is the end.
+pub(super) const NO_WORD: &str = "the peer closed the connection at the first word of TLS: give --tls-cert, --tls-key and --tls-ca on \
+    both sides, or on neither; its own message says why";
 /// It says nothing.
 pub(super) const SILENT_HANDSHAKE: &str =
     "the peer did not prove in time who it is: is it a migration of ours, with --tls-cert too?";
