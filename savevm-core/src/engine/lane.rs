@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The sending side of one channel.
 //!
-//! Whoever has something to send does it at once if the channel is idle: a chunk then goes from the device to the socket
-//! in one thread. Otherwise it queues, in order, and the channel's own thread sends it. The queue is as long as there are
-//! buffers, and a few control frames.
+//! A chunk goes from the device to the socket in one thread, which waits for its turn where several devices share a
+//! channel: handed over, it would leave that core's cache and wake somebody. What may not wait (control frames, and the
+//! chunks of a device that uses every channel) queues, in order, and the channel's own thread sends it. The queue is as
+//! long as there are buffers, and a few control frames.
 
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -15,7 +16,7 @@ use stream_codec::frame::{self, Abort, AbortCode, DeviceOpen, Message};
 
 use super::buffer::{Buffer, Pool};
 use crate::dirty::Region;
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// What goes out on a channel.
 #[derive(Debug)]
@@ -56,7 +57,10 @@ impl Outgoing {
 /// The queue and the writer of one channel.
 pub(crate) struct Lane<'a> {
     state: Mutex<State>,
+    /// For the channel's own thread.
     changed: Condvar,
+    /// For those who wait for their turn.
+    freed: Condvar,
     writer: Mutex<FrameWriter<Box<dyn Write + Send + 'a>>>,
 }
 
@@ -64,6 +68,7 @@ pub(crate) struct Lane<'a> {
 struct State {
     queue: VecDeque<Outgoing>,
     is_busy: bool,
+    in_line: usize,
     end: End,
     frames: u64,
     bytes: u64,
@@ -90,8 +95,10 @@ enum End {
 
 impl<'a> Lane<'a> {
     pub(crate) fn new(writer: FrameWriter<Box<dyn Write + Send + 'a>>) -> Self {
-        let state = State { queue: VecDeque::with_capacity(16), is_busy: false, end: End::Open, frames: 0, bytes: 0 };
-        Self { state: Mutex::new(state), changed: Condvar::new(), writer: Mutex::new(writer) }
+        let (queue, end) = (VecDeque::with_capacity(16), End::Open);
+        let state = State { queue, is_busy: false, in_line: 0, end, frames: 0, bytes: 0 };
+        let (changed, freed) = (Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), changed, freed, writer: Mutex::new(writer) }
     }
 
     /// The writer, for what is no frame: limits, and the position.
@@ -116,16 +123,55 @@ impl<'a> Lane<'a> {
         }
         state.is_busy = true;
         drop(state);
+        self.send_now(item, pool)
+    }
+
+    /// Sends when it is this thread's turn: behind what is queued, and behind whoever is sending.
+    ///
+    /// # Errors
+    /// As of [`Self::send`].
+    pub(crate) fn send_in_turn(&self, item: Outgoing, pool: Option<&Pool>) -> Result<(), FrameError> {
+        let mut state = lock(&self.state);
+        state.in_line = state.in_line.saturating_add(1);
+        while state.end == End::Open && (state.is_busy || !state.queue.is_empty()) {
+            state = wait(&self.freed, state);
+        }
+        state.in_line = state.in_line.saturating_sub(1);
+        if state.end != End::Open {
+            drop(state);
+            recycle(item, pool);
+            return Ok(());
+        }
+        state.is_busy = true;
+        drop(state);
+        self.send_now(item, pool)
+    }
+
+    /// For who has made the channel busy.
+    fn send_now(&self, item: Outgoing, pool: Option<&Pool>) -> Result<(), FrameError> {
         let written = self.write(item, pool, true);
         let mut state = lock(&self.state);
-        state.is_busy = false;
-        let has_more = !state.queue.is_empty() || state.end != End::Open;
         state.count(written.as_ref().copied().unwrap_or(0));
+        self.free(state);
+        written.map(drop)
+    }
+
+    /// The channel is idle again: wakes who comes next.
+    fn free(&self, mut state: MutexGuard<'_, State>) {
+        state.is_busy = false;
+        let (has_more, has_line) = (!state.queue.is_empty() || state.end != End::Open, state.in_line > 0);
         drop(state);
         if has_more {
             self.changed.notify_all();
+        } else if has_line {
+            self.freed.notify_one();
         }
-        written.map(drop)
+    }
+
+    /// Nobody waits for a turn that will not come.
+    fn notify_ended(&self) {
+        self.changed.notify_all();
+        self.freed.notify_all();
     }
 
     /// Leaves it to the channel's thread: for a caller that must not wait for the peer, or has more to read.
@@ -144,7 +190,7 @@ impl<'a> Lane<'a> {
     /// How much is waiting or going out: 0 for an idle channel.
     pub(crate) fn depth(&self) -> usize {
         let state = lock(&self.state);
-        state.queue.len().saturating_add(usize::from(state.is_busy))
+        state.queue.len().saturating_add(state.in_line).saturating_add(usize::from(state.is_busy))
     }
 
     /// The channel's thread: sends what is queued until nothing more will come.
@@ -163,12 +209,17 @@ impl<'a> Lane<'a> {
             drop(state);
             let written = self.write(item, pool(), is_last);
             let mut state = lock(&self.state);
-            state.is_busy = false;
             match written {
-                Ok(bytes) => state.count(bytes),
+                Ok(bytes) => {
+                    state.count(bytes);
+                    self.free(state);
+                }
                 Err(error) => {
+                    state.is_busy = false;
                     state.end = End::Closed;
                     state.queue.clear();
+                    drop(state);
+                    self.notify_ended();
                     return Err(error);
                 }
             }
@@ -182,7 +233,7 @@ impl<'a> Lane<'a> {
             state.end = End::Draining;
         }
         drop(state);
-        self.changed.notify_all();
+        self.notify_ended();
     }
 
     /// Says a last word instead of what is queued, and nothing after it.
@@ -194,7 +245,7 @@ impl<'a> Lane<'a> {
             state.end = End::Draining;
         }
         drop(state);
-        self.changed.notify_all();
+        self.notify_ended();
     }
 
     /// Data frames and payload bytes that went out.

@@ -225,6 +225,46 @@ fn what_is_sent_and_what_is_queued_all_goes_out() {
 }
 
 #[test]
+fn who_waits_for_a_turn_gets_one_beside_what_is_queued() {
+    check(|| {
+        let out = Arc::new(Mutex::new(0));
+        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
+        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
+        let sender = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.run(|| None).unwrap())
+        };
+        let other = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.send_in_turn(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
+        };
+        lane.post(Outgoing::Plain(Message::Switchover), None);
+        lane.send_in_turn(Outgoing::Plain(Message::ChannelEnd), None).unwrap();
+        other.join().unwrap();
+        lane.drain();
+        sender.join().unwrap();
+        assert_eq!(*out.lock().unwrap(), 3);
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_turn_that_does_not_come() {
+    check(|| {
+        let out = Arc::new(Mutex::new(0));
+        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
+        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
+        let in_line = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || lane.send_in_turn(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
+        };
+        lane.post(Outgoing::Plain(Message::Switchover), None);
+        lane.abandon(None);
+        in_line.join().unwrap();
+        assert!(*out.lock().unwrap() <= 1);
+    });
+}
+
+#[test]
 fn the_last_word_goes_out_whoever_is_sending() {
     check(|| {
         let out = Arc::new(Mutex::new(0));

@@ -3,8 +3,8 @@
 //!
 //! Spreading a device over channels costs up to three times the CPU (`spec/perf/limits.md` section 3), because every
 //! chunk changes hands. It pays only where one channel is slower than the device: then the device's thread spends its
-//! time in sending, and not in reading or in waiting for credit. So that is what it takes to try; and only a rate that
-//! rises makes it stay.
+//! time in sending, and not in reading or in waiting for credit; and only where another channel has nothing to do all
+//! the while. So that is what it takes to try; and only a rate that rises makes it stay.
 
 use core::time::Duration;
 
@@ -17,7 +17,7 @@ const PAUSE_CHUNKS: u32 = 512;
 const PAUSE_CHUNKS_MAX: u32 = 1 << 20;
 
 /// What one chunk took.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lap {
     pub(crate) bytes: u64,
     /// From the end of the one before to the end of this one.
@@ -26,7 +26,12 @@ pub(crate) struct Lap {
     pub(crate) sending: Duration,
     /// For credit.
     pub(crate) waiting: Duration,
+    /// The other channels that were idle then, a bit for each.
+    pub(crate) idle: u64,
 }
+
+const NO_LAPS: Lap =
+    Lap { bytes: 0, whole: Duration::ZERO, sending: Duration::ZERO, waiting: Duration::ZERO, idle: u64::MAX };
 
 /// The decision for one device.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +56,7 @@ enum Mode {
 
 impl Spread {
     pub(crate) const fn new() -> Self {
-        let zero = Duration::ZERO;
-        let sum = Lap { bytes: 0, whole: zero, sending: zero, waiting: zero };
-        Self { mode: Mode::Keeping, chunks: 0, sum, pause_chunks: PAUSE_CHUNKS }
+        Self { mode: Mode::Keeping, chunks: 0, sum: NO_LAPS, pause_chunks: PAUSE_CHUNKS }
     }
 
     /// Whether the next chunk may go on any channel.
@@ -74,6 +77,7 @@ impl Spread {
         self.sum.whole = self.sum.whole.saturating_add(lap.whole);
         self.sum.sending = self.sum.sending.saturating_add(lap.sending);
         self.sum.waiting = self.sum.waiting.saturating_add(lap.waiting);
+        self.sum.idle &= lap.idle;
         let settle = if self.is_spread() { SETTLE_CHUNKS } else { 0 };
         if self.chunks >= SAMPLE_CHUNKS.saturating_add(settle) {
             self.judge();
@@ -86,7 +90,11 @@ impl Spread {
             Mode::Keeping => {
                 let sends_most = self.sum.sending.saturating_mul(3) >= self.sum.whole.saturating_mul(2);
                 let hardly_waits = self.sum.waiting.saturating_mul(10) <= self.sum.whole;
-                self.enter(if sends_most && hardly_waits { Mode::Trying(rate) } else { Mode::Keeping });
+                self.enter(if sends_most && hardly_waits && self.sum.idle != 0 {
+                    Mode::Trying(rate)
+                } else {
+                    Mode::Keeping
+                });
             }
             Mode::Trying(before) | Mode::Spread(before) if rate < before * 1.2 => {
                 self.enter(Mode::Resting(self.pause_chunks));
@@ -98,10 +106,9 @@ impl Spread {
     }
 
     fn enter(&mut self, mode: Mode) {
-        let zero = Duration::ZERO;
         self.mode = mode;
         self.chunks = 0;
-        self.sum = Lap { bytes: 0, whole: zero, sending: zero, waiting: zero };
+        self.sum = NO_LAPS;
     }
 }
 
@@ -119,7 +126,7 @@ mod test {
     const MS: Duration = Duration::from_millis(1);
 
     fn lap(whole: u32, sending: u32, waiting: u32) -> Lap {
-        Lap { bytes: 1 << 20, whole: MS * whole, sending: MS * sending, waiting: MS * waiting }
+        Lap { bytes: 1 << 20, whole: MS * whole, sending: MS * sending, waiting: MS * waiting, idle: 2 }
     }
 
     fn laps(spread: &mut Spread, count: u32, lap: Lap) {
@@ -144,6 +151,15 @@ mod test {
         assert!(spread.is_spread(), "it is faster");
         laps(&mut spread, 100, lap(10, 0, 0));
         assert!(!spread.is_spread(), "it no longer is");
+    }
+
+    #[test]
+    fn where_every_other_channel_has_work_now_and_then_none_is_tried() {
+        let mut spread = Spread::new();
+        for round in 0..10_000 {
+            spread.lap(Lap { idle: if round % 2 == 0 { 2 } else { 4 }, ..lap(10, 9, 0) });
+            assert!(!spread.is_spread());
+        }
     }
 
     #[test]

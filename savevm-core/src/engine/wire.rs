@@ -158,9 +158,17 @@ impl<'a> Wire<'a> {
             lane.post(data, self.pool());
             return Ok(());
         }
-        lane.send(data, self.pool()).map_err(|error| at(channel, error))?;
+        lane.send_in_turn(data, self.pool()).map_err(|error| at(channel, error))?;
         self.board.touch();
         Ok(())
+    }
+
+    /// A bit for each of the first 64 channels that has nothing to send, but for the device's own.
+    pub(crate) fn idle_beside(&self, device: usize) -> u64 {
+        let home = self.home(device);
+        let others = (0..self.channel_count().min(64)).filter(|channel| *channel != home);
+        let idle = others.filter(|channel| self.lane(*channel).is_ok_and(|lane| lane.depth() == 0));
+        idle.fold(0, |bits, channel| bits | 1_u64.checked_shl(channel.into()).unwrap_or(0))
     }
 
     fn idlest(&self, device: usize) -> u16 {

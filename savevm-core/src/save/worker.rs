@@ -205,7 +205,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let sending = now.saturating_duration_since(send_began);
         self.lap_began = now;
         let was_spread = self.spread.is_spread();
-        self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting });
+        let idle = if was_spread { 0 } else { self.wire.idle_beside(self.index) };
+        self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting, idle });
         if self.spread.is_spread() != was_spread {
             self.progress.trace.spreads(!was_spread);
         }
