@@ -14,6 +14,7 @@
 
 mod course;
 mod drive;
+mod experience;
 mod part;
 mod precopy;
 mod set;
@@ -49,6 +50,7 @@ use crate::tap::Taps;
 use crate::trace::Trace;
 use course::Course;
 use drive::Drive;
+pub use experience::Experience;
 use part::Part;
 pub use precopy::Precopy;
 use set::SourceSet;
@@ -68,6 +70,8 @@ pub struct SaveOptions {
     pub nonce: [u8; 16],
     /// Who looks at the streams before they are sent; nobody by default.
     pub taps: Taps,
+    /// What earlier migrations taught of devices like these; nothing by default.
+    pub experience: Experience,
 }
 
 impl Default for SaveOptions {
@@ -78,6 +82,7 @@ impl Default for SaveOptions {
             cancel: Cancel::new(),
             nonce: [0; 16],
             taps: Taps::default(),
+            experience: Experience::new(),
         }
     }
 }
@@ -181,6 +186,8 @@ pub struct Committed {
     pub downtime: Duration,
     /// What the scheduler expected it to be when everything was quiet and the guest was about to be paused.
     pub predicted: Option<Interval>,
+    /// What was known of devices, and what this migration added: for [`SaveOptions::experience`] of the next one.
+    pub experience: Experience,
     /// How the channels and the buffers were used.
     pub counters: Counters,
 }
@@ -212,6 +219,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         let trace = Trace::new("source", devices.len(), wire.lanes.len());
         let mut set = SourceSet::new(devices, hooks, options.cancel.clone(), &options.taps, trace);
         set.add_memory(memory);
+        set.experience = options.experience.clone();
         Self { set, readers, wire }
     }
 
@@ -244,6 +252,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         if let Err(cause) = self.set.vmm.enter(Phase::Commit) {
             return Err(self.fail(cause));
         }
+        let told_at = Instant::now();
         match send_commit(&self.wire) {
             Ok(()) => {}
             Err(Unsent { error, certain: true }) => return Err(self.fail(error)),
@@ -264,11 +273,13 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         }
         self.set.vmm.done();
         let downtime = self.set.vmm.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
+        self.set.learn_run(told_at.elapsed());
         Ok(Committed {
             devices: self.sums(),
             memory: self.memory_sum(),
             downtime,
             predicted: self.set.vmm.predicted,
+            experience: core::mem::take(&mut self.set.experience),
             counters: self.counters(),
         })
     }
@@ -283,7 +294,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
     fn run(&mut self, options: &SaveOptions) -> Result<(), Cause> {
         let offers = self.set.offers();
         let regions = self.set.regions();
-        let SourceSet { devices, memory, progress, vmm, .. } = &mut self.set;
+        let SourceSet { devices, memory, progress, vmm, experience, .. } = &mut self.set;
         let (wire, readers) = (&self.wire, &mut self.readers);
         let memory_parts = memory.iter_mut().map(Part::Memory);
         let parts = devices.iter_mut().map(Part::Device).chain(memory_parts);
@@ -308,8 +319,10 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 let homes = course.open(&offers, &regions)?;
                 let chunk_bytes = wire.pool().map_or(1, |pool| u64::try_from(pool.buffer_len()).unwrap_or(u64::MAX));
                 let rule = options.precopy.as_ref();
-                let config = precopy::config(&offers, &homes, rule, chunk_bytes);
-                course.drive(&mut Drive::new(config, rule.is_some()))?;
+                let config = precopy::config(&offers, &homes, rule, chunk_bytes, experience);
+                let mut drive = Drive::new(config, rule.is_some());
+                course.drive(&mut drive)?;
+                experience.learn(drive.learned(&offers));
                 if wire.role == Role::File { Ok(()) } else { course.wait_receivers() }
             };
             let outcome = go();

@@ -10,6 +10,7 @@ use std::vec::Vec;
 use stream_codec::frame::Message;
 
 use super::course::Course;
+use super::set::Offer;
 use crate::engine::board::Event;
 use crate::engine::helm::out_of_place;
 use crate::engine::lane::Outgoing;
@@ -17,7 +18,7 @@ use crate::engine::task::{Done, Task};
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
 use crate::link::{self, Incoming};
-use crate::sched::{self, Config, Decision, SaveScheduler, SectionId, Step, Sum};
+use crate::sched::{self, Config, Decision, Kind, Profile, SaveScheduler, SectionId, Step, Sum};
 
 /// A scheduler and what it is told beside events.
 pub(super) struct Drive {
@@ -52,6 +53,14 @@ impl Drive {
     fn now(&mut self) -> Duration {
         self.last = self.last.max(self.started.elapsed());
         self.last
+    }
+
+    /// What this migration taught of each device, by its identity.
+    pub(super) fn learned<'o>(&self, offers: &'o [Offer]) -> impl Iterator<Item = (&'o str, Profile)> {
+        let devices = offers.iter().enumerate().filter(|(_, offer)| offer.kind == Kind::Device);
+        devices.filter_map(|(index, offer)| {
+            self.scheduler.learned(SectionId::new(index)).map(|profile| (offer.identity.as_str(), profile))
+        })
     }
 
     fn handle(&mut self, event: sched::Event) {

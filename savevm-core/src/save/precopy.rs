@@ -6,8 +6,9 @@ use std::vec::Vec;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use super::experience::Experience;
 use super::set::Offer;
-use crate::sched::{Config, Policy, Section, Verdict};
+use crate::sched::{Config, Kind, Policy, Section, Verdict};
 
 /// Chunks that a device's thread reads and sends before it asks what to do next. One question for each would cost a
 /// wake-up in both directions (`spec/perf/limits.md` section 1).
@@ -59,12 +60,21 @@ impl Default for Precopy {
 }
 
 /// The scheduler's configuration: `homes` are the states the devices were found in, `chunk_bytes` the largest frame.
-pub(super) fn config(offers: &[Offer], homes: &[State], rule: Option<&Precopy>, chunk_bytes: u64) -> Config {
+pub(super) fn config(
+    offers: &[Offer],
+    homes: &[State],
+    rule: Option<&Precopy>,
+    chunk_bytes: u64,
+    experience: &Experience,
+) -> Config {
     let section = |(offer, home): (&Offer, &State)| {
         let reads_running = rule.is_some();
         let capabilities = if reads_running { offer.capabilities } else { without_precopy(offer.capabilities) };
         let mut section = Section::new(offer.name.clone(), offer.kind, capabilities);
         section.home = *home;
+        if let (Kind::Device, Some(known)) = (offer.kind, experience.get(&offer.identity)) {
+            section.profile = *known;
+        }
         section
     };
     let sections: Vec<Section> = offers.iter().zip(homes).map(section).collect();

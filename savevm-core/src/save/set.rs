@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The source's devices as one set, because "quiet together", "everything stopped" and "all put back" are properties of the set.
 
+use core::time::Duration;
 use std::string::{String, ToString};
 use std::time::Instant;
 use std::vec::Vec;
 
 use vfio_mig_fsm::{Capabilities, State};
 
-use super::DeviceSum;
+use super::{DeviceSum, Experience};
 use crate::device::Device;
 use crate::digest::Digest;
 use crate::dirty::{Region, Target};
@@ -73,6 +74,8 @@ pub(super) struct SourceSet<'a, D: Device, H: Hooks + ?Sized> {
     /// Of the devices, and at last of memory.
     pub(super) progress: Vec<Progress>,
     pub(super) vmm: Vmm<'a, H>,
+    /// What was known of devices, and then what this migration added.
+    pub(super) experience: Experience,
     armed: bool,
 }
 
@@ -114,7 +117,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> SourceSet<'a, D, H> {
         let progress = devices.iter().enumerate().map(progress).collect();
         let vmm =
             Vmm { hooks, phase: Phase::Hello, cancel, guest_paused: false, stopped_at: None, trace, predicted: None };
-        Self { devices, memory: None, progress, vmm, armed: true }
+        Self { devices, memory: None, progress, vmm, experience: Experience::new(), armed: true }
+    }
+
+    /// The target has answered, this long after it was told to run.
+    pub(super) fn learn_run(&mut self, took: Duration) {
+        self.experience.learn_run(self.devices.iter().map(Device::identity), took);
     }
 
     /// Memory becomes the last section.

@@ -7,6 +7,8 @@ use core::time::Duration;
 
 use vfio_mig_fsm::{Capabilities, State};
 
+use super::units;
+
 /// What has state to move.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -91,7 +93,23 @@ impl Timing {
     pub const fn new(expected: Duration, spread_per_mille: u32) -> Self {
         Self { expected, spread_per_mille }
     }
+
+    /// What is no more than a guess gives way to what was seen. Otherwise half of what was known, half of what was seen; and as sure as
+    /// they agree.
+    pub(crate) fn learn(&mut self, took: Duration) {
+        let before = self.expected;
+        if before.is_zero() || self.spread_per_mille >= GUESS_PER_MILLE {
+            *self = Self::new(took, 250);
+            return;
+        }
+        let off = units::scale(1000, units::nanos(before.abs_diff(took)), units::nanos(before).max(1)).min(1000);
+        self.expected = Duration::from_nanos(units::nanos(before).midpoint(units::nanos(took)));
+        self.spread_per_mille = self.spread_per_mille.midpoint(u32::try_from(off).unwrap_or(1000)).max(20);
+    }
 }
+
+/// From this spread on a time is a guess.
+const GUESS_PER_MILLE: u32 = 500;
 
 /// What is known of a section before it moves, from earlier migrations of its like: [`SaveScheduler::learned`](super::SaveScheduler::learned)
 /// gives one to keep.
@@ -105,6 +123,9 @@ pub struct Profile {
     pub stop: Timing,
     /// At the target, from the last byte to the acknowledgement.
     pub load: Timing,
+    /// At the target, from the word that it may run to its answer that it does. 0 where that is not known.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub run: Timing,
     /// How fast the source reads it while it is stopped.
     pub read_bytes_per_s: Option<u64>,
     /// How fast the target writes it.
@@ -123,6 +144,7 @@ impl Profile {
             quiesce: Timing::new(Duration::from_millis(20), 500),
             stop: Timing::new(Duration::from_millis(20), 500),
             load: Timing::new(Duration::from_millis(40), 500),
+            run: Timing::new(Duration::ZERO, 0),
             read_bytes_per_s: None,
             write_bytes_per_s: None,
             size_per_mille: 0,

@@ -6,7 +6,7 @@ use core::time::Duration;
 use vfio_mig_fsm::State;
 
 use super::ack::Acknowledgement;
-use super::config::{Profile, Section, Timing};
+use super::config::{Profile, Section};
 use super::decision::Restored;
 use super::model::Term;
 use super::query::Budget;
@@ -292,14 +292,14 @@ impl Progress {
     /// Remembers how long a transition took.
     pub(super) fn learn_transition(&mut self, to: State, took: Duration) {
         match to {
-            State::RunningP2p | State::PreCopyP2p => learn(&mut self.learned.quiesce, took),
-            State::StopCopy => learn(&mut self.learned.stop, took),
+            State::RunningP2p | State::PreCopyP2p => self.learned.quiesce.learn(took),
+            State::StopCopy => self.learned.stop.learn(took),
             _ => {}
         }
     }
 
     pub(super) fn learn_load(&mut self, took: Duration) {
-        learn(&mut self.learned.load, took);
+        self.learned.load.learn(took);
     }
 
     /// Remembers speeds and the size, once everything was read.
@@ -307,18 +307,6 @@ impl Progress {
         self.learned.read_bytes_per_s = self.read_speed.bytes_per_s().or(self.learned.read_bytes_per_s);
         self.learned.write_bytes_per_s = self.write_speed.bytes_per_s().or(self.learned.write_bytes_per_s);
     }
-}
-
-/// Half of what was known, half of what was seen; and as sure as they agree.
-fn learn(timing: &mut Timing, took: Duration) {
-    let before = timing.expected;
-    if before.is_zero() {
-        *timing = Timing::new(took, 250);
-        return;
-    }
-    let off = units::scale(1000, units::nanos(before.abs_diff(took)), units::nanos(before).max(1)).min(1000);
-    timing.expected = Duration::from_nanos(units::nanos(before).midpoint(units::nanos(took)));
-    timing.spread_per_mille = timing.spread_per_mille.midpoint(u32::try_from(off).unwrap_or(1000)).max(20);
 }
 
 /// What is left of `bytes` after all whole chunks but the last.

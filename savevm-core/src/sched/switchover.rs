@@ -103,7 +103,10 @@ impl SaveScheduler {
         let bandwidth = self.meter.bandwidth();
         let capped = self.config.switchover_rate_bytes_per_s.unwrap_or(u64::MAX);
         let bytes_per_s = bandwidth.bytes_per_s.min(capped).max(1);
-        let first = Term::from(self.config.overhead).then(Term::new(external.fixed, 0));
+        let runs = self.sections().map(|(_, section, _)| section.profile.run).max_by_key(|run| run.expected);
+        let first = Term::from(self.config.overhead)
+            .then(Term::new(external.fixed, 0))
+            .then(Term::from(runs.unwrap_or_default()));
 
         let is_device = |section: &Section| matches!(section.kind, Kind::Device | Kind::Backend);
         let stops = self.sections().filter(|(_, section, _)| is_device(section));
