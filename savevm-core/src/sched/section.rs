@@ -62,6 +62,8 @@ pub(super) struct Progress {
     pub(super) sizes: Option<Sizes>,
     pub(super) asked_at: Duration,
     read_since_query: u64,
+    /// What the read under way settles beside the bytes it yields.
+    pub(super) skipped_bytes: u64,
     /// Its last answer had a stop-copy size.
     stop_copy_is_known: bool,
     /// The last read yielded nothing, and nothing since says otherwise.
@@ -105,6 +107,7 @@ impl Progress {
             sizes: None,
             asked_at: Duration::ZERO,
             read_since_query: 0,
+            skipped_bytes: 0,
             stop_copy_is_known: false,
             drained: false,
             empty_claims: 0,
@@ -157,7 +160,9 @@ impl Progress {
         self.read_bytes = self.read_bytes.saturating_add(bytes);
         self.unsent_bytes = self.unsent_bytes.saturating_add(bytes);
         self.read_since_query = self.read_since_query.saturating_add(bytes);
-        self.read_speed.add(bytes, time);
+        // Sizes count what is there, and speeds are set against sizes: so both take in what was settled and never sent.
+        let settled = bytes.saturating_add(core::mem::take(&mut self.skipped_bytes));
+        self.read_speed.add(settled, time);
         self.empty_claims = 0;
         if let Some(credit) = &mut self.credit_bytes {
             *credit = credit.saturating_sub(bytes);
@@ -167,11 +172,11 @@ impl Progress {
             // What STOP_COPY would yield covers what is unread, by a driver's reckoning. One whose figure is a constant
             // (hisi, qat, pds) shows by it being far less.
             if sizes.stop_copy_bytes >= unread / 2 {
-                sizes.stop_copy_bytes = sizes.stop_copy_bytes.saturating_sub(bytes.min(unread));
+                sizes.stop_copy_bytes = sizes.stop_copy_bytes.saturating_sub(settled.min(unread));
             }
-            let of_initial = sizes.initial_bytes.min(bytes);
+            let of_initial = sizes.initial_bytes.min(settled);
             sizes.initial_bytes = sizes.initial_bytes.saturating_sub(of_initial);
-            sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(bytes.saturating_sub(of_initial));
+            sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(settled.saturating_sub(of_initial));
             // The rest is what the guest makes while it is read: a trickle that never ends, call by call. It waits for the
             // next query.
             let is_trickle = bytes < bytes_max && sizes.initial_bytes == 0 && sizes.dirty_bytes == 0;

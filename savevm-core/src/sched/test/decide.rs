@@ -8,8 +8,8 @@ use vfio_mig_fsm::Capabilities;
 
 use super::rig::{Fake, MS, Rig, device, fake, memory};
 use crate::sched::{
-    Cause, Config, Decision, Event, External, Hold, Kind, Outcome, Phase, SaveScheduler, Section, Step, Timing, Trend,
-    Verdict, Why,
+    Cause, Config, Decision, Event, External, Hold, Kind, Outcome, Phase, SaveScheduler, Section, Sizes, Step, Timing,
+    Trend, Verdict, Why,
 };
 
 /// A device whose costs are known exactly.
@@ -70,6 +70,35 @@ fn the_estimate_has_every_cost_and_adds_the_callers() {
     assert!(near(with, 172 * MS), "{with:?}");
     let fixed = rig.scheduler.estimate(rig.now, &External::default()).fixed.expected;
     assert!(near(fixed, 35 * MS), "stopping and loading: {fixed:?}");
+}
+
+/// Memory that is zero is looked through at length and yields next to nothing, which says neither that much is left nor that what is left
+/// takes long.
+#[test]
+fn zeros_neither_stay_in_the_sizes_nor_slow_the_rest() {
+    const MIB: u64 = 1 << 20;
+    let mut config = Config::new(vec![memory()]);
+    config.switchover = crate::sched::Switchover::Manual;
+    (config.chunk_bytes_max, config.bandwidth_bytes_per_s) = (8 * MIB, Some(2_000_000_000));
+    let mut scheduler = SaveScheduler::new(config);
+    let section = crate::sched::SectionId::new(0);
+    let asked = |scheduler: &mut SaveScheduler, at: Duration, bytes: u64| {
+        assert_eq!(scheduler.poll(at), Step::Query { section });
+        scheduler.handle(at, Event::Queried { section, sizes: Sizes::new(0, bytes, bytes) });
+    };
+    assert!(matches!(scheduler.poll(MS), Step::Transition { .. }));
+    scheduler.handle(MS, Event::Transitioned { section });
+    asked(&mut scheduler, MS, 1024 * MIB);
+    assert!(matches!(scheduler.poll(MS), Step::Read { .. }));
+    scheduler.handle(500 * MS, Event::Skipped { section, bytes: 1016 * MIB });
+    scheduler.handle(500 * MS, Event::Read { section, bytes: 8 * MIB });
+    scheduler.handle(504 * MS, Event::Sent { section, bytes: 8 * MIB });
+    let left = scheduler.estimate(504 * MS, &External::default());
+    assert_eq!(left.pending_bytes, 0, "all of it was looked at");
+    // The guest has written again what is not zero.
+    asked(&mut scheduler, 504 * MS, 8 * MIB);
+    let again = scheduler.estimate(504 * MS, &External::default()).downtime.expected;
+    assert!(again < 20 * MS, "{again:?} for 8 MiB, of which a GiB was looked through in half a second");
 }
 
 /// When the last chunk is written, were reading and writing all that takes time.
