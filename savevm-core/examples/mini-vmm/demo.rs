@@ -92,8 +92,7 @@ impl Stage {
 
     /// What the two sides have left, if it is the same.
     pub(crate) fn compare(&self, source: &str) -> Outcome<[Evidence; 2]> {
-        let (source, target) =
-            (Evidence::read(&self.evidence(source))?, Evidence::read(&self.evidence("target"))?);
+        let (source, target) = (Evidence::read(&self.evidence(source))?, Evidence::read(&self.evidence("target"))?);
         match source.difference(&target) {
             None => Ok([source, target]),
             Some(difference) => Err(difference.into()),
@@ -148,8 +147,8 @@ fn both(source: io::Result<Child>, target: &mut Child) -> Outcome<bool> {
 fn library() -> Outcome<PathBuf> {
     let program = std::env::current_exe()?;
     let folders = program.ancestors().skip(1).take(3);
-    let places =
-        folders.flat_map(|folder: &Path| ["release", "debug"].map(|profile| folder.join(profile).join("libsoftvfio.so")));
+    let places = folders
+        .flat_map(|folder: &Path| ["release", "debug"].map(|profile| folder.join(profile).join("libsoftvfio.so")));
     let found = places.into_iter().find(|place| place.exists());
     found.ok_or_else(|| "there is no libsoftvfio.so; build it: cargo build --release -p softvfio".into())
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a side has when nothing runs: a digest of each page and of each device, for whoever compares the two.
 
+use core::fmt::Write as _;
 use core::ops::Range;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -17,11 +17,14 @@ use crate::guest::{Guest, PAGE_BYTES};
 /// Runs of pages that are named where memory differs.
 const RUNS_MAX: usize = 8;
 
+/// A name, and numbers that are to be the same on both sides.
+type Described = (String, Vec<u64>);
+
 /// One side's.
 #[derive(Default)]
 pub(crate) struct Evidence {
     /// Devices by name: count and digest of the state that moved, and the registers that did.
-    devices: Vec<(String, Vec<u64>)>,
+    devices: Vec<Described>,
     /// Of each page, in order.
     pages: Vec<u64>,
     /// Whose pages they are.
@@ -51,10 +54,14 @@ impl Evidence {
 
     /// Of all memory.
     pub(crate) fn memory_digest(&self) -> u64 {
-        self.pages.iter().fold(Digest::new(), |mut all, page| {
-            all.update(&page.to_le_bytes());
-            all
-        }).sum().crc64_nvme
+        self.pages
+            .iter()
+            .fold(Digest::new(), |mut all, page| {
+                all.update(&page.to_le_bytes());
+                all
+            })
+            .sum()
+            .crc64_nvme
     }
 
     pub(crate) fn note(&mut self, name: &str, value: f64) {
@@ -107,7 +114,7 @@ impl Evidence {
 
     /// Where the two sides differ, if they do.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
-        let differs = |(ours, theirs): (&(String, Vec<u64>), &(String, Vec<u64>))| {
+        let differs = |(ours, theirs): (&Described, &Described)| {
             (ours != theirs).then(|| format!("{} {:?} here, {} {:?} there", ours.0, ours.1, theirs.0, theirs.1))
         };
         let mut found: Vec<String> = self.devices.iter().zip(&other.devices).filter_map(differs).collect();

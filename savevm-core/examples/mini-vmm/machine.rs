@@ -34,9 +34,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Opens the devices. The two sides call them by their place: `device0`, `device1`.
     pub(crate) fn new(mebibytes: u64, ids: &[&str]) -> Outcome<Self> {
-        Self::with_log(mebibytes, ids, |guest| {
-            Box::new(HostLog::new("vCPU", move |request| guest.answer(request)))
-        })
+        Self::with_log(mebibytes, ids, |guest| Box::new(HostLog::new("vCPU", move |request| guest.answer(request))))
     }
 
     /// With a log of what the vCPU writes.

@@ -173,9 +173,7 @@ fn gone(arguments: &Arguments, machine: &Machine, screen: &Screen<'_>, committed
     let predicted = committed.predicted.unwrap_or_default();
     let (expected, high, took) =
         (milliseconds(predicted.expected), milliseconds(predicted.high), milliseconds(committed.downtime));
-    screen.line(&format!(
-        "gone; predicted {expected:.1} ms of downtime (at most {high:.1}), measured {took:.1} ms"
-    ));
+    screen.line(&format!("gone; predicted {expected:.1} ms of downtime (at most {high:.1}), measured {took:.1} ms"));
     if let Some(path) = &arguments.evidence {
         let mut evidence = Evidence::of(&machine.guest, &machine.drivers, &committed.devices)?;
         screen.line(&format!("memory has the digest {:016x}", evidence.memory_digest()));
@@ -199,8 +197,8 @@ fn target(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
     let mut hooks = proof::vanishing(&mut screen, arguments.proof.vanish);
     let loaded = load::load_with_memory(devices, &guest.memory, channels, &mut hooks, &LoadOptions::default())?;
     // Nothing runs while it is taken, so a VMM would not.
-    let take = |path| Ok((path, Evidence::of(&guest, drivers, &loaded.sums())?));
-    let evidence = arguments.evidence.as_ref().map(take).transpose().map_err(|error: Box<dyn Error>| error)?;
+    let take = |path| -> Outcome<_> { Ok((path, Evidence::of(&guest, drivers, &loaded.sums())?)) };
+    let evidence = arguments.evidence.as_ref().map(take).transpose()?;
     let running = loaded.run()?;
     drop(hooks);
     if let Some((path, evidence)) = evidence {

@@ -115,7 +115,8 @@ impl SaveScheduler {
     }
 
     fn has_skipped(&mut self, now: Duration, section: SectionId, bytes: u64) {
-        let reading = self.progress.get_mut(section.index()).filter(|progress| matches!(progress.busy, Busy::Read { .. }));
+        let reading =
+            self.progress.get_mut(section.index()).filter(|progress| matches!(progress.busy, Busy::Read { .. }));
         match reading {
             Some(progress) => progress.skipped_bytes = progress.skipped_bytes.saturating_add(bytes),
             None => self.unexpected(now, Some(section)),

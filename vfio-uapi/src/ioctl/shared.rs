@@ -49,7 +49,7 @@ impl SharedMemory {
         self.length
     }
 
-    const fn pointer(&self) -> *mut u8 {
+    fn pointer(&self) -> *mut u8 {
         ptr::with_exposed_provenance_mut(self.address)
     }
 }
@@ -99,11 +99,13 @@ mod test {
     fn what_is_written_there_is_in_the_file() {
         let file = file(3);
         file.write_all_at(b"first", 2 * PAGE).unwrap();
-        let memory = SharedMemory::map(&file, PAGE, 2 * PAGE).unwrap();
-        let address = u64::try_from(memory.address).unwrap();
-        assert_eq!(memory.length(), 2 * PAGE);
-        drop(memory);
-        // It is still mapped, and the file's.
+        let mapped = || {
+            let memory = SharedMemory::map(&file, PAGE, 2 * PAGE).unwrap();
+            assert_eq!(memory.length(), 2 * PAGE);
+            u64::try_from(memory.address).unwrap()
+        };
+        // The value is gone, and the memory still mapped, and the file's.
+        let address = mapped();
         let process = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
         let mut found = [0; 5];
         process.read_exact_at(&mut found, address + PAGE).unwrap();
@@ -123,11 +125,8 @@ mod test {
         named.write_all(&[0; 4096]).unwrap();
         let read_only = File::open(named.path()).unwrap();
         assert_eq!(errno(SharedMemory::map(&read_only, 0, PAGE)), Some(libc::EACCES));
-        let error = Container::new(&read_only).map_shared(
-            DmaAccess::WRITE,
-            &SharedMemory::map(&file(1), 0, PAGE).unwrap(),
-            0,
-        );
+        let error =
+            Container::new(&read_only).map_shared(DmaAccess::WRITE, &SharedMemory::map(&file(1), 0, PAGE).unwrap(), 0);
         assert_eq!(error.unwrap_err().errno(), Some(libc::ENOTTY), "no container, but the call is made");
     }
 }

@@ -61,13 +61,7 @@ pub(super) fn run(stage: &Stage, arguments: &Arguments, machine: &Simulated, cut
     })
 }
 
-fn move_it(
-    stage: &Stage,
-    arguments: &Arguments,
-    machine: &Simulated,
-    cuts: &[Cut],
-    log: &File,
-) -> Outcome<Report> {
+fn move_it(stage: &Stage, arguments: &Arguments, machine: &Simulated, cuts: &[Cut], log: &File) -> Outcome<Report> {
     let mut source = stage.side(arguments, machine, &["proof-source"])?;
     source.stdin(Stdio::piped()).stdout(Stdio::piped());
     if arguments.proof.forgets {
@@ -76,7 +70,7 @@ fn move_it(
     let mut source = Side::start(source, log.try_clone()?)?;
     let mut tell = source.0.stdin.take().ok_or("no way to tell the source")?;
     let answers = lines(&mut source.0)?;
-    let mut done = Vec::new();
+    let (mut done, mut ends) = (Vec::new(), Vec::new());
     for (number, cut) in cuts.iter().map(Some).chain([None]).enumerate() {
         let socket = stage.folder.join(format!("socket{number}")).display().to_string();
         let mut target = stage.side(arguments, machine, &["target", &socket])?;
@@ -86,7 +80,13 @@ fn move_it(
             Some(Cut { who: Who::Source, when }) => order += &format!(" {when}"),
             None => {}
         }
-        let mut target = Side::start({ target.stdout(Stdio::null()); target }, log.try_clone()?)?;
+        let mut target = Side::start(
+            {
+                target.stdout(Stdio::null());
+                target
+            },
+            log.try_clone()?,
+        )?;
         writeln!(tell, "{order}")?;
         let answer = answer(&answers)?;
         let status = target.wait()?;
@@ -96,15 +96,19 @@ fn move_it(
                 done.push((cut.who, kept.split(' ').next().unwrap_or_default().to_owned()));
             }
             (Some(kept), None) => return Err(format!("an attempt that nobody cut failed: {kept}").into()),
-            (None, _) if !status.success() => return Err(format!("the target has it, and ended with {status}").into()),
-            (None, _) => break,
+            (None, _) => {
+                ends.push(("target", status));
+                break;
+            }
         }
     }
-    let status = source.wait()?;
-    if !status.success() {
-        return Err(format!("the source ended with {status}").into());
+    ends.push(("source", source.wait()?));
+    // A side that found something itself has left its evidence before.
+    let evidence = stage.compare("proof-source")?;
+    if let Some((side, status)) = ends.iter().find(|(_, status)| !status.success()) {
+        return Err(format!("the {side} ended with {status}").into());
     }
-    let (predicted_ms, downtime_ms) = demo::downtime(&stage.compare("proof-source")?);
+    let (predicted_ms, downtime_ms) = demo::downtime(&evidence);
     Ok(Report { cuts: done, predicted_ms, downtime_ms })
 }
 

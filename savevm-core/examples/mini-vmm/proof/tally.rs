@@ -53,7 +53,10 @@ impl fmt::Display for Tally {
         write!(f, "{} runs whole, {} lost; {count} attempts cut ({})", self.whole, self.lost, phases.join(", "))?;
         let (took, took_max) = middle_and_most(&self.downtime_ms);
         let (predicted, predicted_max) = middle_and_most(&self.predicted_ms);
-        write!(f, "; downtime {took:.1} ms, at most {took_max:.1}; predicted {predicted:.1}, at most {predicted_max:.1}")
+        write!(
+            f,
+            "; downtime {took:.1} ms, at most {took_max:.1}; predicted {predicted:.1}, at most {predicted_max:.1}"
+        )
     }
 }
 

@@ -101,6 +101,57 @@ fn zeros_neither_stay_in_the_sizes_nor_slow_the_rest() {
     assert!(again < 20 * MS, "{again:?} for 8 MiB, of which a GiB was looked through in half a second");
 }
 
+/// What is expected of 16 MiB that come when the guest stands, of a device that has 8 MiB at first, read in so many milliseconds, and
+/// then what its guest makes: 2 MiB in each read of 100 ms.
+fn expected_after_trickles(initial_ms: u32, announced: bool) -> Duration {
+    const MIB: u64 = 1 << 20;
+    let mut config = Config::new(vec![device("a")]);
+    config.switchover = crate::sched::Switchover::Manual;
+    (config.chunk_bytes_max, config.bandwidth_bytes_per_s) = (8 * MIB, Some(2_000_000_000));
+    let mut scheduler = SaveScheduler::new(config);
+    let section = crate::sched::SectionId::new(0);
+    let initial_bytes = if announced { 8 * MIB } else { 0 };
+    let (mut at, mut reads, mut first) = (Duration::ZERO, 0, true);
+    while reads < 11 {
+        match scheduler.poll(at) {
+            Step::Transition { .. } => scheduler.handle(at, Event::Transitioned { section }),
+            Step::Query { .. } => {
+                let dirty_bytes = if first { initial_bytes } else { MIB / 16 };
+                let sizes = Sizes::new(0, dirty_bytes, dirty_bytes + 16 * MIB);
+                first = false;
+                scheduler.handle(at, Event::Queried { section, sizes });
+            }
+            Step::Read { .. } => {
+                let (bytes, takes) = if reads == 0 { (8 * MIB, MS * initial_ms) } else { (2 * MIB, 100 * MS) };
+                at += takes;
+                reads += 1;
+                scheduler.handle(at, Event::Read { section, bytes });
+                scheduler.handle(at + MS, Event::Sent { section, bytes });
+            }
+            Step::Wait { until } => at = until.unwrap_or(at + MS).max(at + MS),
+            _ => at += MS,
+        }
+    }
+    scheduler.estimate(at, &External::default()).downtime.expected
+}
+
+#[test]
+fn a_device_is_not_as_slow_as_its_guest() {
+    // 60 ms to stop and to load, whatever there is; 16 MiB at 1 GiB/s, not at the guest's 20 MiB/s.
+    let found = expected_after_trickles(8, true);
+    assert!((60 * MS..100 * MS).contains(&found), "{found:?}");
+}
+
+#[test]
+fn a_device_that_is_slow_stays_slow() {
+    // What was there at first came at 20 MiB/s.
+    let slow = expected_after_trickles(400, true);
+    assert!(slow > 800 * MS, "{slow:?}");
+    // It never said what there is: then what was seen is all that is known.
+    let unknown = expected_after_trickles(400, false);
+    assert!(unknown > 800 * MS, "{unknown:?}");
+}
+
 /// When the last chunk is written, were reading and writing all that takes time.
 fn pipeline(bytes: u64, chunk_bytes: u64, read_bytes_per_s: u64, write_bytes_per_s: u64) -> Duration {
     let takes = |piece: u64, speed: u64| Duration::from_secs(piece) / u32::try_from(speed).unwrap();
