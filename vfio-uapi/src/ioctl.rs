@@ -31,6 +31,7 @@ pub(crate) mod hwpt;
 pub(crate) mod iommufd;
 #[cfg(feature = "contract")]
 pub(crate) mod mock;
+pub(crate) mod shared;
 #[cfg(test)]
 mod test;
 pub(crate) mod type1;

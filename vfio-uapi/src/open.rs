@@ -38,6 +38,8 @@ pub use hwpt::{AfterRead, HwCapabilities, HwInfo, Hwpt, HwptFlags, IovaRanges, T
 pub use iommufd::{Ioas, Iommufd};
 pub use type1::{DirtyPagesInfo, IommuInfo};
 
+pub use crate::ioctl::shared::SharedMemory;
+
 /// Where sysfs and the device nodes are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Roots {

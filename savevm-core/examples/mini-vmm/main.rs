@@ -1,60 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The smallest VMM that can migrate: memory, a vCPU that writes to it, and VFIO devices, from one process to another.
+//! The smallest VMM that can migrate: memory, a vCPU and VFIO devices that write to it, from one process to another.
 //!
 //! ```sh
 //! cargo build --release -p softvfio     # devices for a machine that has none
-//! cargo run --release -p savevm-core --features kernel --example mini-vmm
-//! cargo run --release -p savevm-core --features kernel --example mini-vmm -- --memory 1024 --downtime 100
+//! cargo run --release -p savevm-core --features kernel,sim --example mini-vmm
+//! cargo run --release -p savevm-core --features kernel,sim --example mini-vmm -- --memory 1024 --downtime 100
 //! ```
 //!
-//! Without more it starts both sides on simulated devices. Ctrl-C while memory moves: the guest stays where it is. With real devices, one side
-//! each:
+//! Without more it starts both sides on simulated devices and compares memory and devices of the two. Ctrl-C while memory moves: the
+//! guest stays where it is. With real devices, one side each:
 //!
 //! ```sh
 //! mini-vmm target /run/vm.sock 0000:3b:00.3 0000:3b:00.4
 //! mini-vmm source /run/vm.sock 0000:3b:00.2 0000:3b:00.5
 //! ```
+//!
+//! A VMM's part is in this file, `machine` (who writes to memory, and who reports it) and `devices` (how devices get at memory);
+//! `guest` and `driver` are what runs inside. `proof` is none of a VMM's business: `--runs 100 --seed 1` migrates a hundred guests, cancels and
+//! kills up to three attempts of each at random, and fails if a byte or a count is lost.
 
 #![allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "the sizes are this program's own")]
+#![allow(clippy::indexing_slicing, reason = "so are the buffers")]
 
 mod demo;
 mod devices;
+mod driver;
+mod evidence;
 mod guest;
+mod machine;
+mod proof;
 mod screen;
 
 use core::error::Error;
 use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
-use guest::Guest;
+use evidence::Evidence;
+use machine::Machine;
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::ram::Source;
-use savevm_core::save::{self, SaveOptions};
-use savevm_core::{Cancel, Channel};
+use savevm_core::save::{self, Committed, SaveOptions};
+use savevm_core::{Cancel, Channel, Hooks, MigrationError};
 use screen::Screen;
 
+/// Channels between the two.
+const CHANNELS: usize = 2;
+
 /// What the command line says.
+#[derive(Default)]
 pub(crate) struct Arguments {
     pub(crate) memory_mib: u64,
     pub(crate) downtime_ms: u64,
+    /// Where to say what one has when nothing runs, for a comparison.
+    pub(crate) evidence: Option<PathBuf>,
+    pub(crate) proof: proof::Arguments,
     /// Side, socket, devices; or nothing.
     pub(crate) words: Vec<String>,
 }
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let outcome = arguments().and_then(|arguments| {
         let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
         match words.as_slice() {
+            [] if arguments.proof.runs > 0 => proof::run(&arguments),
             [] => demo::run(&arguments),
             ["source", socket, devices @ ..] => source(&arguments, socket, devices),
             ["target", socket, devices @ ..] => target(&arguments, socket, devices),
-            _ => Err("usage: mini-vmm [--memory MIB] [--downtime MS] [source|target SOCKET DEVICE…]".into()),
+            ["proof-source", devices @ ..] => proof::source(&arguments, devices),
+            _ => Err("usage: mini-vmm [--memory MIB] [--downtime MS] [source|target SOCKET DEVICE…]\n       \
+                      mini-vmm --runs N [--seed S] [--memory MIB] [--forget-a-word]"
+                .into()),
         }
     });
     match outcome {
@@ -67,13 +88,18 @@ fn main() -> ExitCode {
 }
 
 fn arguments() -> Outcome<Arguments> {
-    let mut found = Arguments { memory_mib: 256, downtime_ms: 300, words: Vec::new() };
+    let mut found = Arguments { memory_mib: 256, downtime_ms: 300, ..Arguments::default() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut number = || -> Outcome<u64> { Ok(words.next().ok_or("a number is missing at the end")?.parse()?) };
+        let mut value = || words.next().ok_or("a value is missing at the end");
         match word.as_str() {
-            "--memory" => found.memory_mib = number()?,
-            "--downtime" => found.downtime_ms = number()?,
+            "--memory" => found.memory_mib = value()?.parse()?,
+            "--downtime" => found.downtime_ms = value()?.parse()?,
+            "--evidence" => found.evidence = Some(value()?.into()),
+            "--runs" => found.proof.runs = value()?.parse()?,
+            "--seed" => found.proof.seed = value()?.parse()?,
+            "--forget-a-word" => found.proof.forgets = true,
+            "--vanish" => found.proof.vanish = Some(value()?.parse()?),
             _ => found.words.push(word),
         }
     }
@@ -90,96 +116,103 @@ fn cancel_on_signals() -> Outcome<Cancel> {
     Ok(Cancel::from_flag(flag))
 }
 
-/// Runs the vCPU in a thread of its own while `act` does its work.
-fn with_vcpu<R>(guest: &Arc<Guest>, act: impl FnOnce() -> Outcome<R>) -> Outcome<R> {
-    struct Off<'g>(&'g Guest);
-    impl Drop for Off<'_> {
-        fn drop(&mut self) {
-            self.0.power_off();
-        }
-    }
-    thread::scope(|scope| {
-        let _off = Off(guest);
-        scope.spawn(|| {
-            if let Err(error) = guest.run() {
-                eprintln!("the vCPU stopped: {error}");
-            }
+/// The target may still be on its way.
+fn connect(socket: &str) -> Outcome<Vec<Channel<'static>>> {
+    let connect = || {
+        let mut stream = None;
+        guest::wait_until(Duration::from_secs(10), || {
+            stream = UnixStream::connect(socket).ok();
+            stream.is_some()
         });
-        act()
-    })
+        Ok(Channel::unix(stream.ok_or_else(|| format!("nobody listens at {socket}"))?)?)
+    };
+    (0..CHANNELS).map(|_| connect()).collect()
 }
 
-/// The target may still be on its way.
-fn connect(socket: &str) -> Outcome<UnixStream> {
-    let mut stream = None;
-    guest::wait_until(Duration::from_secs(10), || {
-        stream = UnixStream::connect(socket).ok();
-        stream.is_some()
-    });
-    stream.ok_or_else(|| format!("nobody listens at {socket}").into())
+/// One attempt to move everything, up to the point of no return and over it.
+fn migrate(
+    machine: &mut Machine,
+    channels: Vec<Channel<'_>>,
+    hooks: &mut dyn Hooks,
+    (downtime_ms, cancel): (u64, Cancel),
+) -> Outcome<Result<Committed, MigrationError>> {
+    let mut options = SaveOptions::default();
+    options.cancel = cancel;
+    if let Some(rule) = &mut options.precopy {
+        rule.downtime_max = Duration::from_millis(downtime_ms);
+    }
+    let memory = Source::new(&machine.guest.memory, &mut machine.tracking)?;
+    let saved = save::save_with_memory(&mut machine.devices, memory, channels, hooks, &options);
+    // Here a VMM looks at everything once more. Without the commit, all goes back.
+    Ok(saved.and_then(save::Ready::commit))
 }
 
 fn source(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
     let cancel = cancel_on_signals()?;
-    let mut devices = devices::open(ids)?;
-    let guest = Guest::new(arguments.memory_mib)?;
-    guest.boot()?;
-    let mut tracking = guest.tracking()?;
-    with_vcpu(&guest, || {
-        guest.resume();
-        let channels = vec![Channel::unix(connect(socket)?)?, Channel::unix(connect(socket)?)?];
+    let mut machine = Machine::new(arguments.memory_mib, ids)?;
+    let guest = Arc::clone(&machine.guest);
+    guest::with_vcpu(&guest, || {
+        machine.boot()?;
         let mut screen = Screen::new("source", ids, Some(&guest));
-        let mut options = SaveOptions::default();
-        options.cancel = cancel;
-        if let Some(rule) = &mut options.precopy {
-            rule.downtime_max = Duration::from_millis(arguments.downtime_ms);
-        }
-        let memory = Source::new(&guest.memory, &mut tracking)?;
-        let saved = save::save_with_memory(&mut devices, memory, channels, &mut screen, &options);
-        // Here a VMM looks at everything once more. Without the commit, all goes back.
-        match saved.and_then(save::Ready::commit) {
-            Ok(committed) => {
-                let predicted = committed.predicted.unwrap_or_default();
-                let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-                screen.line(&format!(
-                    "gone; predicted {:.1} ms of downtime (at most {:.1}), measured {:.1} ms",
-                    milliseconds(predicted.expected),
-                    milliseconds(predicted.high),
-                    milliseconds(committed.downtime)
-                ));
-                Ok(())
-            }
+        machine.choices.iter().for_each(|choice| screen.line(choice));
+        match migrate(&mut machine, connect(socket)?, &mut screen, (arguments.downtime_ms, cancel))? {
+            Ok(committed) => gone(arguments, &machine, &screen, &committed),
             Err(error) if error.committed => Err(error.into()),
             Err(error) => {
                 screen.line(&format!("{error}"));
-                let before = guest.check()?;
-                let runs = guest::wait_until(Duration::from_secs(5), || guest.count().is_ok_and(|now| now > before));
-                let how = if runs { "runs on here" } else { "stands" };
-                Err(format!("the guest never left and {how}, with {before} counts").into())
+                machine.check_runs()?;
+                Err(format!("the guest never left and runs on here, with {} counts", guest.check()?).into())
             }
         }
     })
 }
 
-fn target(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
-    let mut devices = devices::open(ids)?;
-    let guest = Guest::new(arguments.memory_mib)?;
-    let listener = UnixListener::bind(socket)?;
-    let mut channels = Vec::new();
-    for _ in 0..2 {
-        channels.push(Channel::unix(listener.accept()?.0)?);
+/// It is the target's now, and stands here for good.
+fn gone(arguments: &Arguments, machine: &Machine, screen: &Screen<'_>, committed: &Committed) -> Outcome<()> {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+    let predicted = committed.predicted.unwrap_or_default();
+    let (expected, high, took) =
+        (milliseconds(predicted.expected), milliseconds(predicted.high), milliseconds(committed.downtime));
+    screen.line(&format!("gone; predicted {expected:.1} ms of downtime (at most {high:.1}), measured {took:.1} ms"));
+    if let Some(path) = &arguments.evidence {
+        let mut evidence = Evidence::of(&machine.guest, &machine.drivers, &committed.devices)?;
+        screen.line(&format!("memory has the digest {:016x}", evidence.memory_digest()));
+        evidence.note("predicted_ms", expected);
+        evidence.note("downtime_ms", took);
+        evidence.write(path)?;
+        machine.check()?;
     }
+    Ok(())
+}
+
+fn target(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
+    let mut machine = Machine::new(arguments.memory_mib, ids)?;
+    let guest = Arc::clone(&machine.guest);
+    let listener = UnixListener::bind(socket)?;
+    let accept = |_| Ok(Channel::unix(listener.accept()?.0)?);
+    let channels = (0..CHANNELS).map(accept).collect::<Outcome<Vec<_>>>()?;
     std::fs::remove_file(socket)?;
     let mut screen = Screen::new("target", ids, None);
-    let loaded = load::load_with_memory(&mut devices, &guest.memory, channels, &mut screen, &LoadOptions::default())?;
+    let Machine { devices, drivers, .. } = &mut machine;
+    let mut hooks = proof::vanishing(&mut screen, arguments.proof.vanish);
+    let loaded = load::load_with_memory(devices, &guest.memory, channels, &mut hooks, &LoadOptions::default())?;
+    // Nothing runs while it is taken, so a VMM would not.
+    let take = |path| -> Outcome<_> { Ok((path, Evidence::of(&guest, drivers, &loaded.sums())?)) };
+    let evidence = arguments.evidence.as_ref().map(take).transpose()?;
     let running = loaded.run()?;
+    drop(hooks);
+    if let Some((path, evidence)) = evidence {
+        screen.line(&format!("memory has the digest {:016x}", evidence.memory_digest()));
+        evidence.write(path)?;
+    }
+    let moved: u64 = running.memory.iter().map(|memory| memory.sum.bytes).sum();
     let before = guest.check()?;
-    with_vcpu(&guest, || {
+    guest::with_vcpu(&guest, || {
         guest.resume();
-        let runs = guest::wait_until(Duration::from_secs(5), || guest.count().is_ok_and(|now| now > before + 100));
-        let moved: u64 = running.memory.iter().map(|memory| memory.sum.bytes).sum();
+        machine.check_runs()?;
+        machine.halt()?;
+        machine.check()?;
         screen.line(&format!("{} MiB of memory came, with {before} counts, none of them lost", moved >> 20));
-        guest.check()?;
-        if runs { Ok(()) } else { Err("the guest does not run here".into()) }
+        Ok(())
     })
 }

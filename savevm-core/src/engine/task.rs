@@ -31,9 +31,10 @@ pub(crate) enum Done {
     },
     Moved,
     Queried(Sizes),
-    /// So many bytes were read and sent, the sending took so long, and there may be more.
+    /// So many bytes were read and sent, the sending took so long, and there may be more. Of memory so much more was looked at.
     Read {
         bytes: u64,
+        skipped_bytes: u64,
         sending: Duration,
     },
     Drained,

@@ -154,13 +154,15 @@ pub(crate) struct Attempt<'a> {
     current: Option<(Owed, u64)>,
     /// What was put into frames, with the number of the last of these.
     under_way: VecDeque<(u64, Owed)>,
+    /// How much of memory was put into frames, pages that were written again once more.
+    covered_bytes: u64,
     is_stopped: bool,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(source: Source<'a>) -> Self {
         let regions = source.account.region_ids();
-        Self { source, regions, current: None, under_way: VecDeque::new(), is_stopped: false }
+        Self { source, regions, current: None, under_way: VecDeque::new(), covered_bytes: 0, is_stopped: false }
     }
 
     pub(crate) fn table(&self) -> &RegionTable {
@@ -169,6 +171,10 @@ impl<'a> Attempt<'a> {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.table().regions().iter().map(|region| region.bytes).fold(0, u64::saturating_add)
+    }
+
+    pub(crate) const fn covered_bytes(&self) -> u64 {
+        self.covered_bytes
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
@@ -220,7 +226,7 @@ impl<'a> Attempt<'a> {
             let region = self.regions.iter().position(|id| *id == owed.region()).unwrap_or(usize::MAX);
             let page_bytes = self.table().regions().get(region).map_or(1, |region| region.page_bytes);
             looked_bytes = looked_bytes.saturating_add(owed.pages().saturating_mul(page_bytes));
-            match put(self.source.memory, region, &owed, from, &mut writer)? {
+            match put(self.source.memory, region, &owed, from, &mut writer, &mut self.covered_bytes)? {
                 Put::All => self.under_way.push_back((sequence, owed)),
                 Put::Until(from) => {
                     self.current = Some((owed, from));
@@ -272,13 +278,14 @@ enum Put {
     Until(u64),
 }
 
-/// Puts the pages of a batch into a frame, from byte `from` of the region on.
+/// Puts the pages of a batch into a frame, from byte `from` of the region on, and counts them.
 fn put(
     memory: &dyn GuestMemory,
     region: usize,
     owed: &Owed,
     from: u64,
     writer: &mut PagesWriter<'_>,
+    covered_bytes: &mut u64,
 ) -> Result<Put, Cause> {
     let page_bytes = memory.regions().regions().get(region).map_or(1, |region| region.page_bytes);
     let number = u16::try_from(region).map_err(|_| Cause::refused("more regions than the format can number"))?;
@@ -296,7 +303,9 @@ fn put(
             if !writer.push(number, at, length) {
                 return Ok(Put::Until(at));
             }
-            at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            at = at.saturating_add(length);
+            *covered_bytes = covered_bytes.saturating_add(length);
         }
     }
     Ok(Put::All)

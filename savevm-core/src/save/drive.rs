@@ -175,10 +175,13 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         match done {
             Done::Moved => drive.handle(sched::Event::Transitioned { section }),
             Done::Queried(sizes) => drive.handle(sched::Event::Queried { section, sizes }),
-            Done::Read { bytes, sending } => {
+            Done::Read { bytes, skipped_bytes, sending } => {
                 // Bandwidth counts while there is something to send: from when it was read.
                 let read_at = drive.started.elapsed().saturating_sub(sending).max(drive.last);
                 drive.last = read_at;
+                if skipped_bytes > 0 {
+                    drive.scheduler.handle(read_at, sched::Event::Skipped { section, bytes: skipped_bytes });
+                }
                 drive.scheduler.handle(read_at, sched::Event::Read { section, bytes });
                 drive.handle(sched::Event::Sent { section, bytes });
             }

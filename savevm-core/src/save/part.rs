@@ -51,6 +51,14 @@ impl<D: Device> Part<'_, '_, D> {
         }
     }
 
+    /// How much of memory is in the frames so far, with what is zero and takes no room there. Nothing of a device.
+    pub(super) const fn covered_bytes(&self) -> u64 {
+        match self {
+            Self::Device(_) => 0,
+            Self::Memory(memory) => memory.covered_bytes(),
+        }
+    }
+
     /// The state it is found in, and an estimate of its size for the target's display.
     pub(super) fn describe(&mut self, board: &Board) -> Result<(State, u64), Cause> {
         match self {

@@ -102,7 +102,7 @@ impl<D: Device> Worker<'_, '_, '_, D> {
 
     /// Chunk by chunk, up to `bytes_max`.
     fn read(&mut self, bytes_max: u64) -> Result<Done, Cause> {
-        let mut moved = 0_u64;
+        let (mut moved, covered_bytes) = (0_u64, self.part.covered_bytes());
         self.sending = Duration::ZERO;
         while moved < bytes_max {
             let room = usize::try_from(bytes_max.saturating_sub(moved)).unwrap_or(usize::MAX);
@@ -138,7 +138,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 }
             }
         }
-        Ok(Done::Read { bytes: moved, sending: self.sending })
+        let skipped_bytes = self.part.covered_bytes().saturating_sub(covered_bytes).saturating_sub(moved);
+        Ok(Done::Read { bytes: moved, skipped_bytes, sending: self.sending })
     }
 
     /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something

@@ -20,6 +20,7 @@ impl SaveScheduler {
             Event::Transitioned { section } => self.transitioned(now, section),
             Event::TransitionFailed { section, found } => self.transition_failed(now, section, found),
             Event::Read { section, bytes } => self.was_read(now, section, bytes),
+            Event::Skipped { section, bytes } => self.has_skipped(now, section, bytes),
             Event::Drained { section } => self.was_drained(now, section),
             Event::Ended { section, sum } => self.was_ended(now, section, sum),
             Event::Sent { section, bytes } => self.was_sent(now, section, bytes),
@@ -110,6 +111,15 @@ impl SaveScheduler {
         self.meter.offered(now, bytes);
         if let Some(progress) = self.progress.get_mut(section.index()) {
             progress.read(bytes, bytes_max, now.saturating_sub(since));
+        }
+    }
+
+    fn has_skipped(&mut self, now: Duration, section: SectionId, bytes: u64) {
+        let reading =
+            self.progress.get_mut(section.index()).filter(|progress| matches!(progress.busy, Busy::Read { .. }));
+        match reading {
+            Some(progress) => progress.skipped_bytes = progress.skipped_bytes.saturating_add(bytes),
+            None => self.unexpected(now, Some(section)),
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Progress {
     pub(super) sizes: Option<Sizes>,
     pub(super) asked_at: Duration,
     read_since_query: u64,
+    /// What the read under way settles beside the bytes it yields.
+    pub(super) skipped_bytes: u64,
     /// Its last answer had a stop-copy size.
     stop_copy_is_known: bool,
     /// The last read yielded nothing, and nothing since says otherwise.
@@ -79,6 +81,8 @@ pub(super) struct Progress {
     /// How fast the guest makes new bytes.
     dirty_bytes_per_s: u64,
     read_speed: Speed,
+    /// Of reads that went on while the guest made what they yielded: at most as fast as the guest.
+    trickle_speed: Speed,
     pub(super) write_speed: Speed,
     /// What STOP_COPY is expected to yield, set when it is requested.
     pub(super) stopped_bytes: u64,
@@ -105,6 +109,7 @@ impl Progress {
             sizes: None,
             asked_at: Duration::ZERO,
             read_since_query: 0,
+            skipped_bytes: 0,
             stop_copy_is_known: false,
             drained: false,
             empty_claims: 0,
@@ -115,6 +120,7 @@ impl Progress {
             way_back_failed: false,
             dirty_bytes_per_s: 0,
             read_speed: Speed::default(),
+            trickle_speed: Speed::default(),
             write_speed: Speed::default(),
             stopped_bytes: 0,
             read_at_stop: 0,
@@ -157,7 +163,10 @@ impl Progress {
         self.read_bytes = self.read_bytes.saturating_add(bytes);
         self.unsent_bytes = self.unsent_bytes.saturating_add(bytes);
         self.read_since_query = self.read_since_query.saturating_add(bytes);
-        self.read_speed.add(bytes, time);
+        // Sizes count what is there, and speeds are set against sizes: so both take in what was settled and never sent.
+        let settled = bytes.saturating_add(core::mem::take(&mut self.skipped_bytes));
+        let speed = if self.outruns(settled) { &mut self.trickle_speed } else { &mut self.read_speed };
+        speed.add(settled, time);
         self.empty_claims = 0;
         if let Some(credit) = &mut self.credit_bytes {
             *credit = credit.saturating_sub(bytes);
@@ -167,16 +176,29 @@ impl Progress {
             // What STOP_COPY would yield covers what is unread, by a driver's reckoning. One whose figure is a constant
             // (hisi, qat, pds) shows by it being far less.
             if sizes.stop_copy_bytes >= unread / 2 {
-                sizes.stop_copy_bytes = sizes.stop_copy_bytes.saturating_sub(bytes.min(unread));
+                sizes.stop_copy_bytes = sizes.stop_copy_bytes.saturating_sub(settled.min(unread));
             }
-            let of_initial = sizes.initial_bytes.min(bytes);
+            let of_initial = sizes.initial_bytes.min(settled);
             sizes.initial_bytes = sizes.initial_bytes.saturating_sub(of_initial);
-            sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(bytes.saturating_sub(of_initial));
+            sizes.dirty_bytes = sizes.dirty_bytes.saturating_sub(settled.saturating_sub(of_initial));
             // The rest is what the guest makes while it is read: a trickle that never ends, call by call. It waits for the
             // next query.
             let is_trickle = bytes < bytes_max && sizes.initial_bytes == 0 && sizes.dirty_bytes == 0;
             self.drained |= is_trickle && self.state != Some(State::StopCopy);
         }
+    }
+
+    /// Whether more was read than there was: the rest came into being meanwhile, and the read waited for it. Frames of memory are a little
+    /// larger than what they carry.
+    fn outruns(&self, settled_bytes: u64) -> bool {
+        let unread = |sizes: Sizes| sizes.initial_bytes.saturating_add(sizes.dirty_bytes);
+        let made = self.sizes.map_or(0, |sizes| settled_bytes.saturating_sub(unread(sizes)));
+        self.state != Some(State::StopCopy) && made > settled_bytes / 32
+    }
+
+    /// How fast it can be read, as far as that was seen: if all else fails, by reads that had to wait for the guest.
+    fn measured_read_bytes_per_s(&self) -> Option<u64> {
+        self.read_speed.bytes_per_s().or(self.trickle_speed.bytes_per_s())
     }
 
     /// A new answer of the section about itself.
@@ -239,7 +261,7 @@ impl Progress {
     }
 
     fn read_bytes_per_s(&self, section: &Section) -> Option<u64> {
-        self.read_speed.bytes_per_s().or(section.profile.read_bytes_per_s)
+        self.measured_read_bytes_per_s().or(section.profile.read_bytes_per_s)
     }
 
     fn write_bytes_per_s(&self, section: &Section) -> Option<u64> {
@@ -304,7 +326,7 @@ impl Progress {
 
     /// Remembers speeds and the size, once everything was read.
     pub(super) fn learn_end(&mut self) {
-        self.learned.read_bytes_per_s = self.read_speed.bytes_per_s().or(self.learned.read_bytes_per_s);
+        self.learned.read_bytes_per_s = self.measured_read_bytes_per_s().or(self.learned.read_bytes_per_s);
         self.learned.write_bytes_per_s = self.write_speed.bytes_per_s().or(self.learned.write_bytes_per_s);
     }
 }

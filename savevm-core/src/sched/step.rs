@@ -125,6 +125,14 @@ pub enum Event {
         /// At least one, at most what was asked.
         bytes: u64,
     },
+    /// Of what the section's sizes count, the read that goes on has settled so much beside the bytes it yields: memory that is zero,
+    /// which takes next to none. Comes before [`Read`](Self::Read).
+    Skipped {
+        /// Whose.
+        section: SectionId,
+        /// How many.
+        bytes: u64,
+    },
     /// The read yielded nothing for now.
     Drained {
         /// Whose.

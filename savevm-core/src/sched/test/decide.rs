@@ -8,8 +8,8 @@ use vfio_mig_fsm::Capabilities;
 
 use super::rig::{Fake, MS, Rig, device, fake, memory};
 use crate::sched::{
-    Cause, Config, Decision, Event, External, Hold, Kind, Outcome, Phase, SaveScheduler, Section, Step, Timing, Trend,
-    Verdict, Why,
+    Cause, Config, Decision, Event, External, Hold, Kind, Outcome, Phase, SaveScheduler, Section, Sizes, Step, Timing,
+    Trend, Verdict, Why,
 };
 
 /// A device whose costs are known exactly.
@@ -70,6 +70,86 @@ fn the_estimate_has_every_cost_and_adds_the_callers() {
     assert!(near(with, 172 * MS), "{with:?}");
     let fixed = rig.scheduler.estimate(rig.now, &External::default()).fixed.expected;
     assert!(near(fixed, 35 * MS), "stopping and loading: {fixed:?}");
+}
+
+/// Memory that is zero is looked through at length and yields next to nothing, which says neither that much is left nor that what is left
+/// takes long.
+#[test]
+fn zeros_neither_stay_in_the_sizes_nor_slow_the_rest() {
+    const MIB: u64 = 1 << 20;
+    let mut config = Config::new(vec![memory()]);
+    config.switchover = crate::sched::Switchover::Manual;
+    (config.chunk_bytes_max, config.bandwidth_bytes_per_s) = (8 * MIB, Some(2_000_000_000));
+    let mut scheduler = SaveScheduler::new(config);
+    let section = crate::sched::SectionId::new(0);
+    let asked = |scheduler: &mut SaveScheduler, at: Duration, bytes: u64| {
+        assert_eq!(scheduler.poll(at), Step::Query { section });
+        scheduler.handle(at, Event::Queried { section, sizes: Sizes::new(0, bytes, bytes) });
+    };
+    assert!(matches!(scheduler.poll(MS), Step::Transition { .. }));
+    scheduler.handle(MS, Event::Transitioned { section });
+    asked(&mut scheduler, MS, 1024 * MIB);
+    assert!(matches!(scheduler.poll(MS), Step::Read { .. }));
+    scheduler.handle(500 * MS, Event::Skipped { section, bytes: 1016 * MIB });
+    scheduler.handle(500 * MS, Event::Read { section, bytes: 8 * MIB });
+    scheduler.handle(504 * MS, Event::Sent { section, bytes: 8 * MIB });
+    let left = scheduler.estimate(504 * MS, &External::default());
+    assert_eq!(left.pending_bytes, 0, "all of it was looked at");
+    // The guest has written again what is not zero.
+    asked(&mut scheduler, 504 * MS, 8 * MIB);
+    let again = scheduler.estimate(504 * MS, &External::default()).downtime.expected;
+    assert!(again < 20 * MS, "{again:?} for 8 MiB, of which a GiB was looked through in half a second");
+}
+
+/// What is expected of 16 MiB that come when the guest stands, of a device that has 8 MiB at first, read in so many milliseconds, and
+/// then what its guest makes: 2 MiB in each read of 100 ms.
+fn expected_after_trickles(initial_ms: u32, announced: bool) -> Duration {
+    const MIB: u64 = 1 << 20;
+    let mut config = Config::new(vec![device("a")]);
+    config.switchover = crate::sched::Switchover::Manual;
+    (config.chunk_bytes_max, config.bandwidth_bytes_per_s) = (8 * MIB, Some(2_000_000_000));
+    let mut scheduler = SaveScheduler::new(config);
+    let section = crate::sched::SectionId::new(0);
+    let initial_bytes = if announced { 8 * MIB } else { 0 };
+    let (mut at, mut reads, mut first) = (Duration::ZERO, 0, true);
+    while reads < 11 {
+        match scheduler.poll(at) {
+            Step::Transition { .. } => scheduler.handle(at, Event::Transitioned { section }),
+            Step::Query { .. } => {
+                let dirty_bytes = if first { initial_bytes } else { MIB / 16 };
+                let sizes = Sizes::new(0, dirty_bytes, dirty_bytes + 16 * MIB);
+                first = false;
+                scheduler.handle(at, Event::Queried { section, sizes });
+            }
+            Step::Read { .. } => {
+                let (bytes, takes) = if reads == 0 { (8 * MIB, MS * initial_ms) } else { (2 * MIB, 100 * MS) };
+                at += takes;
+                reads += 1;
+                scheduler.handle(at, Event::Read { section, bytes });
+                scheduler.handle(at + MS, Event::Sent { section, bytes });
+            }
+            Step::Wait { until } => at = until.unwrap_or(at + MS).max(at + MS),
+            _ => at += MS,
+        }
+    }
+    scheduler.estimate(at, &External::default()).downtime.expected
+}
+
+#[test]
+fn a_device_is_not_as_slow_as_its_guest() {
+    // 60 ms to stop and to load, whatever there is; 16 MiB at 1 GiB/s, not at the guest's 20 MiB/s.
+    let found = expected_after_trickles(8, true);
+    assert!((60 * MS..100 * MS).contains(&found), "{found:?}");
+}
+
+#[test]
+fn a_device_that_is_slow_stays_slow() {
+    // What was there at first came at 20 MiB/s.
+    let slow = expected_after_trickles(400, true);
+    assert!(slow > 800 * MS, "{slow:?}");
+    // It never said what there is: then what was seen is all that is known.
+    let unknown = expected_after_trickles(400, false);
+    assert!(unknown > 800 * MS, "{unknown:?}");
 }
 
 /// When the last chunk is written, were reading and writing all that takes time.
