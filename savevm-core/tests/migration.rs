@@ -396,3 +396,36 @@ fn a_cap_is_kept_while_the_guest_runs() {
     // Two MiB at eight a second.
     assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
 }
+
+/// Every step of the devices takes 10 ms, at least, and so does what is learned of it.
+#[test]
+fn what_one_migration_took_the_next_one_expects() {
+    use core::time::Duration;
+
+    const STEP: Duration = Duration::from_millis(10);
+    let config = "model=plain caps=7 initial=64KiB stop=64KiB transition-ms=10 seed=1";
+    let once = |experience| {
+        let (source, target) = (devices(&[config]), devices(&[config]));
+        let identity = ports(&source)[0].identity().to_owned();
+        let mut save = save_options();
+        save.experience = experience;
+        let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load_options());
+        both.assert_moved();
+        (both.source.unwrap(), identity)
+    };
+    let (first, identity) = once(save::Experience::new());
+    let learned = *first.experience.get(&identity).unwrap();
+    for took in [learned.quiesce, learned.stop, learned.load, learned.run] {
+        assert!(took.expected >= STEP && took.spread_per_mille < 500, "{learned:?}");
+    }
+    let (second, _) = once(first.experience);
+    let predicted = second.predicted.unwrap();
+    assert!(predicted.expected >= STEP * 3, "stop, load and run: {predicted:?}");
+
+    let mut experience = save::Experience::new();
+    let mut slow = learned;
+    slow.run.expected = Duration::from_millis(700);
+    experience.insert(identity, slow);
+    let predicted = once(experience).0.predicted.unwrap();
+    assert!(predicted.expected >= slow.run.expected, "{predicted:?}");
+}

@@ -26,7 +26,7 @@ const GOAL: Option<Goal> = Some(Goal::AtLeast(0.95));
 const CHECKED_GOAL: Option<Goal> = Some(Goal::AtLeast(0.93));
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
-    let total_bytes: u64 = if setting.quick { 64 << 20 } else { 512 << 20 };
+    let total_bytes: u64 = if setting.quick { 64 << 20 } else { 1 << 30 };
     let mut outcomes = Vec::new();
     for (devices, channels) in [(1, 1), (1, 4), (4, 2), (4, 4)] {
         let files = Files::new(&setting.folder, devices, total_bytes)?;

@@ -194,7 +194,8 @@ pub(crate) fn compare_costs<const N: usize>(costs: Costs<'_, N>, rounds: usize) 
 /// A baseline that varies by more than this between its quartiles, as a part of its median, cannot be judged by.
 const NOISE_MAX: f64 = 0.25;
 
-fn measured(name: &'static str, goal: Option<Goal>, values: Vec<f64>, baseline: &[f64]) -> Option<Measured> {
+/// Some values of a contender, and their ratios to the baseline's. Nothing where there are none.
+pub(crate) fn measured(name: &'static str, goal: Option<Goal>, values: Vec<f64>, baseline: &[f64]) -> Option<Measured> {
     let ratio = spread(values.iter().zip(baseline).map(|(value, baseline)| value / baseline).collect())?;
     let reference = spread(baseline.to_vec())?;
     let is_noisy = reference.quartile_high - reference.quartile_low > NOISE_MAX * reference.median;

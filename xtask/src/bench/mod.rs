@@ -11,6 +11,7 @@ mod cancel;
 mod codec;
 mod dirty_scan;
 mod downtime;
+mod drawn;
 mod engine;
 mod growth;
 mod html;
@@ -63,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Where to put files to measure with, up to 300 MiB [default: the folder for temporary files]
+    /// Where to put files to measure with, up to 2 GiB [default: /dev/shm where that has room, or else the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
 
@@ -120,7 +121,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 10] = [
+const BENCHMARKS: [Benchmark; 11] = [
     Benchmark { name: "cancel", about: "how long a cancel takes in the middle of a migration", run: cancel::run },
     Benchmark {
         name: "codec",
@@ -136,6 +137,11 @@ const BENCHMARKS: [Benchmark; 10] = [
         name: "downtime",
         about: "what the scheduler predicts against what it takes, on simulated devices with known delays",
         run: downtime::run,
+    },
+    Benchmark {
+        name: "drawn",
+        about: "whether promised downtimes are kept, over real migrations of devices with drawn delays",
+        run: drawn::run,
     },
     Benchmark {
         name: "engine",
@@ -190,8 +196,16 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// In memory where possible: a disk that writes back would be measured too.
+fn folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let has_room = nix::sys::statvfs::statvfs(&memory)
+        .is_ok_and(|found| found.blocks_available().saturating_mul(found.fragment_size()) >= 3 << 30);
+    if has_room { memory } else { std::env::temp_dir() }
+}
+
 fn measure_all(args: &Args, chosen: &[&Benchmark]) -> Result<Vec<Outcome>, String> {
-    let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = args.folder.clone().unwrap_or_else(folder);
     let setting = Setting { quick: args.quick, folder, cache: args.cache.clone() };
     let mut outcomes = Vec::new();
     for benchmark in chosen {

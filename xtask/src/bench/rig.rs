@@ -11,7 +11,7 @@ use nix::sys::time::TimeValLike;
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::save::{self, Committed, SaveOptions};
 use savevm_core::sim::{SimConfig, SimDevice, SimPort};
-use savevm_core::{Channel, Device, Hooks};
+use savevm_core::{Cause, Channel, Device, Hooks};
 
 use super::Unit;
 use super::engine::failed;
@@ -74,6 +74,25 @@ pub(super) fn migrate<D: Device + Send>(
         Ok::<_, String>((source, target))
     })?;
     Ok(Ran { elapsed: began.elapsed(), processor: processor()?.saturating_sub(used), source, target })
+}
+
+/// Migrates, unless the source finds that it cannot keep to its limit.
+pub(super) fn attempt<D: Device + Send>(
+    ours: &mut [D],
+    theirs: &mut [D],
+    (left, right): Ends,
+    save_options: &SaveOptions,
+    load_options: &LoadOptions,
+) -> Result<Option<Committed>, String> {
+    thread::scope(|scope| {
+        let target = scope.spawn(|| load::load(theirs, right, &mut (), load_options).and_then(load::Loaded::run));
+        let source = save::save(ours, left, &mut (), save_options).and_then(save::Ready::commit);
+        let target = target.join().map_err(|_| "the target panicked")?;
+        match source {
+            Err(error) if matches!(error.cause, Cause::GivenUp { .. }) => Ok(None),
+            source => target.map_err(failed).and(source.map(Some).map_err(failed)),
+        }
+    })
 }
 
 fn processor() -> Result<Duration, String> {

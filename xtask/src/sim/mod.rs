@@ -24,6 +24,7 @@ mod truth;
 mod world;
 
 pub(crate) use replay::ReplayArgs;
+pub(crate) use rng::Rng;
 pub(crate) use run::Args;
 pub(crate) use {replay::replay, run::run};
 
