@@ -17,7 +17,7 @@ use crate::engine::task::{Done, Task};
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
 use crate::link::{self, Incoming};
-use crate::sched::{self, Config, Decision, SaveScheduler, SectionId, Step, Sum};
+use crate::sched::{self, Config, Decision, Logged, Record, SaveScheduler, SectionId, Step, Sum};
 
 /// A scheduler and what it is told beside events.
 pub(super) struct Drive {
@@ -32,6 +32,8 @@ pub(super) struct Drive {
     has_precopy: bool,
     /// Why the scheduler gave up, if it did.
     gave_up: Option<String>,
+    /// What the VMM has not been told yet of what the scheduler was told and asked.
+    records: Vec<Record>,
 }
 
 impl Drive {
@@ -46,6 +48,7 @@ impl Drive {
             finished: 0,
             has_precopy,
             gave_up: None,
+            records: Vec::new(),
         }
     }
 
@@ -56,18 +59,37 @@ impl Drive {
 
     fn handle(&mut self, event: sched::Event) {
         let now = self.now();
-        self.scheduler.handle(now, event);
+        self.handle_at(now, event);
+    }
+
+    fn handle_at(&mut self, at: Duration, event: sched::Event) {
+        self.records.push(Record::Event { at, event });
+        self.scheduler.handle(at, event);
+    }
+
+    fn poll(&mut self) -> Step {
+        let at = self.now();
+        let step = self.scheduler.poll(at);
+        self.records.push(Record::Poll { at, step });
+        step
     }
 }
 
 impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
     /// From the first pre-copy state to the last acknowledgement.
     pub(super) fn drive(&mut self, drive: &mut Drive) -> Result<(), Cause> {
+        self.vmm.hooks.scheduled(Logged::Config(drive.scheduler.config()));
+        let driven = self.follow(drive);
+        self.tell_records(drive);
+        driven
+    }
+
+    fn follow(&mut self, drive: &mut Drive) -> Result<(), Cause> {
         loop {
-            let now = drive.now();
-            let step = drive.scheduler.poll(now);
-            self.announce_phase(drive)?;
+            let step = drive.poll();
             self.announce_decisions(drive);
+            self.tell_records(drive);
+            self.announce_phase(drive)?;
             match step {
                 Step::Transition { section, to } => self.task(section, Task::Transition(to))?,
                 Step::Query { section } => self.task(section, Task::Query)?,
@@ -106,6 +128,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     fn announce_decisions(&mut self, drive: &mut Drive) {
         while let Some((at, decision)) = drive.scheduler.take_decision() {
+            drive.records.push(Record::Decision { at, decision });
             self.vmm.trace.decision(at, &decision);
             if let Decision::Pause(estimate) = decision {
                 self.vmm.predicted = Some(estimate.downtime);
@@ -113,6 +136,12 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             if let Decision::GiveUp(cause) = decision {
                 drive.gave_up = Some(cause.to_string());
             }
+        }
+    }
+
+    fn tell_records(&mut self, drive: &mut Drive) {
+        for record in drive.records.drain(..) {
+            self.vmm.hooks.scheduled(Logged::Record(&record));
         }
     }
 
@@ -170,7 +199,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 // Bandwidth counts while there is something to send: from when it was read.
                 let read_at = drive.started.elapsed().saturating_sub(sending).max(drive.last);
                 drive.last = read_at;
-                drive.scheduler.handle(read_at, sched::Event::Read { section, bytes });
+                drive.handle_at(read_at, sched::Event::Read { section, bytes });
                 drive.handle(sched::Event::Sent { section, bytes });
             }
             Done::Drained => drive.handle(sched::Event::Drained { section }),
