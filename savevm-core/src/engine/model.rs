@@ -46,7 +46,7 @@ fn write(window: &Window, written: &Mutex<Vec<u8>>, buffer: &Buffer) {
     device.push(number);
     drop(device);
     window.written(Duration::ZERO);
-    window.step_back();
+    assert_eq!(window.step_back(), None);
 }
 
 /// Two receivers bring a device's chunks, its own thread helps: each is written once, in order, by one at a time, and
@@ -105,6 +105,47 @@ fn chunks_of_a_slow_device_are_written_once_and_in_order() {
     receivers_and_loader(false);
 }
 
+/// The word that initial bytes are written goes out once for the last generation, never before they are, and never
+/// behind that of a later one.
+#[test]
+fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
+    check(|| {
+        let pool = Arc::new(Pool::new(1, 1));
+        let window = Arc::new(Window::new(1));
+        // What the device has, and what was told of it.
+        let told = Arc::new(Mutex::new((0_u64, Vec::new())));
+        let tell = |told: &Mutex<(u64, Vec<u32>)>, generation: u32| {
+            let mut told = told.lock().unwrap();
+            assert_eq!(told.0, 1, "told before it is written");
+            assert!(told.1.last().is_none_or(|last| *last < generation), "told behind a later one");
+            told.1.push(generation);
+        };
+        let receiver = {
+            let (pool, window, told) = (Arc::clone(&pool), Arc::clone(&window), Arc::clone(&told));
+            thread::spawn(move || {
+                assert!(window.put(0, chunk(&pool, 0)).unwrap().is_none());
+                for generation in [1, 2] {
+                    if let Some(generation) = window.initial(generation, 1) {
+                        tell(&told, generation);
+                    }
+                }
+                window.end(1, DigestSum::new(1, 7));
+            })
+        };
+        while let Work::Write(_) = window.next() {
+            told.lock().unwrap().0 += 1;
+            if let Some(generation) = window.written(Duration::ZERO).initial {
+                tell(&told, generation);
+            }
+            while let Some(generation) = window.step_back() {
+                tell(&told, generation);
+            }
+        }
+        receiver.join().unwrap();
+        assert_eq!(told.lock().unwrap().1.last(), Some(&2), "the last one is told");
+    });
+}
+
 #[test]
 fn a_closed_window_lets_its_thread_go() {
     check(|| {
@@ -137,7 +178,7 @@ fn a_file_waits_for_room_and_gets_it() {
         while let Work::Write(buffer) = window.next() {
             numbers.push(buffer.filled()[0]);
             window.written(Duration::from_secs(1));
-            window.step_back();
+            assert_eq!(window.step_back(), None);
         }
         assert_eq!(numbers, [0, 1]);
         reader.join().unwrap();

@@ -173,6 +173,12 @@ impl Receiver<'_, '_, '_, '_> {
         match incoming {
             Incoming::Abort { reason } => return Err(Cause::Peer { reason }),
             Incoming::Credit { index, frames } => wire.passage(index)?.credit.raise(frames),
+            Incoming::InitialDone { index, generation, frames } => {
+                if let Some(generation) = wire.passage(index)?.window.initial(generation, frames) {
+                    let device = link::number(index);
+                    wire.post(0, Outgoing::Plain(Message::InitialAck { device, generation }))?;
+                }
+            }
             Incoming::ChannelEnd => {
                 if wire.role == Role::Target {
                     wire.post(self.channel, Outgoing::Plain(Message::ChannelEnd))?;

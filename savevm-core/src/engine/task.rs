@@ -31,10 +31,12 @@ pub(crate) enum Done {
     },
     Moved,
     Queried(Sizes),
-    /// So many bytes were read and sent, the sending took so long, and there may be more.
+    /// So many bytes were read and sent, the sending took so long, and there may be more. With them the device has had so
+    /// many frames.
     Read {
         bytes: u64,
         sending: Duration,
+        frames: u64,
     },
     Drained,
     /// The device has no more state: this much it was, in so many frames.

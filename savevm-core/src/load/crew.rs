@@ -19,7 +19,7 @@ use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
 use crate::engine::task::Done;
-use crate::engine::window::Work;
+use crate::engine::window::{News, Work};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
@@ -75,8 +75,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
             Ok(None) => Ok(()),
             Ok(Some(buffer)) => {
                 self.write(index, buffer)?;
-                window.step_back();
-                Ok(())
+                self.step_back(index)
             }
             Err(_) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
         }
@@ -98,7 +97,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
             match passage.window.next() {
                 Work::Write(buffer) => {
                     self.write(index, buffer)?;
-                    passage.window.step_back();
+                    self.step_back(index)?;
                 }
                 Work::End(sent) => {
                     let sum = self.finish(index, sent)?;
@@ -128,14 +127,28 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if let Some(pool) = self.wire.pool() {
             pool.give(buffer);
         }
-        let grant = self.wire.passage(index)?.window.written(took);
-        match grant {
-            Some(frames) if !self.one_way => {
-                self.trace(index).granted(frames);
-                self.wire.send(Message::Credit { device: link::number(index), frames })
-            }
-            _ => Ok(()),
+        let News { credit, initial } = self.wire.passage(index)?.window.written(took);
+        if self.one_way {
+            return Ok(());
         }
+        let device = link::number(index);
+        if let Some(generation) = initial {
+            self.wire.send(Message::InitialAck { device, generation })?;
+        }
+        if let Some(frames) = credit {
+            self.trace(index).granted(frames);
+            self.wire.send(Message::Credit { device, frames })?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the device, once everything there is to tell of it is on its way.
+    fn step_back(&self, index: usize) -> Result<(), Cause> {
+        let window = &self.wire.passage(index)?.window;
+        while let Some(generation) = window.step_back() {
+            self.wire.send(Message::InitialAck { device: link::number(index), generation })?;
+        }
+        Ok(())
     }
 
     fn write_to_device(&self, index: usize, buffer: &Buffer) -> Result<Duration, Cause> {

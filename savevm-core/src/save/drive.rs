@@ -7,7 +7,7 @@ use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
 
-use stream_codec::frame::Message;
+use stream_codec::frame::{InitialDone, Message};
 
 use super::course::Course;
 use crate::engine::board::Event;
@@ -25,7 +25,7 @@ pub(super) struct Drive {
     started: Instant,
     /// Time never runs backwards, although a read is told of when its bytes are sent.
     last: Duration,
-    /// Frames of each device, once it has ended.
+    /// Frames that each device has had.
     frames: Vec<u64>,
     finished: usize,
     /// Whether there is a pre-copy phase to speak of.
@@ -94,10 +94,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 Step::Transition { section, to } => self.task(section, Task::Transition(to))?,
                 Step::Query { section } => self.task(section, Task::Query)?,
                 Step::Read { section, bytes_max, .. } => self.task(section, Task::Read { bytes_max })?,
-                // Everything initial has been sent; the target has no word for having written it.
-                Step::Announce { section, generation } => {
-                    drive.handle(sched::Event::Acknowledged { section, generation });
-                }
+                Step::Announce { section, generation } => self.announce_initial(drive, section, generation)?,
                 Step::Finish { section, .. } => self.finish_device(drive, section)?,
                 Step::PauseGuest => self.pause_guest(drive)?,
                 Step::Wait { until } => self.wait(drive, until)?,
@@ -157,6 +154,19 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         if drive.frames.is_empty() { self.end_channels() } else { Ok(()) }
     }
 
+    /// The initial bytes of a device are sent. A target that has no word for having written them is taken to have.
+    fn announce_initial(&mut self, drive: &mut Drive, section: SectionId, generation: u32) -> Result<(), Cause> {
+        let wire = self.helm.wire;
+        if !wire.acknowledges_initial() {
+            drive.handle(sched::Event::Acknowledged { section, generation });
+            return Ok(());
+        }
+        let index = section.index();
+        let frames = drive.frames.get(index).copied().unwrap_or(0);
+        let done = InitialDone { device: link::number(index), generation, frames };
+        wire.post(0, Outgoing::Plain(Message::InitialDone(done)))
+    }
+
     fn finish_device(&mut self, drive: &mut Drive, section: SectionId) -> Result<(), Cause> {
         let index = section.index();
         let frames = drive.frames.get(index).copied().unwrap_or(0);
@@ -180,6 +190,9 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         match self.helm.next_within(self.vmm.hooks, patience)? {
             None => {}
             Some(Event::Done { device, done }) => self.done(drive, device, done)?,
+            Some(Event::Control(Incoming::InitialAck { index, generation })) => {
+                drive.handle(sched::Event::Acknowledged { section: SectionId::new(index), generation });
+            }
             Some(Event::Control(Incoming::Loaded { index, sum })) => drive.handle(sched::Event::Loaded {
                 section: SectionId::new(index),
                 sum: Sum::new(sum.bytes, sum.crc64_nvme),
@@ -195,7 +208,10 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         match done {
             Done::Moved => drive.handle(sched::Event::Transitioned { section }),
             Done::Queried(sizes) => drive.handle(sched::Event::Queried { section, sizes }),
-            Done::Read { bytes, sending } => {
+            Done::Read { bytes, sending, frames } => {
+                if let Some(slot) = drive.frames.get_mut(device) {
+                    *slot = frames;
+                }
                 // Bandwidth counts while there is something to send: from when it was read.
                 let read_at = drive.started.elapsed().saturating_sub(sending).max(drive.last);
                 drive.last = read_at;

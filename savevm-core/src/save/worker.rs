@@ -138,7 +138,7 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 }
             }
         }
-        Ok(Done::Read { bytes: moved, sending: self.sending })
+        Ok(Done::Read { bytes: moved, sending: self.sending, frames: self.progress.sequence })
     }
 
     /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something
