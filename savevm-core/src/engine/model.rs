@@ -21,7 +21,6 @@ use super::credit::Credit;
 use super::lane::{Lane, Outgoing};
 use super::task::{Gate, Mailbox, Task};
 use super::window::{Window, Work};
-use crate::digest::DigestSum;
 
 /// Every interleaving with up to three preemptions: more of them find nothing new in practice, and take hours.
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -76,16 +75,13 @@ fn receivers_and_loader(is_quick: bool) {
                 if let Some(buffer) = window.put(0, chunk(&pool, 0)).unwrap() {
                     write(&window, &written, &buffer);
                 }
-                window.end(2, DigestSum::new(2, 7));
+                window.end(2);
             })
         };
         loop {
             match window.next() {
                 Work::Write(buffer) => write(&window, &written, &buffer),
-                Work::End(sum) => {
-                    assert_eq!(sum, DigestSum::new(2, 7));
-                    break;
-                }
+                Work::End => break,
                 Work::Closed => panic!("nobody closed it"),
             }
         }
@@ -129,7 +125,7 @@ fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
                         tell(&told, generation);
                     }
                 }
-                window.end(1, DigestSum::new(1, 7));
+                window.end(1);
             })
         };
         while let Work::Write(_) = window.next() {
@@ -171,7 +167,7 @@ fn a_file_waits_for_room_and_gets_it() {
                     assert!(window.wait_room(number.into()));
                     assert!(window.put(number.into(), chunk(&pool, number)).unwrap().is_none());
                 }
-                window.end(2, DigestSum::new(2, 7));
+                window.end(2);
             })
         };
         let mut numbers = Vec::new();

@@ -185,10 +185,10 @@ impl Receiver<'_, '_, '_, '_> {
                 }
                 return Ok(false);
             }
-            Incoming::End { index, frames, sum } => {
+            Incoming::End { index, frames, .. } => {
                 // Reported first: who leads must know that the end has come before any device is done.
                 wire.board.report(Event::Control(incoming));
-                wire.passage(index)?.window.end(frames, sum);
+                wire.passage(index)?.window.end(frames);
             }
             Incoming::Switchover => {
                 self.is_stopped = true;

@@ -44,8 +44,8 @@ pub(crate) enum Done {
         sum: DigestSum,
         frames: u64,
     },
-    /// Target: it has its whole state and stands in STOP.
-    Loaded(DigestSum),
+    /// Target: everything that was announced is written, and comes to this.
+    Filled(DigestSum),
 }
 
 /// Where a device's thread waits for its next task.

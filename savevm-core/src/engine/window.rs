@@ -10,7 +10,6 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use super::buffer::Buffer;
-use crate::digest::DigestSum;
 use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// A device that takes longer than this for a chunk gets its chunks from its own thread. A wake-up costs about 20 µs,
@@ -40,7 +39,8 @@ struct State {
     writer: Writer,
     /// Slow writes in a row, up to the last one.
     slow_writes: u32,
-    end: Option<(u64, DigestSum)>,
+    /// How many frames there are in all.
+    end: Option<u64>,
     /// The generation of initial bytes to acknowledge, and how many frames have them.
     initial: Option<(u32, u64)>,
     /// Each chunk that is written gives a credit: the source takes it for an acknowledgement.
@@ -83,8 +83,8 @@ pub(crate) struct News {
 pub(crate) enum Work {
     /// Write this; the thread is the writer now.
     Write(Buffer),
-    /// Everything is written: this is what the source says there was.
-    End(DigestSum),
+    /// Everything that the source has announced is written.
+    End,
     /// Stop.
     Closed,
 }
@@ -165,7 +165,7 @@ impl Window {
         state.next = state.next.saturating_add(1);
         state.slots.rotate_left(1);
         let grant = state.next.saturating_add(self.frames);
-        let is_enough = state.end.is_some_and(|(frames, _)| frames <= state.granted);
+        let is_enough = state.end.is_some_and(|frames| frames <= state.granted);
         let is_worth = state.acknowledges || grant.saturating_sub(state.granted).saturating_mul(2) >= self.frames;
         let credit = (is_worth && !is_enough).then_some(grant);
         state.granted = credit.unwrap_or(state.granted);
@@ -199,9 +199,9 @@ impl Window {
         None
     }
 
-    /// The source has sent all: so many frames, with this digest.
-    pub(crate) fn end(&self, frames: u64, sum: DigestSum) {
-        lock(&self.state).end = Some((frames, sum));
+    /// The source has sent all: so many frames.
+    pub(crate) fn end(&self, frames: u64) {
+        lock(&self.state).end = Some(frames);
         self.changed.notify_all();
     }
 
@@ -219,9 +219,7 @@ impl Window {
                 }
             }
             match state.end {
-                Some((frames, sum)) if state.writer == Writer::Nobody && state.next >= frames => {
-                    return Work::End(sum);
-                }
+                Some(frames) if state.writer == Writer::Nobody && state.next >= frames => return Work::End,
                 _ => state = wait(&self.changed, state),
             }
         }

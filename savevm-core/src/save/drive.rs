@@ -225,7 +225,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 }
                 drive.handle(sched::Event::Ended { section, sum: Sum::new(sum.bytes, sum.crc64_nvme) });
             }
-            Done::Described { .. } | Done::Loaded(_) => {
+            Done::Described { .. } | Done::Filled(_) => {
                 return Err(out_of_place(Event::Done { device, done }));
             }
         }

@@ -237,3 +237,34 @@ fn a_new_owner_that_cannot_run_says_so_and_resets_nothing() {
     assert_eq!(owner.cause(), Some(Cause::Transition { section: first, to: State::RunningP2p }));
     assert_eq!((owner.poll(NOW), owner.poll(NOW)), (LoadStep::TellAbort, LoadStep::Ended));
 }
+
+#[test]
+fn an_engine_may_keep_the_window_itself() {
+    let sum = Sum::new(30, 9);
+    let section = SectionId::new(0);
+    let filled = |ends: bool, arrives: bool, sum: Sum| {
+        let mut scheduler = opened(1);
+        if arrives {
+            arrive(&mut scheduler, 0, 0, 10);
+        }
+        if ends {
+            end(&mut scheduler, 0, 3, Sum::new(30, 9));
+        }
+        assert_eq!(scheduler.clone().poll(NOW) == LoadStep::Wait, !arrives, "nothing is complete yet");
+        scheduler.handle(NOW, LoadEvent::Filled { section, sum });
+        scheduler
+    };
+    let mut whole = filled(true, false, sum);
+    assert_eq!(steps(&mut whole), [LoadStep::Transition { section, to: State::Stop }]);
+    whole.handle(NOW, LoadEvent::Transitioned { section });
+    let told = steps(&mut whole);
+    assert!(matches!(told[..], [LoadStep::Acknowledge { sum: told, .. }] if told == sum), "{told:?}");
+    assert!(whole.take_over().is_ok());
+
+    let other = filled(true, false, Sum::new(30, 8));
+    assert!(matches!(other.cause(), Some(Cause::Mismatch { .. })), "{:?}", other.cause());
+    for (ends, arrives) in [(false, false), (true, true)] {
+        let wrong = filled(ends, arrives, sum).cause();
+        assert_eq!(wrong, Some(Cause::Contract { section }), "ended {ends}, arrived {arrives}");
+    }
+}
