@@ -6,6 +6,8 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sched::Logged;
+
 /// Where a migration is. Both sides walk the same phases in this order.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
@@ -73,6 +75,12 @@ pub trait Hooks {
     /// `bytes` of the state of the device at `index` (of the slice given) have passed, in all.
     fn progress(&mut self, index: usize, bytes: u64) {
         let _ = (index, bytes);
+    }
+
+    /// Source only: what the scheduler was given, told, asked and decided, in this order and complete, for a log that
+    /// [`sched::replay`](crate::sched::replay) runs again. Many times a second; a failure in keeping it is the VMM's own.
+    fn scheduled(&mut self, entry: Logged<'_>) {
+        let _ = entry;
     }
 
     /// Source only: stop the vCPUs. Every device that has a P2P state is in it by now, so that no device is stopped

@@ -58,14 +58,15 @@ fn advice(error: &FrameError) -> String {
     }
 }
 
-/// What this side speaks. A connection is bounded by credit; in a file nobody could grant any.
+/// What this side speaks. A connection is bounded by credit, and initial bytes are acknowledged on it; in a file nobody could
+/// do either.
 ///
 /// With memory to move or to fill, a peer that cannot is refused in its first word.
 pub(crate) const fn support(limits: &Limits, role: Role, has_memory: bool) -> Support {
     let unchecked = if limits.payload_checksums { 0 } else { Support::UNCHECKED };
     let memory = if has_memory { Support::MEMORY } else { 0 };
-    let credit = if matches!(role, Role::File) { 0 } else { Support::CREDIT };
-    Support { offered: credit | unchecked | memory, required: memory, ..Support::CURRENT }
+    let answers = if matches!(role, Role::File) { 0 } else { Support::CREDIT | Support::INITIAL_ACK };
+    Support { offered: answers | unchecked | memory, required: memory, ..Support::CURRENT }
 }
 
 /// The end of a device's state, as a frame.

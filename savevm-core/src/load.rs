@@ -243,12 +243,12 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
                 course.compare(offered, pairing, crew, taps)?;
                 for index in 0..offered {
                     start(scope, wire, &format!("write {index}"), move || {
-                        if let Err(cause) = crew.load(index) {
+                        if let Err(cause) = crew.work(index) {
                             wire.board.fail(cause);
                         }
                     })?;
                 }
-                course.follow(offered)
+                course.follow(crew.sections(offered)?)
             };
             let outcome = go();
             course.helm.show_progress(course.vmm.hooks);

@@ -27,7 +27,7 @@
 //! | 4 | 4 | payload length | bytes after the header |
 //! | 8 | 4 | device | number of the device, or `ffffffff` |
 //! | 12 | 4 | channel | zero; kept |
-//! | 16 | 8 | sequence | Data: number of the frame within its device, from 0. DeviceEnd: how many Data frames the device had. Credit: how many there is room for, counted from the first. Else zero |
+//! | 16 | 8 | sequence | Data: number of the frame within its device, from 0. DeviceEnd: how many Data frames the device had. InitialDone: how many have all the initial bytes. Credit: how many there is room for, counted from the first. Else zero |
 //! | 24 | 4 | payload CRC-32 | of the payload; zero if there is none, or if it is unchecked |
 //! | 28 | 4 | header CRC-32 | of bytes 0 to 27 |
 //!
@@ -48,8 +48,8 @@
 //! | 0x0012 | Data | S | required | 1 or more bytes of the device's state, as read from it |
 //! | 0x0013 | DeviceEnd | S | required | byte count and digest, below |
 //! | 0x0014 | Loaded | T | required | byte count and digest, below |
-//! | 0x0015 | *InitialDone* | | | kept: all initial bytes of a device are sent |
-//! | 0x0016 | *InitialAck* | | | kept: the target has loaded them |
+//! | 0x0015 | InitialDone | S | required | generation, below |
+//! | 0x0016 | InitialAck | T | required | generation, below |
 //! | 0x0017 | Credit | T | required | none |
 //! | 0x0020 | ChannelEnd | S T | none | none |
 //! | 0x0021–0x002f | *channels* | | | kept |
@@ -71,7 +71,7 @@
 //! | 8 | 2 | channel index, below the count |
 //! | 10 | 2 | channel count, at least 1 |
 //! | 12 | 4 | device count: devices have the numbers 0 to one less |
-//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums, bit 2 guest memory |
+//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums, bit 2 guest memory, bit 3 acknowledged initial bytes |
 //! | 24 | 8 | required features, a subset of the offered ones |
 //! | 32 | 16 | session nonce: random, chosen by the source, repeated by the target |
 //! | 48 | 4 | largest Data payload the sender of the Hello takes, zero for none |
@@ -124,6 +124,13 @@
 //! | 12 | 4 | zero |
 //! | 16 | | digest |
 //!
+//! ## InitialDone and InitialAck, 8 bytes
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | generation, at least 1 |
+//! | 4 | 4 | zero |
+//!
 //! ## Abort, 8 bytes and a text
 //!
 //! | offset | size | field |
@@ -142,6 +149,8 @@
 //!   DeviceOpen, once per device ───────────► │
 //!   │ ◄──────────────────── DeviceAccept, each      or Abort: incompatible
 //!   Data… ─────────────────────────────────► │      pre-copy, guest running
+//!   InitialDone, per device ───────────────► │
+//!   │ ◄──────────────────────── InitialAck, each
 //!   Switchover ────────────────────────────► │      guest stopped
 //!   Data…, DeviceEnd per device ───────────► │
 //!   │ ◄────────────────────────── Loaded, each      counts and digests equal
@@ -175,6 +184,17 @@
 //! payloads. Here a credit says more: a target raises it only by frames that it has written to its memory, in their order. So all of them
 //! have arrived but as many as the first credit allowed, and the source need not send those pages again.
 //!
+//! # Initial bytes
+//!
+//! Some drivers have bytes that must be loaded early, because the target's device works on them for long. With feature bit 3 the
+//! source says, while the guest runs, when it has sent all of those of a device: InitialDone, on the first channel, with the
+//! number of Data frames of the device that have them. The target answers with InitialAck once it has written these frames to its device, and the
+//! source does not switch over before, unless it has lost its patience.
+//!
+//! A driver may begin anew. Then the source counts a new generation and says InitialDone for it in its turn: generations of a
+//! device rise, and none need be said. The target answers the last one it has heard of; it may leave out any before it. An InitialAck of a
+//! generation that was not said, or was answered before, is a violation, as is one after the device's Loaded.
+//!
 //! # Using it
 //!
 //! * Pure functions: [`Header::encode`], [`Header::decode`], [`encode_control`], [`data_header`], [`parse_control`].
@@ -207,7 +227,7 @@ pub use self::header::{HEADER_BYTES, Header};
 pub use self::hello::{Agreement, Channel, Hello, Refusal, Role, Support, VERSION};
 pub use self::kind::{FLAG_SKIPPABLE, FLAG_UNCHECKED, Kind, NO_DEVICE};
 pub use self::limits::Limits;
-pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message, Region};
+pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, InitialDone, Loaded, Message, Region};
 pub use self::pages::{Content, Pages, PagesError, PagesWriter, RECORD_BYTES, Record, RecordFault};
 pub use self::parse::{parse_control, verify_payload};
 pub use self::prologue::{FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue};

@@ -14,8 +14,8 @@ mod common;
 
 use common::control;
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, Limits, Message, Reason, Role, Support,
-    data_header, encode_prologue, parse_control, unchecked_data_header,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Header, Hello, InitialDone, Limits, Message, Reason,
+    Role, Support, data_header, encode_prologue, parse_control, unchecked_data_header,
 };
 
 /// Bytes of a text of hexadecimal numbers; `|` and what follows on a line is a comment.
@@ -124,6 +124,22 @@ fn device_end() {
          08 00                   | digest length
          00 00 00 00
          08 07 06 05 04 03 02 01 | digest",
+    );
+}
+
+#[test]
+fn initial_bytes() {
+    check(
+        &Message::InitialDone(InitialDone { device: 1, generation: 0x102, frames: 9 }),
+        "15 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00  09 00 00 00 00 00 00 00  a0 d3 70 81  15 ca aa c1
+         02 01 00 00             | generation
+         00 00 00 00",
+    );
+    check(
+        &Message::InitialAck { device: 1, generation: 0x102 },
+        "16 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00  00 00 00 00 00 00 00 00  a0 d3 70 81  a3 f7 dd 5e
+         02 01 00 00             | generation
+         00 00 00 00",
     );
 }
 

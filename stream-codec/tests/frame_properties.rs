@@ -15,8 +15,8 @@ use common::{control, record};
 use proptest::prelude::*;
 use stream_codec::frame::{
     Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, DigestAlgorithm, FrameDecoder, HEADER_BYTES, Header,
-    Hello, Limits, Loaded, Message, NO_DEVICE, Region, Role, Support, data_header, encode_prologue, parse_control,
-    printable,
+    Hello, InitialDone, Limits, Loaded, Message, NO_DEVICE, Region, Role, Support, data_header, encode_prologue,
+    parse_control, printable,
 };
 use stream_codec::testkit::check_bytes;
 
@@ -28,6 +28,8 @@ enum Parts {
     Accept(u32),
     Region { device: u32, name: String, bytes: u64, page_bytes: u64 },
     Credit(u32, u64),
+    InitialDone(InitialDone),
+    InitialAck(u32, u32),
     End { device: u32, frames: u64, bytes: u64, digest: Digest },
     Loaded { device: u32, bytes: u64, digest: Digest },
     Abort { code: u16, device: Option<u32>, reason: String },
@@ -50,6 +52,8 @@ impl Parts {
             }
             Self::Accept(device) => Message::DeviceAccept { device: *device },
             &Self::Credit(device, frames) => Message::Credit { device, frames },
+            &Self::InitialDone(done) => Message::InitialDone(done),
+            &Self::InitialAck(device, generation) => Message::InitialAck { device, generation },
             &Self::End { device, frames, bytes, digest } => {
                 Message::DeviceEnd(DeviceEnd { device, frames, bytes, digest })
             }
@@ -98,6 +102,10 @@ fn parts() -> impl Strategy<Value = Parts> {
         region.prop_map(|(device, name, (bytes, page_bytes))| Parts::Region { device, name, bytes, page_bytes }),
         device().prop_map(Parts::Accept),
         (device(), any::<u64>()).prop_map(|(device, frames)| Parts::Credit(device, frames)),
+        (device(), 1u32.., any::<u64>()).prop_map(|(device, generation, frames)| {
+            Parts::InitialDone(InitialDone { device, generation, frames })
+        }),
+        (device(), 1u32..).prop_map(|(device, generation)| Parts::InitialAck(device, generation)),
         (device(), any::<(u64, u64)>(), digest())
             .prop_map(|(device, (frames, bytes), digest)| { Parts::End { device, frames, bytes, digest } }),
         (device(), any::<u64>(), digest()).prop_map(|(device, bytes, digest)| Parts::Loaded { device, bytes, digest }),

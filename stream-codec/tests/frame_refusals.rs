@@ -105,6 +105,13 @@ fn payloads_that_do_not_have_the_fields_of_their_kind() {
     let end = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
     assert_eq!(refused(&payload_frame(0x13, 0, &end)), malformed(Kind::DeviceEnd, not_zero));
     assert_eq!(refused(&payload_frame(0x14, 0, &[0; 15])).fault(), Fault::Sender);
+    let not_zero = CursorError::NotZero { what: "reserved bytes after the generation", value: 7, offset: 52 };
+    for (kind, number) in [(Kind::InitialDone, 0x15), (Kind::InitialAck, 0x16)] {
+        assert_eq!(refused(&payload_frame(number, 0, &[0; 8])), Reason::Generation);
+        assert_eq!(refused(&payload_frame(number, 0, &[1, 0, 0, 0, 7, 0, 0, 0])), malformed(kind, not_zero));
+        let leftover = CursorError::Leftover { what: kind.name(), left: 1, offset: 56 };
+        assert_eq!(refused(&payload_frame(number, 0, &[1, 0, 0, 0, 0, 0, 0, 0, 0])), malformed(kind, leftover));
+    }
     // Four bytes of a digest that has eight.
     let short = [&[0; 8][..], &[1, 0, 4, 0, 0, 0, 0, 0], &[1, 2, 3, 4]].concat();
     assert_eq!(refused(&payload_frame(0x14, 0, &short)), Reason::Digest { algorithm: 1, length: 4 });

@@ -16,6 +16,7 @@ use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -159,6 +160,10 @@ struct SourceArgs {
     /// Leave pre-copy after this long at the latest
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     precopy_seconds_max: Duration,
+
+    /// Write what the scheduler was told, asked and decided to FILE, for `cargo xtask replay`
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 
     /// What becomes of the devices once a file is written: they run on, or stay stopped
     #[arg(long, value_enum, default_value_t = AfterFile::Run)]

@@ -173,16 +173,22 @@ impl Receiver<'_, '_, '_, '_> {
         match incoming {
             Incoming::Abort { reason } => return Err(Cause::Peer { reason }),
             Incoming::Credit { index, frames } => wire.passage(index)?.credit.raise(frames),
+            Incoming::InitialDone { index, generation, frames } => {
+                if let Some(generation) = wire.passage(index)?.window.initial(generation, frames) {
+                    let device = link::number(index);
+                    wire.post(0, Outgoing::Plain(Message::InitialAck { device, generation }))?;
+                }
+            }
             Incoming::ChannelEnd => {
                 if wire.role == Role::Target {
                     wire.post(self.channel, Outgoing::Plain(Message::ChannelEnd))?;
                 }
                 return Ok(false);
             }
-            Incoming::End { index, frames, sum } => {
+            Incoming::End { index, frames, .. } => {
                 // Reported first: who leads must know that the end has come before any device is done.
                 wire.board.report(Event::Control(incoming));
-                wire.passage(index)?.window.end(frames, sum);
+                wire.passage(index)?.window.end(frames);
             }
             Incoming::Switchover => {
                 self.is_stopped = true;

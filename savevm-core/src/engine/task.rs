@@ -31,11 +31,13 @@ pub(crate) enum Done {
     },
     Moved,
     Queried(Sizes),
-    /// So many bytes were read and sent, the sending took so long, and there may be more. Of memory so much more was looked at.
+    /// So many bytes were read and sent, the sending took so long, and there may be more. Of memory so much more was looked at. With
+    /// them the device has had so many frames.
     Read {
         bytes: u64,
         skipped_bytes: u64,
         sending: Duration,
+        frames: u64,
     },
     Drained,
     /// The device has no more state: this much it was, in so many frames.
@@ -43,8 +45,8 @@ pub(crate) enum Done {
         sum: DigestSum,
         frames: u64,
     },
-    /// Target: it has its whole state and stands in STOP.
-    Loaded(DigestSum),
+    /// Target: everything that was announced is written, and comes to this.
+    Filled(DigestSum),
 }
 
 /// Where a device's thread waits for its next task.

@@ -10,7 +10,6 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use super::buffer::Buffer;
-use crate::digest::DigestSum;
 use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// A device that takes longer than this for a chunk gets its chunks from its own thread. A wake-up costs about 20 µs,
@@ -40,10 +39,22 @@ struct State {
     writer: Writer,
     /// Slow writes in a row, up to the last one.
     slow_writes: u32,
-    end: Option<(u64, DigestSum)>,
+    /// How many frames there are in all.
+    end: Option<u64>,
+    /// The generation of initial bytes to acknowledge, and how many frames have them.
+    initial: Option<(u32, u64)>,
     /// Each chunk that is written gives a credit: the source takes it for an acknowledgement.
     acknowledges: bool,
     is_closed: bool,
+}
+
+impl State {
+    /// The generation that can be acknowledged now.
+    fn take_initial(&mut self) -> Option<u32> {
+        let (generation, _) = self.initial.filter(|(_, frames)| self.next >= *frames)?;
+        self.initial = None;
+        Some(generation)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,13 +69,22 @@ enum Writer {
     Written,
 }
 
+/// What the source is to be told of a chunk that was written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct News {
+    /// So many frames it may send in all.
+    pub(crate) credit: Option<u64>,
+    /// The initial bytes of this generation are in the device.
+    pub(crate) initial: Option<u32>,
+}
+
 /// What the device's own thread has to do next.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Write this; the thread is the writer now.
     Write(Buffer),
-    /// Everything is written: this is what the source says there was.
-    End(DigestSum),
+    /// Everything that the source has announced is written.
+    End,
     /// Stop.
     Closed,
 }
@@ -82,6 +102,7 @@ impl Window {
             // Unknown: the first chunk is left to the device's thread.
             slow_writes: SLOW_WRITES,
             end: None,
+            initial: None,
             acknowledges: false,
             is_closed: false,
         };
@@ -135,27 +156,39 @@ impl Window {
         Ok(None)
     }
 
-    /// The writer has written the chunk it had. Gives a credit worth sending, which must go out before the role passes
-    /// on, or a later one could overtake it.
-    pub(crate) fn written(&self, took: Duration) -> Option<u64> {
+    /// The writer has written the chunk it had. Gives what is worth telling, which must go out before the role passes
+    /// on, or something later could overtake it.
+    pub(crate) fn written(&self, took: Duration) -> News {
         let mut state = lock(&self.state);
         state.slow_writes = if took <= QUICK { 0 } else { state.slow_writes.saturating_add(1) };
         state.writer = Writer::Written;
         state.next = state.next.saturating_add(1);
         state.slots.rotate_left(1);
         let grant = state.next.saturating_add(self.frames);
-        let is_enough = state.end.is_some_and(|(frames, _)| frames <= state.granted);
+        let is_enough = state.end.is_some_and(|frames| frames <= state.granted);
         let is_worth = state.acknowledges || grant.saturating_sub(state.granted).saturating_mul(2) >= self.frames;
-        if is_worth && !is_enough {
-            state.granted = grant;
-            return Some(grant);
-        }
-        None
+        let credit = (is_worth && !is_enough).then_some(grant);
+        state.granted = credit.unwrap_or(state.granted);
+        News { credit, initial: state.take_initial() }
     }
 
-    /// The writer lets go of the device.
-    pub(crate) fn step_back(&self) {
+    /// The source has sent the initial bytes of a generation, which are in so many frames. Gives it back if the caller is to
+    /// tell that they are written; else a writer will. A later generation takes the place of one that waits.
+    #[must_use]
+    pub(crate) fn initial(&self, generation: u32, frames: u64) -> Option<u32> {
         let mut state = lock(&self.state);
+        state.initial = Some((generation, frames));
+        // A writer that may have an earlier generation to tell has not done so yet: this one comes behind it.
+        if state.writer == Writer::Written { None } else { state.take_initial() }
+    }
+
+    /// The writer lets go of the device. If it gets a generation instead, it has that to tell first, and tries again.
+    #[must_use]
+    pub(crate) fn step_back(&self) -> Option<u32> {
+        let mut state = lock(&self.state);
+        if let Some(generation) = state.take_initial() {
+            return Some(generation);
+        }
         state.writer = Writer::Nobody;
         if matches!(state.slots.front(), Some(Some(_))) {
             self.want(&mut state);
@@ -163,11 +196,12 @@ impl Window {
             // Perhaps everything is written, or a file has room again.
             self.changed.notify_all();
         }
+        None
     }
 
-    /// The source has sent all: so many frames, with this digest.
-    pub(crate) fn end(&self, frames: u64, sum: DigestSum) {
-        lock(&self.state).end = Some((frames, sum));
+    /// The source has sent all: so many frames.
+    pub(crate) fn end(&self, frames: u64) {
+        lock(&self.state).end = Some(frames);
         self.changed.notify_all();
     }
 
@@ -185,9 +219,7 @@ impl Window {
                 }
             }
             match state.end {
-                Some((frames, sum)) if state.writer == Writer::Nobody && state.next >= frames => {
-                    return Work::End(sum);
-                }
+                Some(frames) if state.writer == Writer::Nobody && state.next >= frames => return Work::End,
                 _ => state = wait(&self.changed, state),
             }
         }

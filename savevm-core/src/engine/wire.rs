@@ -107,6 +107,12 @@ impl<'a> Wire<'a> {
         u16::try_from(self.lanes.len()).unwrap_or(u16::MAX)
     }
 
+    /// Whether the target says when it has written a device's initial bytes.
+    pub(crate) fn acknowledges_initial(&self) -> bool {
+        let agreement = self.session().agreement();
+        self.role == Role::Source && agreement.is_some_and(|agreed| agreed.features & Support::INITIAL_ACK != 0)
+    }
+
     /// Says which connection is which channel: `positions[index]`.
     pub(crate) fn set_positions(&self, positions: Vec<usize>) {
         let _ = self.positions.set(positions);

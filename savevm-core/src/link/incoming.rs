@@ -19,6 +19,8 @@ pub(crate) enum Incoming {
     Region(Region),
     Accept,
     End { index: usize, frames: u64, sum: DigestSum },
+    InitialDone { index: usize, generation: u32, frames: u64 },
+    InitialAck { index: usize, generation: u32 },
     Credit { index: usize, frames: u64 },
     ChannelEnd,
     Switchover,
@@ -46,6 +48,12 @@ impl Incoming {
             Message::DeviceEnd(end) => {
                 Self::End { index: index(end.device), frames: end.frames, sum: sum(end.bytes, &end.digest)? }
             }
+            Message::InitialDone(done) => {
+                Self::InitialDone { index: index(done.device), generation: done.generation, frames: done.frames }
+            }
+            Message::InitialAck { device, generation } => {
+                Self::InitialAck { index: index(*device), generation: *generation }
+            }
             Message::Credit { device, frames } => Self::Credit { index: index(*device), frames: *frames },
             Message::ChannelEnd => Self::ChannelEnd,
             Message::Switchover => Self::Switchover,
@@ -69,6 +77,8 @@ impl Incoming {
             Self::Region(_) => "a Region",
             Self::Accept => "a DeviceAccept",
             Self::End { .. } => "a DeviceEnd",
+            Self::InitialDone { .. } => "an InitialDone",
+            Self::InitialAck { .. } => "an InitialAck",
             Self::Credit { .. } => "a Credit",
             Self::ChannelEnd => "a ChannelEnd",
             Self::Switchover => "a Switchover",

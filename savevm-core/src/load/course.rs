@@ -3,6 +3,7 @@
 
 use std::format;
 use std::string::String;
+use std::time::Instant;
 use std::vec::Vec;
 
 use stream_codec::frame::{Hello, Message, Role, Support};
@@ -10,15 +11,17 @@ use stream_codec::frame::{Hello, Message, Role, Support};
 use super::crew::Crew;
 use super::set::{Pairing, Vmm};
 use crate::device::Device;
+use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::helm::{Helm, out_of_place};
 use crate::engine::lane::Outgoing;
 use crate::engine::plan::Plan;
-use crate::engine::task::Done;
+use crate::engine::task::{Done, Task};
 use crate::engine::wire::at;
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
 use crate::link::{self, Incoming};
+use crate::sched::{self, LoadEvent, LoadScheduler, LoadSection, LoadStep, SectionId, Sum};
 use crate::tap::Taps;
 
 /// The caller's thread on its way.
@@ -137,38 +140,79 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         self.helm.wire.session().memory_device() == Some(link::number(index))
     }
 
-    /// Follows the source through its phases, and acknowledges each device.
-    pub(super) fn follow(&mut self, offered: usize) -> Result<(), Cause> {
-        self.vmm.enter(Phase::PreCopy)?;
-        let (mut ended, mut loaded) = (0_usize, 0_usize);
-        let mut last = None;
-        while loaded < offered || self.vmm.phase < Phase::StopCopy {
-            match self.next()? {
-                Event::Control(Incoming::Switchover) => {
-                    self.vmm.enter(Phase::Switchover)?;
-                    self.vmm.enter(Phase::StopCopy)?;
-                    if offered == 0 {
-                        self.vmm.enter(Phase::Load)?;
-                    }
+    /// Follows the source through its phases, and has every section go where the scheduler says. Whatever fails ends it:
+    /// putting back is the set's matter.
+    pub(super) fn follow(&mut self, sections: Vec<(String, LoadSection)>) -> Result<(), Cause> {
+        let (names, sections): (Vec<String>, Vec<LoadSection>) = sections.into_iter().unzip();
+        let mut load = Load::new(LoadScheduler::new(sections), names);
+        loop {
+            if load.accepted == load.names.len() && self.vmm.phase < Phase::PreCopy {
+                self.vmm.enter(Phase::PreCopy)?;
+            }
+            match load.poll() {
+                LoadStep::Transition { section, to } => {
+                    self.helm.wire.passage(section.index())?.mailbox.put(Task::Transition(to));
                 }
-                Event::Control(Incoming::End { .. }) => {
-                    ended = ended.saturating_add(1);
-                    if ended == offered {
-                        self.vmm.enter(Phase::Load)?;
-                    }
+                LoadStep::Accept { section } => {
+                    load.accepted = load.accepted.saturating_add(1);
+                    self.accept(section)?;
                 }
-                Event::Done { device, done: Done::Loaded(sum) } => {
-                    loaded = loaded.saturating_add(1);
-                    if loaded < offered {
-                        self.acknowledge(Outgoing::Plain(link::loaded(device, sum)))?;
+                LoadStep::Acknowledge { section, sum, .. } => {
+                    let sum = DigestSum::new(sum.bytes, sum.digest);
+                    let loaded = Outgoing::Plain(link::loaded(section.index(), sum));
+                    load.acknowledged = load.acknowledged.saturating_add(1);
+                    if load.acknowledged == load.names.len() {
+                        load.last_word = Some(loaded);
                     } else {
-                        last = Some(Outgoing::Plain(link::loaded(device, sum)));
+                        self.acknowledge(loaded)?;
                     }
                 }
-                other => return Err(out_of_place(other)),
+                LoadStep::Loaded if self.vmm.phase >= Phase::StopCopy => return self.let_go(load.last_word),
+                LoadStep::Loaded | LoadStep::Wait => self.wait(&mut load)?,
+                _ => return Err(load.failure()),
             }
         }
-        self.let_go(last)
+    }
+
+    /// The section takes data from here on.
+    fn accept(&self, section: SectionId) -> Result<(), Cause> {
+        if self.one_way {
+            return Ok(());
+        }
+        let (wire, device) = (self.helm.wire, link::number(section.index()));
+        wire.post(0, Outgoing::Plain(Message::DeviceAccept { device }))?;
+        let frames = wire.passage(section.index())?.window.first_grant();
+        wire.post(0, Outgoing::Plain(Message::Credit { device, frames }))
+    }
+
+    fn wait(&mut self, load: &mut Load) -> Result<(), Cause> {
+        match self.next()? {
+            Event::Control(Incoming::Switchover) => {
+                // A file does not wait until its devices are ready.
+                if self.vmm.phase < Phase::PreCopy {
+                    self.vmm.enter(Phase::PreCopy)?;
+                }
+                self.vmm.enter(Phase::Switchover)?;
+                self.vmm.enter(Phase::StopCopy)?;
+                if load.names.is_empty() { self.vmm.enter(Phase::Load) } else { Ok(()) }
+            }
+            Event::Control(Incoming::End { index, frames, sum }) => {
+                let (section, sum) = (SectionId::new(index), Sum::new(sum.bytes, sum.crc64_nvme));
+                load.handle(LoadEvent::SectionEnd { section, chunks: frames, sum });
+                load.ended = load.ended.saturating_add(1);
+                if load.ended == load.names.len() { self.vmm.enter(Phase::Load) } else { Ok(()) }
+            }
+            Event::Done { device, done: Done::Moved } => {
+                load.handle(LoadEvent::Transitioned { section: SectionId::new(device) });
+                Ok(())
+            }
+            Event::Done { device, done: Done::Filled(sum) } => {
+                let (section, sum) = (SectionId::new(device), Sum::new(sum.bytes, sum.crc64_nvme));
+                load.handle(LoadEvent::Filled { section, sum });
+                Ok(())
+            }
+            other => Err(out_of_place(other)),
+        }
     }
 
     /// The last acknowledgement lets the source commit at any time, so whatever can still fail comes before it, and
@@ -183,5 +227,44 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     fn acknowledge(&self, loaded: Outgoing) -> Result<(), Cause> {
         if self.one_way { Ok(()) } else { self.helm.wire.post(0, loaded) }
+    }
+}
+
+/// The scheduler and what is counted beside it.
+struct Load {
+    scheduler: LoadScheduler,
+    started: Instant,
+    names: Vec<String>,
+    accepted: usize,
+    ended: usize,
+    acknowledged: usize,
+    /// The acknowledgement that lets the source commit.
+    last_word: Option<Outgoing>,
+}
+
+impl Load {
+    fn new(scheduler: LoadScheduler, names: Vec<String>) -> Self {
+        Self { scheduler, started: Instant::now(), names, accepted: 0, ended: 0, acknowledged: 0, last_word: None }
+    }
+
+    fn poll(&mut self) -> LoadStep {
+        self.scheduler.poll(self.started.elapsed())
+    }
+
+    fn handle(&mut self, event: LoadEvent) {
+        self.scheduler.handle(self.started.elapsed(), event);
+    }
+
+    /// Why the scheduler wants no more.
+    fn failure(&self) -> Cause {
+        match self.scheduler.cause() {
+            Some(sched::Cause::Mismatch { section, sent, received }) => {
+                let device = self.names.get(section.index()).cloned().unwrap_or_default();
+                let sum = |sum: Sum| DigestSum::new(sum.bytes, sum.digest);
+                Cause::Digest { device, sent: sum(sent), received: sum(received) }
+            }
+            Some(cause) => Cause::refused(format!("{cause}: a fault of this program")),
+            None => Cause::Cancelled,
+        }
     }
 }

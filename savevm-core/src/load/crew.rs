@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::format;
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::sync::OnceLock;
 use std::time::Instant;
 use std::vec::Vec;
@@ -15,15 +15,15 @@ use vfio_mig_fsm::State;
 use super::filled::Filled;
 use super::set::Progress;
 use crate::device::Device;
-use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
-use crate::engine::task::Done;
-use crate::engine::window::Work;
+use crate::engine::task::{Done, Task};
+use crate::engine::window::{News, Work};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::link;
+use crate::sched::LoadSection;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::tap::{Side, Subject, Taps};
 use crate::trace::{Activity, DeviceTrace};
@@ -75,49 +75,69 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
             Ok(None) => Ok(()),
             Ok(Some(buffer)) => {
                 self.write(index, buffer)?;
-                window.step_back();
-                Ok(())
+                self.step_back(index)
             }
             Err(_) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
         }
     }
 
-    /// The thread of one device: from RESUMING to STOP.
-    pub(super) fn load(&self, index: usize) -> Result<(), Cause> {
-        self.begin(index)?;
-        let passage = self.wire.passage(index)?;
-        if self.is_memory(index)? {
-            passage.window.acknowledge_each();
-        }
-        if !self.one_way {
-            let device = link::number(index);
-            self.wire.send(Message::DeviceAccept { device })?;
-            self.wire.send(Message::Credit { device, frames: passage.window.first_grant() })?;
-        }
-        loop {
-            match passage.window.next() {
-                Work::Write(buffer) => {
-                    self.write(index, buffer)?;
-                    passage.window.step_back();
-                }
-                Work::End(sent) => {
-                    let sum = self.finish(index, sent)?;
-                    self.wire.board.report(Event::Done { device: index, done: Done::Loaded(sum) });
-                    return Ok(());
-                }
-                Work::Closed => return Ok(()),
-            }
-        }
+    /// What is to be filled, in the order of the offer: names, and what the scheduler has to know.
+    pub(super) fn sections(&self, offered: usize) -> Result<Vec<(String, LoadSection)>, Cause> {
+        let section = |index| {
+            let station = self.station(index)?;
+            Ok((station.filled.name().to_string(), LoadSection::new(station.filled.capabilities())))
+        };
+        (0..offered).map(section).collect()
     }
 
-    fn is_memory(&self, index: usize) -> Result<bool, Cause> {
-        Ok(matches!(self.station(index)?.filled, Filled::Memory(_)))
+    /// The thread of one device: to the states it is told to go to, and what comes of it into the device in between.
+    pub(super) fn work(&self, index: usize) -> Result<(), Cause> {
+        let passage = self.wire.passage(index)?;
+        while let Some(task) = passage.mailbox.take() {
+            let is_resuming = matches!(task, Task::Transition(State::Resuming));
+            match task {
+                Task::Transition(State::Resuming) => self.begin(index)?,
+                Task::Transition(State::Stop) => self.complete(index)?,
+                other => return Err(Cause::refused(format!("{other:?} asked of a target: a fault of this program"))),
+            }
+            self.done(index, Done::Moved);
+            if is_resuming && !self.fill(index)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&self, device: usize, done: Done) {
+        self.wire.board.report(Event::Done { device, done });
+    }
+
+    /// Writes what receivers leave to this thread, until everything is written. False if that will never be.
+    fn fill(&self, index: usize) -> Result<bool, Cause> {
+        let window = &self.wire.passage(index)?.window;
+        loop {
+            match window.next() {
+                Work::Write(buffer) => {
+                    self.write(index, buffer)?;
+                    self.step_back(index)?;
+                }
+                Work::End => {
+                    let received = self.station(index)?.progress.digest.sum();
+                    self.done(index, Done::Filled(received));
+                    return Ok(true);
+                }
+                Work::Closed => return Ok(false),
+            }
+        }
     }
 
     /// Opens the resuming session of a device.
     fn begin(&self, index: usize) -> Result<(), Cause> {
         let mut station = self.station(index)?;
         station.progress.touched = true;
+        if matches!(station.filled, Filled::Memory(_)) {
+            self.wire.passage(index)?.window.acknowledge_each();
+        }
         let begin = || station.filled.begin(&self.wire.board);
         self.trace(index).call(Activity::Transition(State::Resuming), begin)
     }
@@ -128,14 +148,28 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if let Some(pool) = self.wire.pool() {
             pool.give(buffer);
         }
-        let grant = self.wire.passage(index)?.window.written(took);
-        match grant {
-            Some(frames) if !self.one_way => {
-                self.trace(index).granted(frames);
-                self.wire.send(Message::Credit { device: link::number(index), frames })
-            }
-            _ => Ok(()),
+        let News { credit, initial } = self.wire.passage(index)?.window.written(took);
+        if self.one_way {
+            return Ok(());
         }
+        let device = link::number(index);
+        if let Some(generation) = initial {
+            self.wire.send(Message::InitialAck { device, generation })?;
+        }
+        if let Some(frames) = credit {
+            self.trace(index).granted(frames);
+            self.wire.send(Message::Credit { device, frames })?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the device, once everything there is to tell of it is on its way.
+    fn step_back(&self, index: usize) -> Result<(), Cause> {
+        let window = &self.wire.passage(index)?.window;
+        while let Some(generation) = window.step_back() {
+            self.wire.send(Message::InitialAck { device: link::number(index), generation })?;
+        }
+        Ok(())
     }
 
     fn write_to_device(&self, index: usize, buffer: &Buffer) -> Result<Duration, Cause> {
@@ -160,17 +194,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         Ok(started.elapsed())
     }
 
-    /// Compares what arrived with what was sent, asks whoever looks at the stream, and only then has the device load it.
-    ///
-    /// mlx5, virtio and pds load a truncated state without complaint (`spec/kernel/uapi.md` section 3.4), so the
-    /// comparison is the proof and the driver's answer is not.
-    fn finish(&self, index: usize, sent: DigestSum) -> Result<DigestSum, Cause> {
+    /// Asks whoever looks at the stream, which has been found equal to what was sent, and only then has the device load it.
+    fn complete(&self, index: usize) -> Result<(), Cause> {
         let mut station = self.station(index)?;
         let Station { filled, progress } = &mut *station;
-        let received = progress.digest.sum();
-        if received != sent {
-            return Err(Cause::Digest { device: filled.name().to_string(), sent, received });
-        }
         let board = &self.wire.board;
         let held = progress.watched.end().map_err(Cause::tap(filled.name()))?;
         if !held.is_empty() {
@@ -179,12 +206,12 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         let trace = self.trace(index);
         trace.call(Activity::Transition(State::Stop), || filled.load(board))?;
-        trace.done("loaded, and equal to what was sent", received);
-        Ok(received)
+        trace.done("loaded, and equal to what was sent", progress.digest.sum());
+        Ok(())
     }
 
     /// A reason for every local device that something else is already doing something with.
-    pub(super) fn busy(&self) -> Result<Vec<std::string::String>, Cause> {
+    pub(super) fn busy(&self) -> Result<Vec<String>, Cause> {
         let mut reasons = Vec::new();
         for station in &self.stations {
             let mut station = lock(station);

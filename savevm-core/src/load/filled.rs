@@ -3,7 +3,7 @@
 
 use std::format;
 
-use vfio_mig_fsm::State;
+use vfio_mig_fsm::{Capabilities, State};
 
 use crate::device::{Call, Device, DeviceError};
 use crate::engine::board::Board;
@@ -20,6 +20,13 @@ impl<D: Device> Filled<'_, D> {
         match self {
             Self::Device(device) => device.name(),
             Self::Memory(_) => ram::NAME,
+        }
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        match self {
+            Self::Device(device) => device.capabilities(),
+            Self::Memory(_) => Capabilities::PreCopy,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
 
-use stream_codec::frame::Message;
+use stream_codec::frame::{InitialDone, Message};
 
 use super::course::Course;
 use super::set::Offer;
@@ -18,7 +18,7 @@ use crate::engine::task::{Done, Task};
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
 use crate::link::{self, Incoming};
-use crate::sched::{self, Config, Decision, Kind, Profile, SaveScheduler, SectionId, Step, Sum};
+use crate::sched::{self, Config, Decision, Kind, Logged, Profile, Record, SaveScheduler, SectionId, Step, Sum};
 
 /// A scheduler and what it is told beside events.
 pub(super) struct Drive {
@@ -26,13 +26,15 @@ pub(super) struct Drive {
     started: Instant,
     /// Time never runs backwards, although a read is told of when its bytes are sent.
     last: Duration,
-    /// Frames of each device, once it has ended.
+    /// Frames that each device has had.
     frames: Vec<u64>,
     finished: usize,
     /// Whether there is a pre-copy phase to speak of.
     has_precopy: bool,
     /// Why the scheduler gave up, if it did.
     gave_up: Option<String>,
+    /// What the VMM has not been told yet of what the scheduler was told and asked.
+    records: Vec<Record>,
 }
 
 impl Drive {
@@ -47,6 +49,7 @@ impl Drive {
             finished: 0,
             has_precopy,
             gave_up: None,
+            records: Vec::new(),
         }
     }
 
@@ -65,26 +68,42 @@ impl Drive {
 
     fn handle(&mut self, event: sched::Event) {
         let now = self.now();
-        self.scheduler.handle(now, event);
+        self.handle_at(now, event);
+    }
+
+    fn handle_at(&mut self, at: Duration, event: sched::Event) {
+        self.records.push(Record::Event { at, event });
+        self.scheduler.handle(at, event);
+    }
+
+    fn poll(&mut self) -> Step {
+        let at = self.now();
+        let step = self.scheduler.poll(at);
+        self.records.push(Record::Poll { at, step });
+        step
     }
 }
 
 impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
     /// From the first pre-copy state to the last acknowledgement.
     pub(super) fn drive(&mut self, drive: &mut Drive) -> Result<(), Cause> {
+        self.vmm.hooks.scheduled(Logged::Config(drive.scheduler.config()));
+        let driven = self.follow(drive);
+        self.tell_records(drive);
+        driven
+    }
+
+    fn follow(&mut self, drive: &mut Drive) -> Result<(), Cause> {
         loop {
-            let now = drive.now();
-            let step = drive.scheduler.poll(now);
-            self.announce_phase(drive)?;
+            let step = drive.poll();
             self.announce_decisions(drive);
+            self.tell_records(drive);
+            self.announce_phase(drive)?;
             match step {
                 Step::Transition { section, to } => self.task(section, Task::Transition(to))?,
                 Step::Query { section } => self.task(section, Task::Query)?,
                 Step::Read { section, bytes_max, .. } => self.task(section, Task::Read { bytes_max })?,
-                // Everything initial has been sent; the target has no word for having written it.
-                Step::Announce { section, generation } => {
-                    drive.handle(sched::Event::Acknowledged { section, generation });
-                }
+                Step::Announce { section, generation } => self.announce_initial(drive, section, generation)?,
                 Step::Finish { section, .. } => self.finish_device(drive, section)?,
                 Step::PauseGuest => self.pause_guest(drive)?,
                 Step::Wait { until } => self.wait(drive, until)?,
@@ -115,6 +134,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     fn announce_decisions(&mut self, drive: &mut Drive) {
         while let Some((at, decision)) = drive.scheduler.take_decision() {
+            drive.records.push(Record::Decision { at, decision });
             self.vmm.trace.decision(at, &decision);
             if let Decision::Pause(estimate) = decision {
                 self.vmm.predicted = Some(estimate.downtime);
@@ -122,6 +142,12 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             if let Decision::GiveUp(cause) = decision {
                 drive.gave_up = Some(cause.to_string());
             }
+        }
+    }
+
+    fn tell_records(&mut self, drive: &mut Drive) {
+        for record in drive.records.drain(..) {
+            self.vmm.hooks.scheduled(Logged::Record(&record));
         }
     }
 
@@ -135,6 +161,19 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);
         if drive.frames.is_empty() { self.end_channels() } else { Ok(()) }
+    }
+
+    /// The initial bytes of a device are sent. A target that has no word for having written them is taken to have.
+    fn announce_initial(&mut self, drive: &mut Drive, section: SectionId, generation: u32) -> Result<(), Cause> {
+        let wire = self.helm.wire;
+        if !wire.acknowledges_initial() {
+            drive.handle(sched::Event::Acknowledged { section, generation });
+            return Ok(());
+        }
+        let index = section.index();
+        let frames = drive.frames.get(index).copied().unwrap_or(0);
+        let done = InitialDone { device: link::number(index), generation, frames };
+        wire.post(0, Outgoing::Plain(Message::InitialDone(done)))
     }
 
     fn finish_device(&mut self, drive: &mut Drive, section: SectionId) -> Result<(), Cause> {
@@ -160,6 +199,9 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         match self.helm.next_within(self.vmm.hooks, patience)? {
             None => {}
             Some(Event::Done { device, done }) => self.done(drive, device, done)?,
+            Some(Event::Control(Incoming::InitialAck { index, generation })) => {
+                drive.handle(sched::Event::Acknowledged { section: SectionId::new(index), generation });
+            }
             Some(Event::Control(Incoming::Loaded { index, sum })) => drive.handle(sched::Event::Loaded {
                 section: SectionId::new(index),
                 sum: Sum::new(sum.bytes, sum.crc64_nvme),
@@ -175,14 +217,17 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         match done {
             Done::Moved => drive.handle(sched::Event::Transitioned { section }),
             Done::Queried(sizes) => drive.handle(sched::Event::Queried { section, sizes }),
-            Done::Read { bytes, skipped_bytes, sending } => {
+            Done::Read { bytes, skipped_bytes, sending, frames } => {
+                if let Some(slot) = drive.frames.get_mut(device) {
+                    *slot = frames;
+                }
                 // Bandwidth counts while there is something to send: from when it was read.
                 let read_at = drive.started.elapsed().saturating_sub(sending).max(drive.last);
                 drive.last = read_at;
                 if skipped_bytes > 0 {
-                    drive.scheduler.handle(read_at, sched::Event::Skipped { section, bytes: skipped_bytes });
+                    drive.handle_at(read_at, sched::Event::Skipped { section, bytes: skipped_bytes });
                 }
-                drive.scheduler.handle(read_at, sched::Event::Read { section, bytes });
+                drive.handle_at(read_at, sched::Event::Read { section, bytes });
                 drive.handle(sched::Event::Sent { section, bytes });
             }
             Done::Drained => drive.handle(sched::Event::Drained { section }),
@@ -192,7 +237,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 }
                 drive.handle(sched::Event::Ended { section, sum: Sum::new(sum.bytes, sum.crc64_nvme) });
             }
-            Done::Described { .. } | Done::Loaded(_) => {
+            Done::Described { .. } | Done::Filled(_) => {
                 return Err(out_of_place(Event::Done { device, done }));
             }
         }

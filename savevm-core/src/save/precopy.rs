@@ -26,7 +26,8 @@ pub struct Precopy {
     /// How often each device is asked for its sizes at most, and how often to decide. On mlx5 and virtio every question
     /// is a command to the firmware.
     pub window: Duration,
-    /// How long pre-copy may take. Initial bytes still unread then move while the guest is stopped.
+    /// How long pre-copy may take. Initial bytes still unread then move while the guest is stopped, and a missing acknowledgement
+    /// of them is waited for no longer.
     pub duration_max: Duration,
     /// What to do after `duration_max`.
     pub late: Verdict,

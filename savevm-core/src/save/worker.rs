@@ -139,7 +139,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             }
         }
         let skipped_bytes = self.part.covered_bytes().saturating_sub(covered_bytes).saturating_sub(moved);
-        Ok(Done::Read { bytes: moved, skipped_bytes, sending: self.sending })
+        let (sending, frames) = (self.sending, self.progress.sequence);
+        Ok(Done::Read { bytes: moved, skipped_bytes, sending, frames })
     }
 
     /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something

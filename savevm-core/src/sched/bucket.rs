@@ -81,6 +81,7 @@ mod test {
                     None => {
                         bucket.take(now, chunk);
                         sent.push((now, chunk));
+                        assert!(sent.len() < 100_000, "{rate}: there is no end of chunks");
                     }
                 }
             }

@@ -38,6 +38,11 @@ impl Inbox {
         self.written
     }
 
+    /// Nothing has arrived.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.next == 0 && self.waiting.is_empty()
+    }
+
     pub(super) fn arrived(&mut self, sequence: u64, bytes: u64) -> Result<(), Refusal> {
         if bytes == 0 || sequence < self.next || self.waiting.contains_key(&sequence) {
             return Err(Refusal::Repeated);

@@ -130,6 +130,14 @@ pub enum LoadEvent {
         /// The digest of everything written so far.
         digest: u64,
     },
+    /// Every chunk up to the section's end was written, in their order, by an engine that keeps the window itself: one that does
+    /// not report a chunk when it arrives is not asked to write it.
+    Filled {
+        /// Whose.
+        section: SectionId,
+        /// What was received.
+        sum: Sum,
+    },
     /// A write failed. The first failure of a section is final.
     Failed {
         /// Whose.

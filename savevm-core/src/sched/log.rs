@@ -53,6 +53,16 @@ pub enum Record {
     },
 }
 
+/// A piece of a log: the configuration first, then the records.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a log has a head and records")]
+pub enum Logged<'a> {
+    /// What the scheduler was made with.
+    Config(&'a Config),
+    /// What happened next.
+    Record(&'a Record),
+}
+
 /// Where a log and the scheduler that runs it part.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]

@@ -85,7 +85,7 @@ pub use committed::Committed;
 pub use config::{Config, Kind, Policy, Profile, Section, Switchover, Timing, Verdict};
 pub use decision::{Cause, Decision, Estimate, External, Hold, Interval, Outcome, Phase, Restored, Trend, Why};
 pub use load_step::{LoadEvent, LoadSection, LoadStep};
-pub use log::{Divergence, Record, Replayed, replay};
+pub use log::{Divergence, Logged, Record, Replayed, replay};
 pub use owner::Owner;
 pub use source::SaveScheduler;
 pub use step::{Event, SectionId, Sizes, Step, Sum};

@@ -43,6 +43,8 @@ pub(super) struct Filling {
     /// Generation, and the chunks that must be written before it is acknowledged.
     initial: Option<(u32, u64)>,
     end: Option<(u64, Sum)>,
+    /// The engine says that it has written all chunks itself.
+    filled: bool,
     to_acknowledge: Option<Duration>,
     complete: bool,
     restored: Option<Restored>,
@@ -72,6 +74,7 @@ impl LoadScheduler {
             to_grant: None,
             initial: None,
             end: None,
+            filled: false,
             to_acknowledge: None,
             complete: false,
             restored: None,
@@ -177,6 +180,7 @@ impl LoadScheduler {
                 }
             }
             LoadEvent::Written { section, digest } => self.written(now, section, digest),
+            LoadEvent::Filled { section, sum } => self.filled(section, sum),
             LoadEvent::Failed { section } => self.call_failed(section),
             LoadEvent::InitialComplete { section, generation, chunks } => {
                 if let Some(filling) = self.filling.get_mut(section.index()) {
@@ -242,6 +246,18 @@ impl LoadScheduler {
         self.check_sum(section);
     }
 
+    /// Only at the end, and only of a section whose chunks the scheduler was told nothing of.
+    fn filled(&mut self, section: SectionId, sum: Sum) {
+        match self.filling.get_mut(section.index()) {
+            Some(filling) if filling.end.is_some() && filling.inbox.is_untouched() && filling.busy == Busy::Idle => {
+                filling.filled = true;
+                (filling.written_bytes, filling.digest) = (sum.bytes, sum.digest);
+                self.check_sum(section);
+            }
+            _ => self.fail(Cause::Contract { section }),
+        }
+    }
+
     fn section_end(&mut self, section: SectionId, chunks: u64, sum: Sum) {
         match self.filling.get_mut(section.index()) {
             Some(filling) if filling.end.is_none() && filling.inbox.accepts_end(chunks) => {
@@ -258,7 +274,7 @@ impl LoadScheduler {
         let Some(filling) = self.filling.get(section.index()) else { return };
         let received = Sum::new(filling.written_bytes, filling.digest);
         let sent = match filling.end {
-            Some((chunks, sum)) if filling.inbox.written_chunks() == chunks && filling.busy == Busy::Idle => sum,
+            Some((_, sum)) if filling.is_whole() && filling.busy == Busy::Idle => sum,
             _ => return,
         };
         if sent != received {
@@ -313,6 +329,6 @@ impl LoadScheduler {
 impl Filling {
     /// Everything the source sent is written.
     fn is_whole(&self) -> bool {
-        self.end.is_some_and(|(chunks, _)| self.inbox.written_chunks() == chunks)
+        self.end.is_some_and(|(chunks, _)| self.filled || self.inbox.written_chunks() == chunks)
     }
 }

@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod initial;
 mod peer;
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,8 @@ use std::thread;
 use std::time::Instant;
 
 use common::{connection, devices, load_options, ports, save_options};
-use peer::{Peer, crc32, header, hello};
+use peer::{Offering, Peer, crc32, header, hello};
+use savevm_core::save::SaveOptions;
 use savevm_core::{Cause, Channel, Device, MigrationError, load, save};
 use stream_codec::frame::io::FrameWriter;
 use stream_codec::frame::{
@@ -68,9 +70,14 @@ fn against_target(
 
 /// Up to the first credit, as an honest source does.
 fn open(peers: &mut [Peer]) {
+    open_offering(0, peers);
+}
+
+/// With these features beside credit.
+fn open_offering(features: u64, peers: &mut [Peer]) {
     let count = u16::try_from(peers.len()).unwrap();
     for (peer, index) in peers.iter_mut().zip(0..) {
-        peer.say(&Message::Hello(hello(index, count)));
+        peer.say(&Message::Hello(hello(index, count).offering(features)));
     }
     for peer in peers.iter_mut() {
         peer.hear(Kind::Hello);
@@ -416,7 +423,17 @@ fn input_17_a_name_as_long_as_can_be_and_one_that_is_no_text() {
 
 /// Runs a source against a target that accepts one device and then behaves as `act` says.
 fn against_source(act: impl FnOnce(&mut Peer) + Send) -> MigrationError {
-    let source = devices(&[CONFIG]);
+    against_source_with(CONFIG, 0, &save_options(), act)
+}
+
+/// The same with a device of this kind, features that the target offers beside credit, and the caller's wishes.
+fn against_source_with(
+    config: &str,
+    features: u64,
+    options: &SaveOptions,
+    act: impl FnOnce(&mut Peer) + Send,
+) -> MigrationError {
+    let source = devices(&[config]);
     let (left, right) = connection();
     let mut ours = ports(&source);
     let began = Instant::now();
@@ -424,14 +441,14 @@ fn against_source(act: impl FnOnce(&mut Peer) + Send) -> MigrationError {
         scope.spawn(move || {
             let mut peer = Peer::new(right);
             peer.hear(Kind::Hello);
-            peer.say(&Message::Hello(hello(0, 1).reply(hello(0, 1).support, 4096)));
+            peer.say(&Message::Hello(hello(0, 1).reply(hello(0, 1).offering(features).support, 4096)));
             peer.hear(Kind::DeviceOpen);
             peer.say(&Message::DeviceAccept { device: 0 });
             act(&mut peer);
             // Listens until the source has had enough.
             while let Ok(Some(_)) = peer.heard.read_frame() {}
         });
-        let mut options = save_options();
+        let mut options = options.clone();
         options.nonce = [9; 16];
         options.limits.silence_max = Duration::from_millis(300);
         save::save(&mut ours, Channel::unix(left).unwrap(), &mut (), &options).map(|_| ()).unwrap_err()

@@ -49,6 +49,23 @@ impl Peer {
         }
         panic!("the victim says no {kind}");
     }
+
+    /// The kinds of the control frames that come until `last`, or until nothing has come for a while.
+    pub(crate) fn kinds_until(&mut self, last: Option<Kind>) -> Vec<Kind> {
+        let patience = if last.is_some() { Duration::from_secs(5) } else { Duration::from_millis(100) };
+        self.raw.set_read_timeout(Some(patience)).unwrap();
+        let mut kinds = Vec::new();
+        while let Ok(Some(received)) = self.heard.read_frame() {
+            let Frame::Control(message) = received.frame else { continue };
+            kinds.push(message.kind());
+            if kinds.last().copied() == last {
+                return kinds;
+            }
+        }
+        assert_eq!(last, None, "it did not come; these did: {kinds:?}");
+        self.raw.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        kinds
+    }
 }
 
 pub(crate) fn hello(index: u16, count: u16) -> Hello {
@@ -59,6 +76,18 @@ pub(crate) fn hello(index: u16, count: u16) -> Hello {
         channel: ChannelNumber { index, count },
         device_count: 1,
         data_bytes_max: 0,
+    }
+}
+
+/// A Hello that offers more.
+pub(crate) trait Offering {
+    fn offering(self, features: u64) -> Self;
+}
+
+impl Offering for Hello {
+    fn offering(mut self, features: u64) -> Self {
+        self.support.offered |= features;
+        self
     }
 }
 

@@ -136,7 +136,8 @@ fn decoded(stream: &[u8]) -> (Vec<Record>, bool) {
 fn read(stream: impl Read) -> (Vec<Record>, bool) {
     let mut reader = FrameReader::new(stream, LIMITS);
     let mut records = Vec::new();
-    let support = Support { offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY, ..Support::CURRENT };
+    let offered = Support::CREDIT | Support::UNCHECKED | Support::MEMORY | Support::INITIAL_ACK;
+    let support = Support { offered, ..Support::CURRENT };
     let mut session = Session::new(Role::Target, support, LIMITS);
     let mut grants = 0;
     loop {
@@ -156,6 +157,10 @@ fn read(stream: impl Read) -> (Vec<Record>, bool) {
                         grants += 4;
                         let _accepted = session.sent(&Message::DeviceAccept { device: open.device });
                         let _granted = session.sent(&Message::Credit { device: open.device, frames: grants });
+                    }
+                    if let (Ok(()), Message::InitialDone(done)) = (judged, &message) {
+                        let (device, generation) = (done.device, done.generation);
+                        let _acknowledged = session.sent(&Message::InitialAck { device, generation });
                     }
                     records.push(Record::Control(received.offset, format!("{message:?}")));
                 }

@@ -9,7 +9,7 @@ use super::header::{HEADER_BYTES, Header};
 use super::hello::Hello;
 use super::kind::{DeviceField, Kind, NO_DEVICE};
 use super::limits::Limits;
-use super::message::{Abort, DeviceOpen, Message, Region};
+use super::message::{Abort, DeviceOpen, InitialDone, Message, Region};
 use super::text;
 
 /// The header of a Data frame. The caller writes it and the payload behind it, in one vectored write.
@@ -84,6 +84,9 @@ fn append_payload(message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Reason
         Message::Region(region) => append_region(region, out),
         Message::DeviceEnd(end) => append_total(end.bytes, &end.digest, out),
         Message::Loaded(loaded) => append_total(loaded.bytes, &loaded.digest, out),
+        Message::InitialDone(InitialDone { generation, .. }) | Message::InitialAck { generation, .. } => {
+            append_generation(*generation, out)
+        }
         Message::Abort(abort) => append_abort(abort, out),
         Message::DeviceAccept { .. }
         | Message::Credit { .. }
@@ -141,6 +144,15 @@ fn append_total(bytes: u64, digest: &Digest, out: &mut Vec<u8>) -> Result<(), Re
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(digest.bytes());
+    Ok(())
+}
+
+fn append_generation(generation: u32, out: &mut Vec<u8>) -> Result<(), Reason> {
+    if generation == 0 {
+        return Err(Reason::Generation);
+    }
+    out.extend_from_slice(&generation.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
     Ok(())
 }
 

@@ -130,6 +130,9 @@ pub enum Reason {
         /// Length in bytes.
         length: u16,
     },
+    /// InitialDone and InitialAck count generations from 1.
+    #[error("initial bytes of generation 0, where 1 is the first")]
+    Generation,
     /// A Hello's version range is empty or holds version 0.
     #[error("versions {min} to {max} are no range")]
     VersionRange {
@@ -205,6 +208,7 @@ impl Blame for Reason {
             | Self::Malformed { .. }
             | Self::Text { .. }
             | Self::Digest { .. }
+            | Self::Generation
             | Self::VersionRange { .. }
             | Self::RequiredNotOffered { .. }
             | Self::Role { .. }

@@ -64,7 +64,7 @@ pub struct Support {
     /// Highest version; at least `version_min`.
     pub version_max: u16,
     /// Features it can use, one bit each: [`Support::CREDIT`], [`Support::UNCHECKED`],
-    /// [`Support::MEMORY`].
+    /// [`Support::MEMORY`], [`Support::INITIAL_ACK`].
     pub offered: u64,
     /// Those it cannot do without: a subset of the offered ones.
     pub required: u64,
@@ -80,6 +80,10 @@ impl Support {
 
     /// Feature bit 2: one device stands for guest memory. A source with memory requires it.
     pub const MEMORY: u64 = 4;
+
+    /// Feature bit 3: the source says when the initial bytes of a device are sent, and the target when it has written them.
+    /// A file does without: there is nobody to answer.
+    pub const INITIAL_ACK: u64 = 8;
 
     /// Version 1 and no feature: what every reader of version 1 understands.
     pub const CURRENT: Self = Self { version_min: VERSION, version_max: VERSION, offered: 0, required: 0 };
@@ -174,6 +178,7 @@ const fn meaning(bit: u32) -> &'static str {
         0 => " (credit)",
         1 => " (data without checksums)",
         2 => " (guest memory)",
+        3 => " (acknowledged initial bytes)",
         _ => "",
     }
 }

@@ -38,6 +38,10 @@ pub enum Kind {
     DeviceEnd,
     /// 0x0014: the target's device has loaded its state.
     Loaded,
+    /// 0x0015: the initial bytes of a device are sent.
+    InitialDone,
+    /// 0x0016: the target has written them to its device.
+    InitialAck,
     /// 0x0017: the target makes room for more Data of a device.
     Credit,
     /// 0x0020: nothing follows on this channel.
@@ -56,7 +60,7 @@ pub(super) enum DeviceField {
 
 impl Kind {
     /// Every kind of version 1, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::Abort,
         Self::Switchover,
@@ -67,6 +71,8 @@ impl Kind {
         Self::Data,
         Self::DeviceEnd,
         Self::Loaded,
+        Self::InitialDone,
+        Self::InitialAck,
         Self::Credit,
         Self::ChannelEnd,
         Self::Region,
@@ -86,6 +92,8 @@ impl Kind {
             Self::Data => 0x0012,
             Self::DeviceEnd => 0x0013,
             Self::Loaded => 0x0014,
+            Self::InitialDone => 0x0015,
+            Self::InitialAck => 0x0016,
             Self::Credit => 0x0017,
             Self::ChannelEnd => 0x0020,
             Self::Region => 0x0100,
@@ -106,6 +114,8 @@ impl Kind {
             0x0012 => Self::Data,
             0x0013 => Self::DeviceEnd,
             0x0014 => Self::Loaded,
+            0x0015 => Self::InitialDone,
+            0x0016 => Self::InitialAck,
             0x0017 => Self::Credit,
             0x0020 => Self::ChannelEnd,
             0x0100 => Self::Region,
@@ -127,6 +137,8 @@ impl Kind {
             Self::Data => "Data",
             Self::DeviceEnd => "DeviceEnd",
             Self::Loaded => "Loaded",
+            Self::InitialDone => "InitialDone",
+            Self::InitialAck => "InitialAck",
             Self::Credit => "Credit",
             Self::ChannelEnd => "ChannelEnd",
             Self::Region => "Region",
@@ -140,6 +152,8 @@ impl Kind {
             | Self::Data
             | Self::DeviceEnd
             | Self::Loaded
+            | Self::InitialDone
+            | Self::InitialAck
             | Self::Credit
             | Self::Region => DeviceField::Required,
             Self::Abort => DeviceField::Optional,
@@ -147,10 +161,10 @@ impl Kind {
         }
     }
 
-    /// Whether the header's `sequence` field means something: the number of a Data frame, the count of them at the end,
-    /// or the count of them there is room for.
+    /// Whether the header's `sequence` field means something: the number of a Data frame, the count of them at the end or
+    /// with all initial bytes, or the count of them there is room for.
     pub(super) const fn has_sequence(self) -> bool {
-        matches!(self, Self::Data | Self::DeviceEnd | Self::Credit)
+        matches!(self, Self::Data | Self::DeviceEnd | Self::InitialDone | Self::Credit)
     }
 }
 

@@ -28,6 +28,15 @@ pub enum Message<'a> {
     Switchover,
     /// Target: a device has taken its whole state.
     Loaded(Loaded),
+    /// Source, while the guest runs: the initial bytes of a device are sent. It waits for the answer before it switches over.
+    InitialDone(InitialDone),
+    /// Target: has written to the device all that an InitialDone stands behind, and can take the rest without a long load.
+    InitialAck {
+        /// The device's number.
+        device: u32,
+        /// The generation that the InitialDone named.
+        generation: u32,
+    },
     /// Target: takes this many Data frames of a device in all, counted from the first. It keeps a buffer free for each
     /// that has not come yet, whatever its length, so a frame within the credit never waits for another device.
     Credit {
@@ -58,6 +67,8 @@ impl Message<'_> {
             Self::DeviceEnd(_) => Kind::DeviceEnd,
             Self::Switchover => Kind::Switchover,
             Self::Loaded(_) => Kind::Loaded,
+            Self::InitialDone(_) => Kind::InitialDone,
+            Self::InitialAck { .. } => Kind::InitialAck,
             Self::Credit { .. } => Kind::Credit,
             Self::ChannelEnd => Kind::ChannelEnd,
             Self::Commit => Kind::Commit,
@@ -72,7 +83,10 @@ impl Message<'_> {
         match self {
             Self::DeviceOpen(open) => Some(open.device),
             Self::Region(region) => Some(region.device),
-            Self::DeviceAccept { device } | Self::Credit { device, .. } => Some(*device),
+            Self::DeviceAccept { device } | Self::InitialAck { device, .. } | Self::Credit { device, .. } => {
+                Some(*device)
+            }
+            Self::InitialDone(done) => Some(done.device),
             Self::DeviceEnd(end) => Some(end.device),
             Self::Loaded(loaded) => Some(loaded.device),
             Self::Abort(abort) => abort.device,
@@ -89,6 +103,7 @@ impl Message<'_> {
     pub(super) const fn sequence_field(&self) -> u64 {
         match self {
             Self::DeviceEnd(end) => end.frames,
+            Self::InitialDone(done) => done.frames,
             Self::Credit { frames, .. } => *frames,
             _ => 0,
         }
@@ -134,6 +149,19 @@ pub struct DeviceEnd {
     pub bytes: u64,
     /// Digest over these bytes.
     pub digest: Digest,
+}
+
+/// The end of a device's initial bytes: what the driver wants moved before anything else, because loading it takes long
+/// (vfio.h, `VFIO_MIG_GET_PRECOPY_INFO`).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct InitialDone {
+    /// Number of the device.
+    pub device: u32,
+    /// Which initial phase of the device it is, counted from 1. A driver may begin anew (`VFIO_PRECOPY_INFO_REINIT`), and an
+    /// answer for an earlier phase is worth nothing then.
+    pub generation: u32,
+    /// All initial bytes are in the device's Data frames before this number. Stands in the header's sequence field.
+    pub frames: u64,
 }
 
 /// The target's positive acknowledgement of one device.

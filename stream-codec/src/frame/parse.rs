@@ -7,7 +7,7 @@ use super::header::{HEADER_BYTES, Header};
 use super::hello::{Channel, Hello, Role, Support, VERSION};
 use super::kind::{Kind, NO_DEVICE};
 use super::limits::Limits;
-use super::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, Loaded, Message, Region};
+use super::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, InitialDone, Loaded, Message, Region};
 use super::text;
 use crate::cursor::{Cursor, CursorError};
 use crate::decode::Located;
@@ -55,6 +55,12 @@ pub fn parse_control<'a>(
         }),
         Kind::Loaded => total(&mut cursor, kind)
             .map(|(bytes, digest)| Message::Loaded(Loaded { device: header.device, bytes, digest })),
+        Kind::InitialDone => generation(&mut cursor, kind).map(|generation| {
+            Message::InitialDone(InitialDone { device: header.device, generation, frames: header.sequence })
+        }),
+        Kind::InitialAck => {
+            generation(&mut cursor, kind).map(|generation| Message::InitialAck { device: header.device, generation })
+        }
         Kind::Credit => Ok(Message::Credit { device: header.device, frames: header.sequence }),
         Kind::ChannelEnd => Ok(Message::ChannelEnd),
         Kind::Abort => abort(&mut cursor, header.device, limits).map(Message::Abort),
@@ -150,6 +156,19 @@ fn total(cursor: &mut Cursor<'_>, kind: Kind) -> Result<(u64, Digest), Reason> {
     };
     let (bytes, algorithm, digest) = fields().map_err(malformed(kind))?;
     Ok((bytes, Digest::new(algorithm, digest)?))
+}
+
+/// Which initial phase of a device InitialDone and InitialAck are about.
+fn generation(cursor: &mut Cursor<'_>, kind: Kind) -> Result<u32, Reason> {
+    let mut fields = || {
+        let generation = cursor.u32_le("generation")?;
+        cursor.zeros(4, "reserved bytes after the generation")?;
+        Ok(generation)
+    };
+    match fields().map_err(malformed(kind))? {
+        0 => Err(Reason::Generation),
+        generation => Ok(generation),
+    }
 }
 
 fn abort<'a>(cursor: &mut Cursor<'a>, device: u32, limits: &Limits) -> Result<Abort<'a>, Reason> {

@@ -356,7 +356,9 @@ impl Session {
             _ => {}
         }
         let by_target = by == Role::Target;
-        if by_target != matches!(kind, Kind::DeviceAccept | Kind::Credit | Kind::Loaded | Kind::Complete) {
+        let is_answer =
+            matches!(kind, Kind::DeviceAccept | Kind::InitialAck | Kind::Credit | Kind::Loaded | Kind::Complete);
+        if by_target != is_answer {
             return Err(Violation::WrongSender { kind });
         }
         self.check_phase(kind)?;
@@ -367,10 +369,16 @@ impl Session {
         match message {
             Message::DeviceOpen(open) => self.devices.open(open, is_file),
             Message::Region(region) => {
-                if self.agreement.is_none_or(|agreement| agreement.features & Support::MEMORY == 0) {
-                    return Err(Violation::NoFeature { kind, bit: Support::MEMORY.trailing_zeros() });
-                }
+                self.require_feature(kind, Support::MEMORY)?;
                 self.devices.region(region, self.limits.regions)
+            }
+            Message::InitialDone(done) => {
+                self.require_feature(kind, Support::INITIAL_ACK)?;
+                self.devices.announce(done)
+            }
+            Message::InitialAck { device, generation } => {
+                self.require_feature(kind, Support::INITIAL_ACK)?;
+                self.devices.acknowledge(*device, *generation)
             }
             Message::DeviceAccept { device } => self.devices.accept(*device),
             Message::DeviceEnd(end) => self.devices.end(end, is_file),
@@ -411,6 +419,15 @@ impl Session {
         self.devices.data(device, sequence, length)
     }
 
+    /// Whether both sides offer a feature. Acknowledgements are none of a file's, whatever it offers.
+    fn require_feature(&self, kind: Kind, feature: u64) -> Result<(), Violation> {
+        let is_void = feature == Support::INITIAL_ACK && self.is_file();
+        match self.agreement {
+            Some(agreement) if agreement.features & feature != 0 && !is_void => Ok(()),
+            _ => Err(Violation::NoFeature { kind, bit: feature.trailing_zeros() }),
+        }
+    }
+
     /// Whether a frame of this kind may come in this phase at all.
     fn check_phase(&self, kind: Kind) -> Result<(), Violation> {
         let phase = self.phase;
@@ -421,7 +438,9 @@ impl Session {
             Kind::Switchover => phase == Phase::PreCopy || (phase == Phase::StopCopy && self.channels.is_many()),
             // A ChannelEnd may overtake the first channel's Switchover.
             Kind::Data | Kind::ChannelEnd => matches!(phase, Phase::PreCopy | Phase::StopCopy),
-            Kind::Credit => matches!(phase, Phase::PreCopy | Phase::StopCopy),
+            Kind::InitialDone => phase == Phase::PreCopy,
+            // One may be under way when the source switches over without it.
+            Kind::InitialAck | Kind::Credit => matches!(phase, Phase::PreCopy | Phase::StopCopy),
             Kind::DeviceEnd | Kind::Loaded | Kind::Commit => phase == Phase::StopCopy,
             Kind::Complete => phase == Phase::Committed,
         };

@@ -4,8 +4,8 @@
 
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::{
-    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Error, Event, FrameDecoder, Header, Hello, Limits,
-    Loaded, Message, NO_DEVICE, Reason, Region, Role, Support, data_header, encode_control, encode_prologue,
+    Abort, AbortCode, Channel, DeviceEnd, DeviceOpen, Digest, Error, Event, FrameDecoder, Header, Hello, InitialDone,
+    Limits, Loaded, Message, NO_DEVICE, Reason, Region, Role, Support, data_header, encode_control, encode_prologue,
 };
 
 /// Small enough for hostile lengths to be just above.
@@ -56,6 +56,8 @@ pub(crate) fn every_message() -> Vec<Message<'static>> {
         open(1, "0000:01:00.1"),
         Message::DeviceAccept { device: 1 },
         Message::Credit { device: 1, frames: 8 },
+        Message::InitialDone(InitialDone { device: 1, generation: 2, frames: 8 }),
+        Message::InitialAck { device: 1, generation: 2 },
         Message::Switchover,
         end(0, 2, 108),
         loaded(0, 108),
@@ -104,7 +106,7 @@ pub(crate) fn every_frame() -> Vec<u8> {
     frames.insert(4, data(0, 0, &[7; 100]));
     frames.insert(5, data(0, 1, b"the rest"));
     frames.insert(7, raw(Header { flags: 1, ..header(0x8123, 33) }, &[0xee; 33]));
-    frames.insert(8, raw(Header { flags: 1, ..header(0x0015, 0) }, &[]));
+    frames.insert(8, raw(Header { flags: 1, ..header(0x0018, 0) }, &[]));
     stream(&frames)
 }
 

@@ -331,6 +331,20 @@ impl Reader {
                     digest(&loaded.digest)
                 )),
             Message::DeviceAccept { device } => entry.fact("device", *device).text(self.name(*device)),
+            Message::InitialDone(done) => {
+                entry.fact("device", done.device).fact("generation", done.generation).fact("frames", done.frames).text(
+                    format!(
+                        "{}: the initial bytes are in the first {} (generation {})",
+                        self.name(done.device),
+                        count(done.frames, "frame"),
+                        done.generation
+                    ),
+                )
+            }
+            Message::InitialAck { device, generation } => entry
+                .fact("device", *device)
+                .fact("generation", *generation)
+                .text(format!("{}: the initial bytes are written (generation {generation})", self.name(*device))),
             Message::Credit { device, frames } => entry.fact("device", *device).fact("frames", *frames).text(format!(
                 "{}: room for {} in all",
                 self.name(*device),

@@ -80,8 +80,9 @@ fn to_peer(
     options: &SaveOptions,
 ) -> Result<Outcome, String> {
     let (channels, connections) = super::channels(links)?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), connections);
+    let mut watch = Watch::new(&args.common, &super::names(devices), connections).logging(args.log.as_deref())?;
     let committed = save::save(devices, channels, &mut watch, options).and_then(save::Ready::commit);
+    watch.end_log();
     let phases = watch.phases;
     Ok(match committed {
         Ok(committed) => {
@@ -97,8 +98,9 @@ fn to_file(args: &SourceArgs, devices: &mut Devices, path: &Path, options: &Save
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |error: &dyn core::fmt::Display| format!("cannot write {}: {error}", path.display());
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| cannot(&error))?;
-    let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new());
+    let mut watch = Watch::new(&args.common, &super::names(devices), Vec::new()).logging(args.log.as_deref())?;
     let saved = save::save_to(devices, file.as_file_mut(), &mut watch, options);
+    watch.end_log();
     let phases = watch.phases;
     let sums = match saved {
         Ok(sums) => sums,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Following a migration: a progress line per device on a terminal, and the times of the phases.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use savevm_core::sched::Logged;
 use savevm_core::{Hooks, Phase};
 
 use super::transport::Transport;
@@ -21,15 +24,19 @@ pub(super) struct Watch {
     /// The connections, for cutting them at a pause.
     connections: Vec<Transport>,
     cut_channel: Option<usize>,
+    log: Option<Log>,
+}
+
+/// The scheduler's log.
+struct Log {
+    path: PathBuf,
+    writer: BufWriter<File>,
 }
 
 impl Watch {
     pub(super) fn new(common: &Common, names: &[String], connections: Vec<Transport>) -> Self {
-        let bars = if std::io::stderr().is_terminal() && !common.json && common.verbose == 0 {
-            bars(names)
-        } else {
-            Vec::new()
-        };
+        let bars =
+            if io::stderr().is_terminal() && !common.json && common.verbose == 0 { bars(names) } else { Vec::new() };
         Self {
             started: Instant::now(),
             phases: Vec::new(),
@@ -38,6 +45,29 @@ impl Watch {
             after_pause: common.after_pause,
             connections,
             cut_channel: common.cut_channel,
+            log: None,
+        }
+    }
+
+    /// Writes the scheduler's log to this file.
+    pub(super) fn logging(mut self, path: Option<&Path>) -> Result<Self, String> {
+        if let Some(path) = path {
+            let file = File::create(path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+            self.log = Some(Log { path: path.to_owned(), writer: BufWriter::new(file) });
+        }
+        Ok(self)
+    }
+
+    /// Ends the log. That it could not be written is no reason to give a migration up.
+    pub(super) fn end_log(&mut self) {
+        self.with_log(|writer| writer.flush());
+    }
+
+    fn with_log(&mut self, act: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) {
+        let Some(log) = &mut self.log else { return };
+        if let Err(error) = act(&mut log.writer) {
+            eprintln!("cannot write {}: {error}; the migration goes on", log.path.display());
+            self.log = None;
         }
     }
 
@@ -87,6 +117,10 @@ impl Hooks for Watch {
                 self.cut();
             }
         }
+    }
+
+    fn scheduled(&mut self, entry: Logged<'_>) {
+        self.with_log(|writer| crate::sim::write_log(writer, entry));
     }
 
     fn progress(&mut self, index: usize, bytes: u64) {

@@ -23,7 +23,7 @@ mod target_side;
 mod truth;
 mod world;
 
-pub(crate) use replay::ReplayArgs;
+pub(crate) use replay::{ReplayArgs, write as write_log};
 pub(crate) use rng::Rng;
 pub(crate) use run::Args;
 pub(crate) use {replay::replay, run::run};

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use savevm_core::sched::{self, Config, Divergence, Record};
+use savevm_core::sched::{self, Config, Divergence, Logged, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::cli;
@@ -21,8 +21,8 @@ const FORMAT: &str = "savevm-sched-log/1";
 /// Run a scheduler's event log again, and see that it decides the same
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-LOG is what `cargo xtask sim --seed N --runs 1 --log FILE` writes: JSON lines, the configuration first, then every event with its time,
-every answer, and every decision with its reason.
+LOG is what `cargo xtask migrate source --log FILE` writes of a real migration and `cargo xtask sim --seed N --runs 1 --log FILE` of a
+simulated one: JSON lines, the configuration first, then every event with its time, every answer, and every decision with its reason.
 
 Exit status: 0 the same came out; 1 something else did; 2 the log cannot be read.")]
 pub(crate) struct ReplayArgs {
@@ -44,13 +44,13 @@ struct Head {
     config: Config,
 }
 
-/// Writes a log.
-pub(super) fn write(writer: &mut impl Write, config: &Config, records: &[Record]) -> io::Result<()> {
-    let head = Head { format: FORMAT.into(), config: config.clone() };
-    serde_json::to_writer(&mut *writer, &head)?;
-    for record in records {
-        writer.write_all(b"\n")?;
-        serde_json::to_writer(&mut *writer, record)?;
+/// Writes a piece of a log, on a line of its own.
+pub(crate) fn write(writer: &mut impl Write, entry: Logged<'_>) -> io::Result<()> {
+    match entry {
+        Logged::Config(config) => {
+            serde_json::to_writer(&mut *writer, &Head { format: FORMAT.into(), config: config.clone() })?;
+        }
+        Logged::Record(record) => serde_json::to_writer(&mut *writer, record)?,
     }
     writer.write_all(b"\n")
 }

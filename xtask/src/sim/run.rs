@@ -4,13 +4,13 @@
 use core::panic::AssertUnwindSafe;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use savevm_core::sched::{Cause, Outcome};
+use savevm_core::sched::{Cause, Logged, Outcome};
 use serde::Serialize;
 
 use super::rule::Rule;
@@ -154,7 +154,9 @@ fn write_log(path: &Path, seed: u64) -> Result<(), String> {
     let file = File::create(path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
     let mut writer = BufWriter::new(file);
     let records = world.log.unwrap_or_default();
-    let written = replay::write(&mut writer, &config, &records).and_then(|()| writer.flush());
+    let head = replay::write(&mut writer, Logged::Config(&config));
+    let rest = records.iter().map(|record| replay::write(&mut writer, Logged::Record(record)));
+    let written = head.and_then(|()| rest.collect::<io::Result<()>>()).and_then(|()| writer.flush());
     written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 

@@ -187,6 +187,88 @@ fn the_last_chunk_takes_its_own_time_not_that_of_a_whole_one() {
 }
 
 #[test]
+fn the_last_chunk_is_written_behind_the_channel() {
+    let mut section = known();
+    section.profile.write_bytes_per_s = Some(400_000_000);
+    let mut config = Config::new(vec![section]);
+    config.overhead = Timing::new(Duration::ZERO, 0);
+    config.chunk_bytes_max = 40_000_000;
+    config.inflight_bytes_max = 160_000_000;
+    config.bandwidth_bytes_per_s = Some(100_000_000);
+    config.downtime_max = Duration::ZERO;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 100_000_000)], 100_000_000);
+    let _ = rig.run(20 * MS);
+    let found = rig.scheduler.estimate(rig.now, &External::default()).downtime.expected;
+    // A second on the channel, the last 20 MB into the device, and 20 of loading; stopping hides behind the channel.
+    assert!(found.abs_diff(1070 * MS) <= 3 * MS, "{found:?}");
+}
+
+#[test]
+fn sections_move_beside_each_other() {
+    let mut section = known();
+    section.profile.read_bytes_per_s = Some(100_000_000);
+    let mut config = Config::new(vec![section.clone(), section]);
+    config.overhead = Timing::new(Duration::ZERO, 0);
+    config.bandwidth_bytes_per_s = Some(100_000_000_000);
+    config.downtime_max = Duration::ZERO;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 10_000_000), fake(0, 0, 10_000_000)], 100_000_000_000);
+    let _ = rig.run(20 * MS);
+    let found = rig.scheduler.estimate(rig.now, &External::default()).downtime.expected;
+    // 10 of stopping, 100 of reading, 20 of loading; the later of two that are equally unsure is a little later.
+    assert!((128 * MS..145 * MS).contains(&found), "{found:?}");
+}
+
+#[test]
+fn memory_waits_for_the_devices_to_stop() {
+    let (mut ram, mut slow) = (memory(), known());
+    ram.profile.load = Timing::new(50 * MS, 0);
+    slow.profile.stop = Timing::new(100 * MS, 0);
+    let mut config = Config::new(vec![ram, slow]);
+    config.overhead = Timing::new(Duration::ZERO, 0);
+    config.downtime_max = Duration::ZERO;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 0), fake(0, 0, 0)], 1_000_000_000);
+    let _ = rig.run(20 * MS);
+    let estimate = rig.scheduler.estimate(rig.now, &External::default());
+    for found in [estimate.fixed.expected, estimate.downtime.expected] {
+        assert!(found.abs_diff(150 * MS) <= 2 * MS, "{found:?}: the device has stopped after 100, memory loads for 50");
+    }
+}
+
+#[test]
+fn what_the_guest_makes_while_devices_go_quiet_counts() {
+    let mut slow = known();
+    slow.profile.quiesce = Timing::new(Duration::from_secs(1), 0);
+    let mut config = Config::new(vec![memory(), slow]);
+    config.switchover = crate::sched::Switchover::Manual;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 0), fake(0, 0, 0)], 1_000_000_000);
+    for window in 0..40_u64 {
+        let _ = rig.run(Duration::from_millis(100 * window));
+        rig.sections[0].dirty_bytes += 1_000_000;
+    }
+    let left = rig.scheduler.estimate(rig.now, &External::default()).pending_bytes;
+    assert!((8_000_000..14_000_000).contains(&left), "{left} bytes after a second at 10 MB/s");
+}
+
+#[test]
+fn a_promise_is_as_sure_as_was_asked_for() {
+    let with = |confidence_per_mille: u32| {
+        let mut section = known();
+        section.profile.load = Timing::new(200 * MS, 500);
+        let mut config = Config::new(vec![section]);
+        config.confidence_per_mille = confidence_per_mille;
+        config.policy.infeasible = Verdict::Wait;
+        config.policy.precopy_max = Duration::from_secs(5);
+        let mut rig = Rig::new(config, vec![fake(1 << 20, 0, 0)], 1_000_000_000);
+        let _ = rig.run(Duration::from_secs(3));
+        let is_infeasible = rig.decided(|decision| matches!(decision, Decision::Infeasible(_))).is_some();
+        (is_infeasible, rig.decided(|decision| matches!(decision, Decision::Switch(..))).is_some())
+    };
+    // 232 ms are expected, and 233 ms are two deviations and a third.
+    assert_eq!(with(990), (true, false));
+    assert_eq!(with(500), (false, true));
+}
+
+#[test]
 fn sizes_that_are_unsure_widen_the_promise_less_when_there_are_many() {
     let spread = |sections: usize| {
         let mut section = known();
@@ -282,6 +364,46 @@ fn nobody_switches_before_the_initial_bytes_are_acknowledged() {
     let section = crate::sched::SectionId::new(0);
     rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation: 1 });
     assert_eq!(rig.run(Duration::from_secs(3)), Step::Ready);
+}
+
+#[test]
+fn every_devices_acknowledgement_is_waited_for() {
+    for late in [0, 1] {
+        let config = Config::new(vec![device("a"), device("b")]);
+        let mut rig = Rig::new(config, vec![fake(1 << 20, 0, 0), fake(1 << 20, 0, 0)], 1_000_000_000);
+        rig.acknowledges = false;
+        let _ = rig.run(Duration::from_secs(1));
+        for (end, index) in [(2, 1 - late), (3, late)] {
+            assert_eq!(rig.scheduler.phase(), Phase::Precopy, "device {index} is not acknowledged");
+            let section = crate::sched::SectionId::new(index);
+            rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation: 1 });
+            let _ = rig.run(Duration::from_secs(end));
+        }
+        assert_eq!(rig.scheduler.phase(), Phase::Ready);
+    }
+}
+
+#[test]
+fn what_was_not_announced_cannot_be_acknowledged() {
+    for (generation, at) in [(1, 20 * MS), (2, Duration::from_secs(3))] {
+        // The initial bytes are sent for a second.
+        let mut rig = Rig::new(Config::new(vec![device("a")]), vec![fake(1 << 20, 0, 0)], 1 << 20);
+        rig.acknowledges = false;
+        let _ = rig.run(at);
+        let section = crate::sched::SectionId::new(0);
+        rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation });
+        let _ = rig.run(Duration::from_secs(6));
+        assert_eq!(rig.scheduler.phase(), Phase::Precopy, "generation {generation} after {at:?}");
+        assert!(rig.decided(|decision| matches!(decision, Decision::Unexpected { section: Some(_) })).is_some());
+    }
+}
+
+#[test]
+fn initial_bytes_are_announced_when_all_of_them_were_sent() {
+    let mut rig = Rig::new(Config::new(vec![device("a")]), vec![fake(3 << 20, 0, 0)], 1 << 20);
+    let _ = rig.run(Duration::from_secs(6));
+    let announced = rig.first(|step| matches!(step, Step::Announce { .. })).unwrap();
+    assert!(announced >= Duration::from_secs(3), "announced at {announced:?}, sent after 3 s");
 }
 
 #[test]

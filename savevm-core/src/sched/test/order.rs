@@ -52,6 +52,55 @@ fn a_stopped_section_is_drained_while_another_still_stops() {
 }
 
 #[test]
+fn memory_stops_when_every_device_has_and_quick_devices_are_drained_before() {
+    let mut slow = fake(0, 0, 4 << 20);
+    slow.transition = 50 * MS;
+    let config = Config::new(vec![memory(), device("slow"), device("quick")]);
+    let sections = vec![fake(8 << 20, 0, 1 << 20), slow, fake(0, 0, 4 << 20)];
+    let mut rig = Rig::new(config, sections, 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+    let stops = |wanted: usize| {
+        rig.first(|step| matches!(step, Step::Transition { section, to: State::StopCopy } if section.index() == wanted))
+            .unwrap()
+    };
+    let drained = |wanted: usize| {
+        rig.first(|step| matches!(step, Step::Read { section, stopped: true, .. } if section.index() == wanted))
+            .unwrap()
+    };
+    assert!(stops(0) >= stops(1) + 50 * MS, "memory stopped at {:?}, the slow device from {:?}", stops(0), stops(1));
+    assert!(drained(2) < stops(0), "the quick device waited for memory: {:?}, {:?}", drained(2), stops(0));
+}
+
+#[test]
+fn devices_are_drained_beside_memorys_last_round() {
+    // Where the channel is not what all wait for: it goes to the longest way first.
+    let config = Config::new(vec![memory(), device("a")]);
+    let mut rig = Rig::new(config, vec![fake(0, 0, 512 << 20), fake(0, 0, 512 << 20)], 1_000_000_000_000);
+    let _ = rig.run(50 * MS);
+    rig.scheduler.quiesce(rig.now);
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+    let reads = |wanted: usize| {
+        let is_read =
+            move |step: &Step| matches!(step, Step::Read { section, stopped: true, .. } if section.index() == wanted);
+        let at: vec::Vec<_> = rig.steps.iter().filter(|(_, step)| is_read(step)).map(|(at, _)| *at).collect();
+        (at[0], at[at.len() - 1])
+    };
+    let (memory, device) = (reads(0), reads(1));
+    assert!(memory.0 < device.1 && device.0 < memory.1, "one after the other: {memory:?}, {device:?}");
+}
+
+#[test]
+fn nothing_read_while_the_guest_ran_is_under_way_when_it_is_paused() {
+    // Memory has no quiet state, so it is read until the very pause, here without a gap.
+    let mut endless = fake(0, 64 << 20, 0);
+    endless.dirties_for_ever = true;
+    let config = Config::new(vec![memory(), device("a")]);
+    let mut rig = Rig::new(config, vec![endless, fake(1 << 20, 0, 0)], 1_000_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+    assert_eq!(rig.reads_at_pause, Some(0));
+}
+
+#[test]
 fn the_longest_way_to_go_is_drained_first() {
     let mut long = device("long");
     long.profile.load.expected = 150 * MS;
@@ -84,6 +133,29 @@ fn another_digest_is_a_failure() {
     let outcome = rig.scheduler.outcome();
     assert!(matches!(outcome, Some(Outcome::Aborted(Cause::Mismatch { .. }))), "{outcome:?}");
     assert!(rig.first(|step| *step == Step::ResumeGuest).is_some(), "the guest stands");
+}
+
+#[test]
+fn an_end_is_said_when_everything_was_sent() {
+    // 16 MiB are read at once, and take 1.7 s to send.
+    let mut config = Config::new(vec![device("a")]);
+    config.inflight_bytes_max = 64 << 20;
+    config.downtime_max = Duration::from_secs(10);
+    let mut rig = Rig::new(config, vec![fake(0, 0, 16 << 20)], 10_000_000);
+    assert_eq!(rig.run(Duration::from_secs(9)), Step::Ready);
+    let read = rig.first(|step| matches!(step, Step::Read { stopped: true, .. })).unwrap();
+    let finished = rig.first(|step| matches!(step, Step::Finish { .. })).unwrap();
+    assert!(finished >= read + 1600 * MS, "said at {finished:?}, read from {read:?}");
+}
+
+#[test]
+fn the_first_cause_is_the_one_reported() {
+    let mut rig = two();
+    let _ = rig.run(100 * MS);
+    rig.scheduler.handle(rig.now, Event::LinkFailed);
+    rig.scheduler.handle(rig.now, Event::Cancel);
+    assert_eq!(rig.run(Duration::from_secs(9)), Step::Ended);
+    assert_eq!(rig.scheduler.outcome(), Some(Outcome::Aborted(Cause::Link)));
 }
 
 #[test]
@@ -175,8 +247,37 @@ fn what_was_predicted_is_compared_with_what_happened() {
     let Some(Outcome::Done { predicted, downtime }) = committed.outcome() else { panic!("it is not done") };
     assert_eq!(downtime, 123 * MS);
     assert!(predicted.low < predicted.expected && predicted.expected < predicted.p95 && !predicted.low.is_zero());
-    let learned = committed.scheduler().learned(SectionId::new(0)).unwrap();
+}
+
+#[test]
+fn a_migration_teaches_what_each_section_takes() {
+    let mut rig = two();
+    let section = SectionId::new(0);
+    let _ = rig.run(50 * MS);
+    rig.scheduler.handle(rig.now, Event::Credited { section, bytes: 8 << 20, busy: Some(80 * MS) });
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+    let (learned, quick) = (rig.scheduler.learned(section).unwrap(), rig.scheduler.learned(SectionId::new(1)).unwrap());
     assert!(learned.stop.expected > 30 * MS, "stopping took 50 ms, 20 were believed: {learned:?}");
+    assert!(learned.quiesce.expected > 30 * MS, "so did going quiet: {learned:?}");
+    assert!(learned.load.expected < 30 * MS, "loading took 5 ms, 40 were believed: {learned:?}");
+    assert_eq!(learned.write_bytes_per_s, Some((8 << 20) * 1000 / 80), "as the target told");
+    assert!(learned.read_bytes_per_s.is_some(), "5 MiB were read");
+    assert!(quick.stop.expected < 15 * MS && quick.write_bytes_per_s.is_none(), "each for itself: {quick:?}");
+}
+
+#[test]
+fn the_targets_silence_or_refusal_behind_the_commit_is_no_success() {
+    let section = None;
+    for (event, cause) in [(Event::LinkFailed, Cause::Link), (Event::PeerFailed { section }, Cause::Peer { section })] {
+        let mut rig = two();
+        assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+        let mut committed = rig.scheduler.commit(rig.now).unwrap();
+        let _ = committed.poll(rig.now);
+        committed.handle(rig.now, event);
+        assert_eq!(committed.outcome(), Some(Outcome::InDoubt(cause)));
+        committed.handle(rig.now, Event::Confirmed);
+        assert_eq!(committed.outcome(), Some(Outcome::InDoubt(cause)), "it stays so");
+    }
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub(super) struct Rig {
     pub(super) corrupts: bool,
     pub(super) load: Duration,
     pub(super) inflight_bytes_seen: u64,
+    /// Reads whose answer had not come when the guest was to be paused.
+    pub(super) reads_at_pause: Option<usize>,
 }
 
 impl Rig {
@@ -89,6 +91,7 @@ impl Rig {
             corrupts: false,
             load: 5 * MS,
             inflight_bytes_seen: 0,
+            reads_at_pause: None,
         }
     }
 
@@ -103,6 +106,7 @@ impl Rig {
                 Step::Ready | Step::Ended => return step,
                 _ => {
                     self.steps.push((self.now, step));
+                    assert!(self.steps.len() < 300_000, "no end of steps, the last one {step:?}");
                     self.carry_out(step);
                     continue;
                 }
@@ -174,7 +178,11 @@ impl Rig {
                 let sum = if self.corrupts { Sum::new(sum.bytes, sum.digest + 1) } else { sum };
                 self.after(self.load, Event::Loaded { section, sum, took: None });
             }
-            Step::PauseGuest => self.after(MS, Event::GuestPaused),
+            Step::PauseGuest => {
+                let is_read = |event: &Event| matches!(event, Event::Read { .. } | Event::Drained { .. });
+                self.reads_at_pause = Some(self.queue.iter().filter(|(_, event)| is_read(event)).count());
+                self.after(MS, Event::GuestPaused);
+            }
             Step::Reset { section } => self.after(MS, Event::Reset { section }),
             _ => {}
         }

@@ -171,3 +171,100 @@ fn the_first_cause_is_reported_and_all_are_reset() {
     assert_eq!(scheduler.restored(SectionId::new(0)), Some(Restored::Reset));
     assert_eq!(scheduler.restored(SectionId::new(1)), Some(Restored::Lost));
 }
+
+#[test]
+fn nothing_is_written_before_the_section_resumes() {
+    let mut scheduler = LoadScheduler::new(vec![LoadSection::new(Capabilities::P2pPreCopy)]);
+    let section = SectionId::new(0);
+    arrive(&mut scheduler, 0, 0, 10);
+    let begun = steps(&mut scheduler);
+    assert_eq!(begun, [LoadStep::Transition { section, to: State::Resuming }], "neither written nor accepted");
+    scheduler.handle(NOW, LoadEvent::Transitioned { section });
+    let then = steps(&mut scheduler);
+    assert_eq!(then, [LoadStep::Accept { section }, LoadStep::Write { section, sequence: 0, bytes: 10 }]);
+}
+
+/// Everything is written, completed and acknowledged.
+fn loaded(count: usize) -> LoadScheduler {
+    let mut scheduler = opened(count);
+    (0..count).for_each(|index| end(&mut scheduler, index, 0, Sum::default()));
+    assert_eq!(complete_stage(&mut scheduler).len(), count);
+    assert_eq!(steps(&mut scheduler).len(), count, "an acknowledgement each");
+    scheduler
+}
+
+#[test]
+fn with_everything_acknowledged_only_the_source_decides() {
+    let mut scheduler = loaded(1);
+    scheduler.handle(NOW, LoadEvent::Cancel);
+    assert_eq!((scheduler.cause(), scheduler.poll(NOW)), (None, LoadStep::Loaded));
+    assert!(scheduler.clone().take_over().is_ok());
+
+    // The last word is not out: there is still a choice.
+    let mut scheduler = opened(1);
+    end(&mut scheduler, 0, 0, Sum::default());
+    complete_stage(&mut scheduler);
+    assert!(scheduler.clone().take_over().is_err(), "the acknowledgement is not out");
+    scheduler.handle(NOW, LoadEvent::Cancel);
+    assert_eq!(scheduler.cause(), Some(Cause::Cancelled));
+}
+
+#[test]
+fn a_device_is_not_reset_beside_a_write_and_not_at_all_if_untouched() {
+    let mut scheduler = LoadScheduler::new(vec![LoadSection::new(Capabilities::P2pPreCopy); 1]);
+    scheduler.handle(NOW, LoadEvent::Cancel);
+    assert_eq!(steps(&mut scheduler), [LoadStep::TellAbort]);
+    assert_eq!(scheduler.restored(SectionId::new(0)), Some(Restored::Untouched));
+
+    let mut scheduler = opened(1);
+    arrive(&mut scheduler, 0, 0, 10);
+    assert_eq!(steps(&mut scheduler).len(), 1, "a write is under way");
+    scheduler.handle(NOW, LoadEvent::LinkFailed);
+    assert_eq!(scheduler.poll(NOW), LoadStep::Wait);
+    let section = SectionId::new(0);
+    scheduler.handle(NOW, LoadEvent::Written { section, digest: 0 });
+    assert_eq!(scheduler.poll(NOW), LoadStep::Reset { section });
+}
+
+#[test]
+fn a_new_owner_that_cannot_run_says_so_and_resets_nothing() {
+    let mut owner = loaded(2).take_over().unwrap();
+    let [first, second] = [0, 1].map(SectionId::new);
+    assert!(matches!(owner.poll(NOW), LoadStep::Transition { to: State::RunningP2p, .. }));
+    assert!(matches!(owner.poll(NOW), LoadStep::Transition { to: State::RunningP2p, .. }));
+    owner.handle(NOW, LoadEvent::TransitionFailed { section: first });
+    owner.handle(NOW, LoadEvent::Transitioned { section: second });
+    assert_eq!(owner.cause(), Some(Cause::Transition { section: first, to: State::RunningP2p }));
+    assert_eq!((owner.poll(NOW), owner.poll(NOW)), (LoadStep::TellAbort, LoadStep::Ended));
+}
+
+#[test]
+fn an_engine_may_keep_the_window_itself() {
+    let sum = Sum::new(30, 9);
+    let section = SectionId::new(0);
+    let filled = |ends: bool, arrives: bool, sum: Sum| {
+        let mut scheduler = opened(1);
+        if arrives {
+            arrive(&mut scheduler, 0, 0, 10);
+        }
+        if ends {
+            end(&mut scheduler, 0, 3, Sum::new(30, 9));
+        }
+        assert_eq!(scheduler.clone().poll(NOW) == LoadStep::Wait, !arrives, "nothing is complete yet");
+        scheduler.handle(NOW, LoadEvent::Filled { section, sum });
+        scheduler
+    };
+    let mut whole = filled(true, false, sum);
+    assert_eq!(steps(&mut whole), [LoadStep::Transition { section, to: State::Stop }]);
+    whole.handle(NOW, LoadEvent::Transitioned { section });
+    let told = steps(&mut whole);
+    assert!(matches!(told[..], [LoadStep::Acknowledge { sum: told, .. }] if told == sum), "{told:?}");
+    assert!(whole.take_over().is_ok());
+
+    let other = filled(true, false, Sum::new(30, 8));
+    assert!(matches!(other.cause(), Some(Cause::Mismatch { .. })), "{:?}", other.cause());
+    for (ends, arrives) in [(false, false), (true, true)] {
+        let wrong = filled(ends, arrives, sum).cause();
+        assert_eq!(wrong, Some(Cause::Contract { section }), "ended {ends}, arrived {arrives}");
+    }
+}

@@ -9,7 +9,7 @@ use core::ops::RangeInclusive;
 
 use super::super::digest::Digest;
 use super::super::kind::Kind;
-use super::super::message::{DeviceEnd, DeviceOpen, Loaded, Region};
+use super::super::message::{DeviceEnd, DeviceOpen, InitialDone, Loaded, Region};
 use super::violation::Violation;
 
 /// How far a device has come. In a file the answers that nobody gives count as given.
@@ -60,6 +60,16 @@ struct Track {
     /// What DeviceEnd said: frames and bytes in all.
     end: Option<(u64, u64)>,
     digest: Digest,
+    initial: Initial,
+}
+
+/// The generations of a device's initial bytes, counted from 1.
+#[derive(Clone, Copy, Debug, Default)]
+struct Initial {
+    announced: u32,
+    acknowledged: u32,
+    /// How many frames the last announcement stands behind.
+    frames: u64,
 }
 
 impl Track {
@@ -71,6 +81,7 @@ impl Track {
         credit: u64::MAX,
         end: None,
         digest: Digest::NONE,
+        initial: Initial { announced: 0, acknowledged: 0, frames: 0 },
     };
 
     /// Takes note of a frame, in whatever order.
@@ -178,6 +189,38 @@ impl Devices {
             return Err(Violation::Grant { device, frames, least, most });
         }
         track.credit = frames;
+        Ok(())
+    }
+
+    /// The source has sent the initial bytes of a generation.
+    pub(super) fn announce(&mut self, done: &InitialDone) -> Result<(), Violation> {
+        let InitialDone { device, generation, frames } = *done;
+        let is_unordered = self.is_unordered;
+        let track = find(&mut self.tracks, Kind::InitialDone, device, DevicePhase::Accepted)?;
+        let least = track.initial.announced.saturating_add(1);
+        if generation < least {
+            return Err(Violation::Announcement { device, generation, least });
+        }
+        // What is missing may be under way on another channel, within the credit.
+        let most = if is_unordered { track.credit } else { track.frames };
+        if frames > most {
+            return Err(Violation::InitialFrames { device, stated: frames, most });
+        }
+        (track.initial.announced, track.initial.frames) = (generation, frames);
+        Ok(())
+    }
+
+    /// The target has written them.
+    pub(super) fn acknowledge(&mut self, device: u32, generation: u32) -> Result<(), Violation> {
+        let phases = DevicePhase::Accepted..=DevicePhase::Ended;
+        let track = find_in(&mut self.tracks, Kind::InitialAck, device, phases)?;
+        let Initial { announced, acknowledged, frames } = track.initial;
+        // What has not come cannot have been written.
+        let is_early = generation == announced && track.frames < frames;
+        if generation > announced || generation <= acknowledged || is_early {
+            return Err(Violation::Acknowledgement { device, generation, announced, acknowledged });
+        }
+        track.initial.acknowledged = generation;
         Ok(())
     }
 

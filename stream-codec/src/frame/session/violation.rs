@@ -157,6 +157,41 @@ pub enum Violation {
         /// The most that may be granted now.
         most: u64,
     },
+    /// An InitialDone of a generation that is not above the one before.
+    #[error("initial bytes of generation {generation} of device {device}, where {least} is the least that is new")]
+    Announcement {
+        /// The device.
+        device: u32,
+        /// What was announced.
+        generation: u32,
+        /// The least that says something new.
+        least: u32,
+    },
+    /// Initial bytes in frames that the device has not had.
+    #[error("the initial bytes of device {device} in {stated} frames, of which there are at most {most}")]
+    InitialFrames {
+        /// The device.
+        device: u32,
+        /// How many frames are said to have them.
+        stated: u64,
+        /// How many there can be.
+        most: u64,
+    },
+    /// An InitialAck for what was not announced or is not there yet, or was acknowledged before.
+    #[error(
+        "an acknowledgement of the initial bytes of generation {generation} of device {device}, where {announced} was \
+         announced and {acknowledged} acknowledged"
+    )]
+    Acknowledgement {
+        /// The device.
+        device: u32,
+        /// What was acknowledged.
+        generation: u32,
+        /// The last generation announced; 0 for none.
+        announced: u32,
+        /// The last one acknowledged; 0 for none.
+        acknowledged: u32,
+    },
     /// More devices than the limit.
     #[error("{count} devices, the limit is {limit}")]
     Devices {

@@ -36,15 +36,20 @@ impl ChannelOrder {
         let is_here = match message {
             Message::Hello(_) | Message::Abort(_) | Message::Switchover => true,
             Message::ChannelEnd => !is_first,
-            Message::Region(_) | Message::DeviceOpen(_) | Message::DeviceEnd(_) | Message::Commit => is_first,
+            Message::Region(_)
+            | Message::DeviceOpen(_)
+            | Message::InitialDone(_)
+            | Message::DeviceEnd(_)
+            | Message::Commit => is_first,
             _ => return Err(format!("a {kind} is not for a source to send")),
         };
         if !is_here {
             return Err(format!("a {kind} on channel {}, where there is none", self.channel.index));
         }
         let needs_switchover = matches!(message, Message::ChannelEnd | Message::DeviceEnd(_) | Message::Commit);
+        let is_before = matches!(message, Message::Switchover | Message::InitialDone(_));
         let is_switchover = matches!(message, Message::Switchover);
-        if (needs_switchover && !self.is_switched) || (is_switchover && self.is_switched) {
+        if (needs_switchover && !self.is_switched) || (is_before && self.is_switched) {
             return Err(format!("a {kind} out of place on channel {}", self.channel.index));
         }
         self.is_switched |= is_switchover;

@@ -18,8 +18,10 @@ use super::digest;
 use crate::inspect::fault::Fault;
 
 /// Everything that a source may ask for.
-const SUPPORT: Support =
-    Support { offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY, ..Support::CURRENT };
+const SUPPORT: Support = Support {
+    offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY | Support::INITIAL_ACK,
+    ..Support::CURRENT
+};
 
 pub(super) struct Order {
     session: Session,
@@ -41,6 +43,8 @@ struct Target {
     accepted: Vec<u32>,
     /// The first frame of each device that it has no room for.
     granted: BTreeMap<u32, u64>,
+    /// The last generation of each device's initial bytes that it acknowledged.
+    initial: BTreeMap<u32, u32>,
     loaded: Vec<u32>,
     channel: u16,
     /// The channel, which is not the first, has ended.
@@ -132,6 +136,9 @@ impl Order {
                 self.session.sent(&Message::Hello(reply))
             }
             Message::DeviceOpen(open) => self.session.sent(&Message::DeviceAccept { device: open.device }),
+            Message::InitialDone(done) => {
+                self.session.sent(&Message::InitialAck { device: done.device, generation: done.generation })
+            }
             Message::DeviceEnd(end) => {
                 let loaded = Loaded { device: end.device, bytes: end.bytes, digest: end.digest };
                 self.session.sent(&Message::Loaded(loaded))
@@ -201,6 +208,14 @@ impl Order {
                 let is_more = *frames > *granted && target.accepted.contains(device);
                 *granted = *frames;
                 (!is_more).then(|| format!("device {device} was not accepted, or had as much credit before"))
+            }
+            Message::InitialAck { device, generation } => {
+                let last = target.initial.entry(*device).or_default();
+                let is_new = *generation > *last && target.accepted.contains(device) && !target.loaded.contains(device);
+                *last = *generation;
+                (!is_new).then(|| {
+                    format!("device {device} was not accepted, or was loaded or as far with its initial bytes before")
+                })
             }
             Message::Loaded(Loaded { device, .. }) => {
                 let is_new = target.accepted.contains(device) && !target.loaded.contains(device);
