@@ -6,6 +6,7 @@ mod bench;
 mod fault;
 mod file;
 mod from_us;
+mod ram;
 mod to_us;
 
 use core::time::Duration;
@@ -26,6 +27,10 @@ pub(super) enum Way {
     FileIn,
     /// Out of us into QEMU, through a file.
     FileOut,
+    /// Guest memory, out of QEMU into us. Every RAM section ends with a synchronisation point, or it is said where one is.
+    RamIn { flush_each_section: bool },
+    /// The same, out of us into QEMU.
+    RamOut { flush_each_section: bool },
 }
 
 /// One migration.
@@ -56,6 +61,15 @@ pub(super) fn all() -> Vec<Row> {
             all.push(Row { name: format!("{}: {}", way.name(), kind.0.name(kind.1)), way, scenario, fault: None });
         }
     }
+    for (channels, flush_each_section) in [(0, false), (2, false), (2, true)] {
+        for way in [Way::RamIn { flush_each_section }, Way::RamOut { flush_each_section }] {
+            let scenario = scenario::whole((Kind::PreCopy, 1), channels, WayBack::ReturnPath);
+            let connections = scenario::connections(channels, WayBack::ReturnPath);
+            let points = if flush_each_section { ", multifd-flush-after-each-section" } else { "" };
+            let name = format!("{}: guest memory that changes, {connections}{points}", way.name());
+            all.push(Row { name, way, scenario, fault: None });
+        }
+    }
     for way in [Way::In, Way::Out] {
         for fault in fault::all(way) {
             let scenario = scenario::whole(fault.devices, fault.channels, WayBack::ReturnPath);
@@ -70,8 +84,8 @@ pub(super) fn all() -> Vec<Row> {
 impl Way {
     const fn name(self) -> &'static str {
         match self {
-            Self::In => "QEMU to us",
-            Self::Out => "us to QEMU",
+            Self::In | Self::RamIn { .. } => "QEMU to us",
+            Self::Out | Self::RamOut { .. } => "us to QEMU",
             Self::FileIn => "QEMU's file to us",
             Self::FileOut => "our file to QEMU",
         }
@@ -87,5 +101,7 @@ pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) 
         (Way::Out, None) => from_us::run(scenario, peers, limit, notes),
         (Way::FileIn, _) => file::to_us(scenario, peers, limit, notes),
         (Way::FileOut, _) => file::from_us(scenario, peers, limit, notes),
+        (Way::RamIn { flush_each_section }, _) => ram::to_us(scenario, flush_each_section, peers, limit, notes),
+        (Way::RamOut { flush_each_section }, _) => ram::from_us(scenario, flush_each_section, peers, limit, notes),
     }
 }
