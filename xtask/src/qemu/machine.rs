@@ -68,8 +68,8 @@ pub(crate) struct Extras<'a> {
 pub(crate) struct GuestMemory<'a> {
     /// How much.
     pub(crate) mib: u32,
-    /// The file that it is; none for memory of zeros.
-    pub(crate) file: Option<&'a Path>,
+    /// What stands there from 1 MiB on when the machine starts; zeros without.
+    pub(crate) content: Option<&'a Path>,
     /// What the guest's processor runs.
     pub(crate) firmware: &'a Path,
     /// The guest does not run after a migration.
@@ -383,14 +383,11 @@ fn arguments(command: &mut Command, spec: &Spec<'_>, extras: &Extras<'_>, monito
 impl GuestMemory<'_> {
     fn arguments(&self, command: &mut Command) {
         let word = |path: &Path| path.display().to_string().replace(',', ",,");
-        match self.file {
-            None => command.args(["-machine", "q35"]),
-            Some(path) => {
-                let file = format!("memory-backend-file,id=pc.ram,size={}M,share=on,mem-path={}", self.mib, word(path));
-                command.args(["-machine", "q35,memory-backend=pc.ram", "-object"]).arg(file)
-            }
-        };
-        command.arg("-m").arg(self.mib.to_string()).arg("-bios").arg(self.firmware);
+        if let Some(path) = self.content {
+            // Not as a file that the memory is: those 11.1 maps for devices in a way of their own.
+            command.arg("-device").arg(format!("loader,file={},addr=0x100000,force-raw=on", word(path)));
+        }
+        command.args(["-machine", "q35", "-m"]).arg(self.mib.to_string()).arg("-bios").arg(self.firmware);
         if self.is_paused {
             command.arg("-S");
         }

@@ -56,9 +56,10 @@ pub(super) fn from_us(
 }
 
 fn load(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Checked {
-    let (firmware, file) = (firmware(bench)?, bench.at("ram"));
-    must("fill the source's memory", fill(&file))?;
-    let memory = GuestMemory { mib: MIB, file: Some(&file), firmware: &firmware, is_paused: false, flush_each_section };
+    let (firmware, content) = (firmware(bench)?, bench.at("content"));
+    must("write what is in the source's memory", fill(&content))?;
+    let memory =
+        GuestMemory { mib: MIB, content: Some(&content), firmware: &firmware, is_paused: false, flush_each_section };
     let extras = Extras { memory: Some(memory), ..Extras::default() };
     let mut source = machine_with(extras, bench, "source", Role::Source, false)?;
     must("set up the source", bench.terms().set(&mut source))?;
@@ -93,7 +94,7 @@ fn load(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Check
 
 fn save(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Checked {
     let (firmware, recording) = (firmware(bench)?, bench.at("recording"));
-    let memory = GuestMemory { mib: MIB, file: None, firmware: &firmware, is_paused: false, flush_each_section };
+    let memory = GuestMemory { mib: MIB, content: None, firmware: &firmware, is_paused: false, flush_each_section };
     let extras = Extras { memory: Some(memory), ..Extras::default() };
     let mut recorder = machine_with(extras, bench, "recorder", Role::Source, false)?;
     must("set parameters", recorder.execute("migrate-set-parameters", Switchover::Soon.parameters()))?;
@@ -145,12 +146,13 @@ fn dump_folder(bench: &Bench<'_>) -> Checked<PathBuf> {
     Ok(dump)
 }
 
-/// The file that the source has as its memory.
+/// What the source has in its memory from 1 MiB on.
 fn fill(path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = File::create(path).map_err(failed)?;
-    file.set_len(RAM_BYTES).map_err(failed)?;
-    contents(9, RAM_BYTES, |offset, page| file.write_all_at(page, offset).map_err(failed))
+    let [_, (_, length)] = STRETCHES;
+    file.set_len(length).map_err(failed)?;
+    contents(9, length, |offset, page| file.write_all_at(page, offset).map_err(failed))
 }
 
 /// What the guest's processor runs from reset on: a loop that counts in the first word of 128 pages from 64 KiB on.
