@@ -22,7 +22,7 @@ use stream_codec::qemu::{
 };
 
 use super::guest::{Guest, PAGE, contents, memory, region};
-use super::{Machine, load_options, pair, save_options};
+use super::{Machine, Taken, load_options, pair, save_options};
 
 /// Two blocks of four pages, with something in every byte.
 fn filled() -> FileMemory {
@@ -34,12 +34,18 @@ fn filled() -> FileMemory {
     memory
 }
 
-/// What a source says on one channel and on the main connection, with pauses there, and what becomes of it.
+/// What a source says on one channel and on the main connection, with pauses there, and why that is refused.
 fn against(main_says: &[&[u8]], channel_says: &[u8]) -> (MigrationError, Vec<Vec<u8>>) {
+    let (taken, memory) = listen(main_says, channel_says);
+    (taken.map(drop).unwrap_err(), memory)
+}
+
+/// The same, and what becomes of it.
+fn listen(main_says: &[&[u8]], channel_says: &[u8]) -> (Taken, Vec<Vec<u8>>) {
     let there = filled();
     let (mut main, main_there) = pair();
     let (mut channel, channel_there) = pair();
-    let error = thread::scope(|scope| {
+    let taken = thread::scope(|scope| {
         let there = &there;
         let loading = scope.spawn(move || {
             let agreement = Agreement::new(Acks::Off, DeviceState::Main);
@@ -58,9 +64,9 @@ fn against(main_says: &[&[u8]], channel_says: &[u8]) -> (MigrationError, Vec<Vec
             let _ = main.write_all(said);
         }
         let _ = main.shutdown(std::net::Shutdown::Write);
-        loading.join().unwrap().map(drop)
+        loading.join().unwrap()
     });
-    (error.unwrap_err(), contents(&there))
+    (taken, contents(&there))
 }
 
 fn bytes(items: &[Item<'_>]) -> Vec<u8> {
@@ -288,6 +294,19 @@ fn pages_that_come_before_the_list_or_after_the_last_point_are_refused() {
     assert_eq!(*ram_error(&error), RamError::Unsynchronised { channel: 0 });
     let page = |byte| vec![byte; PAGE as usize];
     assert_eq!(memory[0], [page(1), page(7), page(0), page(7)].concat());
+}
+
+#[test]
+fn a_synchronisation_point_may_have_pages_that_come_before_it() {
+    let first = packet("one", &[0, PAGE], &[3 * PAGE], |_| ());
+    let last = packet("two", &[3 * PAGE, 0], &[], |packet| packet.is_sync = true);
+    let end = bytes(&[Item::EndOfStream, Item::Vmdesc { length: 0 }]);
+    let (taken, memory) = listen(&[&main_with_points(), &end], &[sync(), first, last].concat());
+    let ram = taken.unwrap().ram;
+    assert_eq!((ram.normal_pages, ram.zero_pages), (4, 1));
+    let page = |byte| vec![byte; PAGE as usize];
+    assert_eq!(memory[0], [page(1), page(1), page(7), page(0)].concat());
+    assert_eq!(memory[1], [page(1), page(7), page(7), page(1)].concat());
 }
 
 /// Memory of which one page cannot be read.

@@ -18,7 +18,7 @@ use super::scenario::{self, Kind, Scenario, WayBack};
 
 /// Which way a state goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Way {
+enum Way {
     /// Out of QEMU into us.
     In,
     /// Out of us into QEMU.
@@ -27,10 +27,10 @@ pub(super) enum Way {
     FileIn,
     /// Out of us into QEMU, through a file.
     FileOut,
-    /// Guest memory, out of QEMU into us. Every RAM section ends with a synchronisation point, or it is said where one is.
-    RamIn { flush_each_section: bool },
-    /// The same, out of us into QEMU.
-    RamOut { flush_each_section: bool },
+    /// Guest memory, out of QEMU into us.
+    RamIn(ram::Case),
+    /// Guest memory, out of us into QEMU.
+    RamOut(ram::Case),
 }
 
 /// One migration.
@@ -61,12 +61,11 @@ pub(super) fn all() -> Vec<Row> {
             all.push(Row { name: format!("{}: {}", way.name(), kind.0.name(kind.1)), way, scenario, fault: None });
         }
     }
-    for (channels, flush_each_section) in [(0, false), (2, false), (2, true)] {
-        for way in [Way::RamIn { flush_each_section }, Way::RamOut { flush_each_section }] {
+    for (channels, case) in ram::CASES {
+        for way in [Way::RamIn(case), Way::RamOut(case)] {
             let scenario = scenario::whole((Kind::PreCopy, 1), channels, WayBack::ReturnPath);
             let connections = scenario::connections(channels, WayBack::ReturnPath);
-            let points = if flush_each_section { ", multifd-flush-after-each-section" } else { "" };
-            let name = format!("{}: guest memory that changes, {connections}{points}", way.name());
+            let name = format!("{}: {}, {connections}", way.name(), case.name());
             all.push(Row { name, way, scenario, fault: None });
         }
     }
@@ -84,8 +83,8 @@ pub(super) fn all() -> Vec<Row> {
 impl Way {
     const fn name(self) -> &'static str {
         match self {
-            Self::In | Self::RamIn { .. } => "QEMU to us",
-            Self::Out | Self::RamOut { .. } => "us to QEMU",
+            Self::In | Self::RamIn(_) => "QEMU to us",
+            Self::Out | Self::RamOut(_) => "us to QEMU",
             Self::FileIn => "QEMU's file to us",
             Self::FileOut => "our file to QEMU",
         }
@@ -101,7 +100,7 @@ pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) 
         (Way::Out, None) => from_us::run(scenario, peers, limit, notes),
         (Way::FileIn, _) => file::to_us(scenario, peers, limit, notes),
         (Way::FileOut, _) => file::from_us(scenario, peers, limit, notes),
-        (Way::RamIn { flush_each_section }, _) => ram::to_us(scenario, flush_each_section, peers, limit, notes),
-        (Way::RamOut { flush_each_section }, _) => ram::from_us(scenario, flush_each_section, peers, limit, notes),
+        (Way::RamIn(case), _) => ram::to_us(scenario, case, peers, limit, notes),
+        (Way::RamOut(case), _) => ram::from_us(scenario, case, peers, limit, notes),
     }
 }

@@ -20,6 +20,7 @@ use super::from_us::{machine_with, status};
 use crate::qemu::machine::{Extras, GuestMemory, Machine};
 use crate::qemu::peer::outcome::Outcome;
 use crate::qemu::peer::{contents, file_name, listening};
+use crate::qemu::side::Side;
 use crate::qemu::terms::Switchover;
 
 const MIB: u32 = 64;
@@ -29,52 +30,81 @@ const PAGE_BYTES: u64 = 4096;
 const STRETCHES: [(u64, u64); 2] = [(0, 0xa_0000), (1 << 20, RAM_BYTES - (1 << 20))];
 const FIRMWARE_BYTES: usize = 64 << 10;
 
+/// What is special about a migration of guest memory that changes while it moves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Case {
+    /// Nothing.
+    Plain,
+    /// Every RAM section ends with a synchronisation point of all channels.
+    FlushEachSection,
+    /// A target with half of the memory has refused before.
+    RefusedFirst,
+}
+
+/// Every case, with the number of multifd channels.
+pub(super) const CASES: [(u8, Case); 5] =
+    [(0, Case::Plain), (2, Case::Plain), (2, Case::FlushEachSection), (0, Case::RefusedFirst), (2, Case::RefusedFirst)];
+
+impl Case {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "guest memory that changes",
+            Self::FlushEachSection => "guest memory that changes, multifd-flush-after-each-section",
+            Self::RefusedFirst => "guest memory, first to a target with half of it",
+        }
+    }
+
+    const fn flushes(self) -> bool {
+        matches!(self, Self::FlushEachSection)
+    }
+}
+
 /// Out of QEMU into us.
-pub(super) fn to_us(
-    scenario: &Scenario,
-    flush_each_section: bool,
-    peers: &Peers,
-    limit: Duration,
-    notes: &mut Notes,
-) -> Checked {
+pub(super) fn to_us(scenario: &Scenario, case: Case, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
     let bench = Bench::new(scenario, peers, limit)?;
-    let result = load(&bench, flush_each_section, notes);
+    let result = load(&bench, case, notes);
     bench.conclude(result)
 }
 
 /// Out of us into QEMU.
-pub(super) fn from_us(
-    scenario: &Scenario,
-    flush_each_section: bool,
-    peers: &Peers,
-    limit: Duration,
-    notes: &mut Notes,
-) -> Checked {
+pub(super) fn from_us(scenario: &Scenario, case: Case, peers: &Peers, limit: Duration, notes: &mut Notes) -> Checked {
     let bench = Bench::new(scenario, peers, limit)?;
-    let result = save(&bench, flush_each_section, notes);
+    let result = save(&bench, case, notes);
     bench.conclude(result)
 }
 
-fn load(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Checked {
+fn load(bench: &Bench<'_>, case: Case, notes: &mut Notes) -> Checked {
     let (firmware, content) = (firmware(bench)?, bench.at("content"));
     must("write what is in the source's memory", fill(&content))?;
-    let memory =
-        GuestMemory { mib: MIB, content: Some(&content), firmware: &firmware, is_paused: false, flush_each_section };
+    let memory = GuestMemory {
+        mib: MIB,
+        content: Some(&content),
+        firmware: &firmware,
+        is_paused: false,
+        flush_each_section: case.flushes(),
+    };
     let extras = Extras { memory: Some(memory), ..Extras::default() };
     let mut source = machine_with(extras, bench, "source", Role::Source, false)?;
     must("set up the source", bench.terms().set(&mut source))?;
     let (blocks, dump) = (ram_blocks(&mut source)?, dump_folder(bench)?);
 
-    let socket = bench.at("listening");
-    let mut words = words(bench, &socket, &dump, flush_each_section);
-    words.extend(blocks.iter().flat_map(|(name, bytes)| ["--ram".to_owned(), format!("{name}={bytes}")]));
-    let mut target = bench.side("target", Role::Target, &words)?;
-    bench.wait("our side listens", || {
-        ensure(target.is_busy(), || format!("our side ended at once: {}", target.said()))?;
-        Ok(target.said().contains(&listening(&socket)))
-    })?;
-    must("set parameters", source.execute("migrate-set-parameters", Switchover::AfterMemory.parameters()))?;
-    must("begin", source.migrate(&format!("unix:{}", socket.display())))?;
+    let heard = |number, blocks: &[(String, u64)]| {
+        let socket = bench.at(&format!("listening-{number}"));
+        let mut words = words(bench, &socket, &dump, case);
+        words.extend(blocks.iter().flat_map(|(name, bytes)| ["--ram".to_owned(), format!("{name}={bytes}")]));
+        (socket, words)
+    };
+    let (mut socket, first) = heard(1, &if case == Case::RefusedFirst { halved(&blocks) } else { blocks.clone() });
+    let mut target = bench.side("target", Role::Target, &first)?;
+    if case == Case::RefusedFirst {
+        wait_listening(bench, &mut target, &socket)?;
+        refuse(bench, &mut source, &mut target, &socket)?;
+        let second = heard(2, &blocks);
+        socket = second.0;
+        must("tell our side", target.again(&second.1))?;
+    }
+    wait_listening(bench, &mut target, &socket)?;
+    begin(&mut source, &socket)?;
     let outcome = must("our side", target.finish(bench.deadline))?;
     ensure(outcome.moved, || {
         let error = outcome.error.clone().unwrap_or_default();
@@ -92,9 +122,47 @@ fn load(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Check
     moved_twice(&outcome, blocks.iter().map(|(_, bytes)| bytes).sum(), notes)
 }
 
-fn save(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Checked {
+fn begin(source: &mut Machine, socket: &Path) -> Checked {
+    must("set parameters", source.execute("migrate-set-parameters", Switchover::AfterMemory.parameters()))?;
+    must("begin", source.migrate(&format!("unix:{}", socket.display())))
+}
+
+fn wait_listening(bench: &Bench<'_>, target: &mut Side, socket: &Path) -> Checked {
+    bench.wait("our side listens", || {
+        ensure(target.is_busy(), || format!("our side ended at once: {}", target.said()))?;
+        Ok(target.said().contains(&listening(socket)))
+    })
+}
+
+/// The same blocks, but only half of the guest's RAM.
+fn halved(blocks: &[(String, u64)]) -> Vec<(String, u64)> {
+    let halve =
+        |(name, bytes): &(String, u64)| (name.clone(), if name == "pc.ram" { bytes.div_euclid(2) } else { *bytes });
+    blocks.iter().map(halve).collect()
+}
+
+/// Our side has too little memory: it says how much, writes nothing, and the source's guest runs on.
+fn refuse(bench: &Bench<'_>, source: &mut Machine, target: &mut Side, socket: &Path) -> Checked {
+    begin(source, socket)?;
+    let outcome = must("our side", target.finish(bench.deadline))?;
+    let error = outcome.error.unwrap_or_default();
+    let expected = format!("RAM block 'pc.ram' has {RAM_BYTES} bytes there and {} here", RAM_BYTES / 2);
+    ensure(!outcome.moved && error.contains(&expected), || format!("our side should have refused: '{error}'"))?;
+    let half = must("our memory", fs::read(bench.at("dump").join("pc.ram")))?;
+    ensure(half.iter().all(|byte| *byte == 0), || "something was written before it was refused".to_owned())?;
+    bench.wait("the source gives up", || over(source.migration()))?;
+    bench.wait("the source's guest runs on", || Ok(must("source", source.run_state())? == "running"))
+}
+
+fn save(bench: &Bench<'_>, case: Case, notes: &mut Notes) -> Checked {
     let (firmware, recording) = (firmware(bench)?, bench.at("recording"));
-    let memory = GuestMemory { mib: MIB, content: None, firmware: &firmware, is_paused: false, flush_each_section };
+    let memory = GuestMemory {
+        mib: MIB,
+        content: None,
+        firmware: &firmware,
+        is_paused: false,
+        flush_each_section: case.flushes(),
+    };
     let extras = Extras { memory: Some(memory), ..Extras::default() };
     let mut recorder = machine_with(extras, bench, "recorder", Role::Source, false)?;
     must("set parameters", recorder.execute("migrate-set-parameters", Switchover::Soon.parameters()))?;
@@ -103,16 +171,26 @@ fn save(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Check
     let blocks = ram_blocks(&mut recorder)?;
     drop(recorder);
 
-    let (socket, dump) = (bench.at("listening"), dump_folder(bench)?);
+    let dump = dump_folder(bench)?;
     let memory = GuestMemory { is_paused: true, ..memory };
-    let extras = Extras { memory: Some(memory), ..Extras::default() };
-    let mut target = machine_with(extras, bench, "target", Role::Target, true)?;
-    must("set up the target", bench.terms().set(&mut target))?;
-    let arguments = json!({ "uri": format!("unix:{}", socket.display()), "exit-on-error": false });
-    must("listen", target.execute("migrate-incoming", arguments))?;
-    let mut words = words(bench, &socket, &dump, flush_each_section);
-    words.extend(["--recording".to_owned(), recording.display().to_string(), "--memory".into(), "5".into()]);
-    let mut source = bench.side("source", Role::OurSource, &words)?;
+    let told = |socket: &Path| {
+        let mut words = words(bench, socket, &dump, case);
+        words.extend(["--recording".to_owned(), recording.display().to_string(), "--memory".into(), "5".into()]);
+        words
+    };
+    let (mut target, mut source);
+    if case == Case::RefusedFirst {
+        let (small, socket) = waiting(bench, 1, GuestMemory { mib: MIB / 2, ..memory })?;
+        source = bench.side("source", Role::OurSource, &told(&socket))?;
+        refused(bench, small, &mut source)?;
+        let (whole, socket) = waiting(bench, 2, memory)?;
+        must("tell our side", source.again(&told(&socket)))?;
+        target = whole;
+    } else {
+        let (whole, socket) = waiting(bench, 1, memory)?;
+        source = bench.side("source", Role::OurSource, &told(&socket))?;
+        target = whole;
+    }
     let outcome = must("our side", source.finish(bench.deadline))?;
     ensure(outcome.moved, || {
         let error = outcome.error.clone().unwrap_or_default();
@@ -128,13 +206,37 @@ fn save(bench: &Bench<'_>, flush_each_section: bool, notes: &mut Notes) -> Check
     moved_twice(&outcome, blocks.iter().map(|(_, bytes)| bytes).sum(), notes)
 }
 
+/// A QEMU that waits for a migration, and where.
+fn waiting(bench: &Bench<'_>, number: u32, memory: GuestMemory<'_>) -> Checked<(Machine, PathBuf)> {
+    let (extras, name) = (Extras { memory: Some(memory), ..Extras::default() }, format!("target-{number}"));
+    let mut target = machine_with(extras, bench, &name, Role::Target, true)?;
+    must("set up the target", bench.terms().set(&mut target))?;
+    let socket = bench.at(&format!("listening-{number}"));
+    let arguments = json!({ "uri": format!("unix:{}", socket.display()), "exit-on-error": false });
+    must("listen", target.execute("migrate-incoming", arguments))?;
+    Ok((target, socket))
+}
+
+/// The QEMU has too little memory and says so; our devices run on.
+fn refused(bench: &Bench<'_>, mut target: Machine, source: &mut Side) -> Checked {
+    let outcome = must("our side", source.finish(bench.deadline))?;
+    let error = outcome.error.clone().unwrap_or_default();
+    ensure(!outcome.moved && !outcome.committed, || format!("the target should have refused: {outcome:?}"))?;
+    ensure(error.contains("the target gave up"), || format!("our side does not say so: '{error}'"))?;
+    bench.wait("the target gives up", || over(target.migration()))?;
+    let why = status(&mut target);
+    ensure(why.contains("pc.ram"), || format!("the target failed for another reason: {why}"))?;
+    let log = must("our side", source.device_log())?;
+    ensure(all_in(&log, bench.scenario, State::Running)?, || format!("our devices do not run on: {outcome:?}"))
+}
+
 /// What our side is told.
-fn words(bench: &Bench<'_>, socket: &Path, dump: &Path, flush_each_section: bool) -> Vec<String> {
+fn words(bench: &Bench<'_>, socket: &Path, dump: &Path, case: Case) -> Vec<String> {
     let mut words = bench.terms().arguments();
     for (option, path) in [("--socket", socket), ("--dump", dump)] {
         words.extend([option.to_owned(), path.display().to_string()]);
     }
-    if flush_each_section {
+    if case.flushes() {
         words.push("--flush-each-section".into());
     }
     words
