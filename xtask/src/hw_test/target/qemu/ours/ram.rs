@@ -224,7 +224,7 @@ fn refused(bench: &Bench<'_>, mut target: Machine, source: &mut Side) -> Checked
     ensure(!outcome.moved && !outcome.committed, || format!("the target should have refused: {outcome:?}"))?;
     ensure(error.contains("the target gave up"), || format!("our side does not say so: '{error}'"))?;
     bench.wait("the target gives up", || over(target.migration()))?;
-    let why = status(&mut target);
+    let why = target.said();
     ensure(why.contains("pc.ram"), || format!("the target failed for another reason: {why}"))?;
     let log = must("our side", source.device_log())?;
     ensure(all_in(&log, bench.scenario, State::Running)?, || format!("our devices do not run on: {outcome:?}"))
