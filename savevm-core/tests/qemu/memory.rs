@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest memory on QEMU's wire, between two sides of ours.
 
+use core::num::NonZeroU64;
 use core::time::Duration;
 use std::os::unix::fs::FileExt;
 use std::thread;
 
-use savevm_core::dirty::{Region, TrackerState, Tracking};
+use savevm_core::dirty::{Portion, Region, TrackerState, Tracking};
 use savevm_core::qemu::source::{Part, Ready};
 use savevm_core::qemu::target::Loaded;
 use savevm_core::qemu::{
@@ -33,11 +34,14 @@ struct Vmm<'g> {
     /// Cancels when this phase begins.
     cancels: Option<(Phase, Cancel)>,
     progress: u64,
+    rounds: u32,
+    /// The rounds before which the guest writes.
+    rounds_written: u32,
 }
 
 impl<'g> Vmm<'g> {
     fn of(guest: &'g Guest) -> Self {
-        Self { machine: Machine::default(), guest, cancels: None, progress: 0 }
+        Self { machine: Machine::default(), guest, cancels: None, progress: 0, rounds: 0, rounds_written: u32::MAX }
     }
 }
 
@@ -69,6 +73,9 @@ impl Hooks for Vmm<'_> {
 impl SourceMachine for Vmm<'_> {
     fn write(&mut self, part: Part, put: &mut dyn FnMut(&Item<'_>) -> Result<(), String>) -> Result<(), String> {
         if part == Part::Round {
+            self.rounds += 1;
+        }
+        if part == Part::Round && self.rounds <= self.rounds_written {
             // The guest always finds time to write between two rounds.
             self.guest.write(1, 3 * PAGE, &self.guest.writes().to_le_bytes());
             thread::sleep(Duration::from_millis(1));
@@ -178,13 +185,56 @@ fn memory_that_nobody_tracks_moves_while_the_guest_stands() {
         guest.fill(12);
         let (mut tracking, mut vmm) = (guest.untracked(), Vmm::of(&guest));
         let mut machine = Machine::default();
-        let none: (&mut [SimPort], &mut [SimPort]) = (&mut [], &mut []);
         let mut setup = setup;
         setup.agreement.acks = Acks::Off;
+        let none: (&mut [SimPort], &mut [SimPort]) = (&mut [], &mut []);
+        let (saved, _) = migrate(none, (&mut vmm, &mut tracking), (&mut machine, &there), setup, &options(setup));
+        saved.unwrap();
+        // Nobody saw this, and the next target has nothing of what the first one got.
+        guest.write(0, 9 * PAGE, b"between two migrations");
+        let there = target_memory();
+        let none: (&mut [SimPort], &mut [SimPort]) = (&mut [], &mut []);
         let (saved, taken) = migrate(none, (&mut vmm, &mut tracking), (&mut machine, &there), setup, &options(setup));
         let (saved, taken) = (saved.unwrap(), taken.unwrap());
         assert!(contents(&guest.memory) == contents(&there), "{setup:?}");
         assert_eq!((saved.ram.normal_pages + saved.ram.zero_pages, saved.ram), (PAGES, taken.ram));
+    }
+}
+
+#[test]
+fn the_guest_runs_until_little_of_its_memory_is_dirty() {
+    for setup in setups() {
+        let (guest, there) = (Guest::new(&regions()), target_memory());
+        guest.fill(15);
+        let (mut tracking, mut vmm) = (guest.tracking(), Vmm::of(&guest));
+        vmm.rounds_written = 10;
+        let mut setup = setup;
+        setup.agreement.acks = Acks::Off;
+        let mut options = options(setup);
+        options.precopy.as_mut().unwrap().level_rounds_max = 1000;
+        let none: (&mut [SimPort], &mut [SimPort]) = (&mut [], &mut []);
+        let (saved, _) = migrate(none, (&mut vmm, &mut tracking), (&mut Machine::default(), &there), setup, &options);
+        let ram = saved.unwrap().ram;
+        // Before each of ten rounds one page of 64 KiB was written, and one of 4 KiB when the guest stopped.
+        assert_eq!((vmm.rounds, ram.normal_pages + ram.zero_pages), (11, PAGES + 10 * 16 + 1), "{setup:?}");
+        assert!(contents(&guest.memory) == contents(&there), "{setup:?}");
+    }
+}
+
+#[test]
+fn memory_that_somebody_else_owes_is_not_complete() {
+    for setup in setups() {
+        let (guest, there) = (Guest::new(&regions()), target_memory());
+        let (mut tracking, mut vmm) = (guest.tracking(), Vmm::of(&guest));
+        let one = NonZeroU64::MIN;
+        assert_eq!(tracking.take(Portion::new(one, one)).unwrap().unwrap().pages(), 1);
+        let mut setup = setup;
+        setup.agreement.acks = Acks::Off;
+        let none: (&mut [SimPort], &mut [SimPort]) = (&mut [], &mut []);
+        let (saved, _) =
+            migrate(none, (&mut vmm, &mut tracking), (&mut Machine::default(), &there), setup, &options(setup));
+        let error = saved.unwrap_err();
+        assert!(!error.committed && error.to_string().contains("does not have all of the memory"), "{error}");
     }
 }
 

@@ -60,7 +60,7 @@ fn listen(main_says: &[&[u8]], channel_says: &[u8]) -> (Taken, Vec<Vec<u8>>) {
         // A target that has given up has hung up.
         let _ = channel.write_all(&bytes);
         for (index, said) in main_says.iter().enumerate() {
-            thread::sleep(Duration::from_millis(if index == 0 { 0 } else { 150 }));
+            thread::sleep(Duration::from_millis(if index == 0 { 0 } else { 300 }));
             let _ = main.write_all(said);
         }
         let _ = main.shutdown(std::net::Shutdown::Write);
@@ -284,7 +284,7 @@ fn pages_on_channels_that_do_not_fit_are_refused_and_none_of_the_packet_is_writt
 #[test]
 fn pages_that_come_before_the_list_or_after_the_last_point_are_refused() {
     let early = packet("one", &[0], &[], |_| ());
-    let (error, memory) = against(&[&bytes(&[Item::FileHeader])], &early);
+    let (error, memory) = against(&[&bytes(&[Item::FileHeader]), &[]], &early);
     assert_eq!(*ram_error(&error), RamError::NoList);
     assert_eq!(memory[0], vec![7; 4 * PAGE as usize]);
 

@@ -67,24 +67,12 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
     pub(super) fn end(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
         if self.flush_each_section {
             // Every point needs a section of its own.
-            loop {
-                let may_free = memory.has_under_way();
-                if !self.part(memory)? && !may_free {
-                    break;
-                }
-            }
+            while self.part(memory)? {}
         }
         self.open(SectionKind::End)?;
         let connections = self.connections();
-        loop {
-            let Some(first) = memory.next(self.stretch_bytes())? else {
-                if !memory.has_under_way() || memory.dirty_bytes() == 0 {
-                    break;
-                }
-                // Pages that changed again while they were under way.
-                self.point(memory)?;
-                continue;
-            };
+        // Nothing becomes dirty any more, and nothing is under way that was when the guest stopped: the last pass ended with a point.
+        while let Some(first) = memory.next(self.stretch_bytes())? {
             self.pages(memory, first, ROUND_BYTES.saturating_mul(connections))?;
             if memory.wants_point() {
                 self.point(memory)?;
@@ -126,11 +114,9 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
     fn point(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
         if self.channels.count() > 0 {
             self.channels.sync()?;
-            if !self.flush_each_section {
-                self.record(RamRecord::MultifdFlush)?;
-                // The channels stand still until the target has read this.
-                self.main.flush()?;
-            }
+            self.record(RamRecord::MultifdFlush)?;
+            // The channels stand still until the target has read this.
+            self.main.flush()?;
         }
         memory.settle();
         Ok(())

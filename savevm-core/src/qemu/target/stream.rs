@@ -156,10 +156,8 @@ impl<'s, 'a, 'm, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, 
 
     fn ram(&mut self, record: &RamRecord<'_>, item: &Item<'_>) -> Result<(), Cause> {
         let is_end = *record == RamRecord::EndOfSection;
-        let has_point = match self.options.agreement.flush_each_section {
-            true => is_end && self.shared.has_channels(),
-            false => *record == RamRecord::MultifdFlush,
-        };
+        let ends_with_point = self.options.agreement.flush_each_section && self.shared.has_channels();
+        let has_point = *record == RamRecord::MultifdFlush || (is_end && ends_with_point);
         // Pages that wait for the first point need the list, which this record ends.
         self.shared.ram.as_ref().map_or(Ok(()), |ram| ram.record(record))?;
         if has_point {
