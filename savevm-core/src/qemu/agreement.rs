@@ -9,15 +9,18 @@ pub struct Agreement {
     pub acks: Acks,
     /// Which connections carry what devices give when the guest is stopped.
     pub device_state: DeviceState,
+    /// Whether every RAM section ends with a synchronisation point of all multifd channels, instead of one being where the source says
+    /// so: `multifd-flush-after-each-section`, which machine types up to 8.0 have on.
+    pub flush_each_section: bool,
     /// The VM's UUID (`-uuid`), which every multifd channel repeats. All zeros if it has none.
     pub uuid: [u8; 16],
 }
 
 impl Agreement {
-    /// An agreement; the UUID is none.
+    /// An agreement, as machine types from 8.1 on have it; the UUID is none.
     #[must_use]
     pub const fn new(acks: Acks, device_state: DeviceState) -> Self {
-        Self { acks, device_state, uuid: [0; 16] }
+        Self { acks, device_state, flush_each_section: false, uuid: [0; 16] }
     }
 }
 

@@ -8,6 +8,8 @@ use std::string::String;
 use stream_codec::decode::Blame;
 use stream_codec::qemu;
 
+use super::memory::RamError;
+
 /// Which connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -87,6 +89,9 @@ pub enum StreamError {
         /// The status in its SHUT message.
         status: u32,
     },
+    /// Guest memory does not fit, or comes in a way that cannot be taken.
+    #[error(transparent)]
+    Ram(#[from] RamError),
     /// Packets of a device came so far out of order that those in between do not fit into memory.
     #[error(
         "{device}: packet {index} came while packet {next} is missing, and no more may be held ({held_bytes} of \

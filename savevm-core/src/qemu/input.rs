@@ -54,11 +54,19 @@ impl Pulse {
         if self.is_over() || self.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
     }
 
+    /// Whether half of the caller's patience is gone: time for who knows a reason to say it.
+    pub(super) fn is_running_out(&self) -> bool {
+        self.silent().saturating_mul(2) >= self.silence_max
+    }
+
+    fn silent(&self) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
     /// Whether to wait on, for what `missing` names.
     pub(super) fn check_silence(&self, missing: impl FnOnce() -> String) -> Result<(), Cause> {
         self.check()?;
-        let silent_ms = self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
-        if Duration::from_millis(silent_ms) < self.silence_max {
+        if self.silent() < self.silence_max {
             return Ok(());
         }
         Err(StreamError::Silent { seconds: self.silence_max.as_secs(), missing: missing() }.into())

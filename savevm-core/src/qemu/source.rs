@@ -3,7 +3,11 @@
 
 mod answers;
 mod channels;
+mod commit;
 mod machine;
+mod memory;
+mod packets;
+mod pages;
 mod precopy;
 mod set;
 mod writer;
@@ -20,10 +24,14 @@ use stream_codec::qemu::{Command, ConfigState, Item, SectionKind, VfioRecord};
 use self::answers::Answers;
 use self::channels::Channels;
 pub use self::machine::{Part, SourceMachine};
+use self::memory::Memory;
+pub use self::memory::SourceMemory;
+use self::pages::RamWriter;
 pub use self::precopy::Precopy;
 use self::set::Set;
 use self::writer::MainWriter;
 use super::input::Pulse;
+use super::memory::RamPages;
 use super::{Acks, Agreement, DeviceState};
 use crate::device::{self, Call, Device, DeviceError};
 use crate::error::{Cause, MigrationError};
@@ -47,7 +55,8 @@ pub struct SaveOptions {
     pub limits: Limits,
     /// When to leave pre-copy; `None` goes straight to stop-copy. With acknowledgements it also waits for those.
     pub precopy: Option<Precopy>,
-    /// Id of the first device's section; the others have the ids after it. The machine must not use them.
+    /// Id of the first device's section; the others have the ids after it, and guest memory the one before. The machine must not use
+    /// them.
     pub section_id_first: u32,
     /// Ends the migration from another thread.
     pub cancel: Cancel,
@@ -68,12 +77,14 @@ impl SaveOptions {
 #[must_use = "dropping this aborts the migration; call commit to complete it"]
 pub struct Ready<'a, D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> {
     set: Set<'a, D, V>,
+    memory: Option<Memory<'a>>,
     main: MainWriter<W>,
     answers: Option<Answers<R>>,
     cancel: Cancel,
     limits: Limits,
     section_id_first: u32,
     acks: Acks,
+    flush_each_section: bool,
     report: Report,
 }
 
@@ -83,6 +94,8 @@ pub struct Ready<'a, D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: R
 pub struct Report {
     /// What left, per device.
     pub devices: Vec<DeviceSum>,
+    /// What left of guest memory. Nothing is counted where the machine sends it itself.
+    pub ram: RamPages,
     /// Acknowledgements of initial bytes that came.
     pub acks_received: u32,
     /// Whether the target said that all is well. Without a return path it says nothing.
@@ -115,12 +128,60 @@ where
     R: Read,
     C: Write + Send,
 {
+    save_all(devices, machine, None, main, back, channels, options)
+}
+
+/// As [`save`], with guest memory sent from here: the machine writes all sections but the one of RAM. Its index in
+/// [`Hooks::progress`](crate::Hooks::progress) is the devices' number.
+///
+/// What the trackers report moves while the guest runs, in rounds beside the devices' chunks, and the rest while it stands. With multifd
+/// channels all pages go over them, on a thread for each. The target needs the same RAM blocks; a QEMU that has others refuses.
+///
+/// # Errors
+/// As [`save`]. All memory counts as dirty then, and its trackers are stopped.
+pub fn save_with_memory<'a, D, V, W, R, C>(
+    devices: &'a mut [D],
+    machine: &'a mut V,
+    memory: SourceMemory<'a>,
+    main: W,
+    back: Option<R>,
+    channels: Vec<C>,
+    options: &SaveOptions,
+) -> Result<Ready<'a, D, V, W, R>, MigrationError>
+where
+    D: Device + Send,
+    V: SourceMachine + ?Sized,
+    W: Write,
+    R: Read,
+    C: Write + Send,
+{
+    save_all(devices, machine, Some(Memory::new(memory)), main, back, channels, options)
+}
+
+fn save_all<'a, D, V, W, R, C>(
+    devices: &'a mut [D],
+    machine: &'a mut V,
+    memory: Option<Memory<'a>>,
+    main: W,
+    back: Option<R>,
+    channels: Vec<C>,
+    options: &SaveOptions,
+) -> Result<Ready<'a, D, V, W, R>, MigrationError>
+where
+    D: Device + Send,
+    V: SourceMachine + ?Sized,
+    W: Write,
+    R: Read,
+    C: Write + Send,
+{
     let mut ready = Ready {
         set: Set::new(devices, machine, channels.len(), options),
+        memory,
         main: MainWriter::new(main),
         answers: back.map(Answers::new),
         section_id_first: options.section_id_first,
         acks: options.agreement.acks,
+        flush_each_section: options.agreement.flush_each_section,
         cancel: options.cancel.clone(),
         limits: options.limits,
         report: Report::default(),
@@ -136,16 +197,23 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
         self.set.enter(Phase::Hello)?;
         let channels = self.begin(channels, options)?;
         self.set.enter(Phase::Open)?;
-        self.start(options)?;
-        self.read_while_running(options)?;
+        self.start(&channels, options)?;
+        self.read_while_running(&channels, options)?;
         self.set.enter(Phase::StopCopy)?;
         self.set.stop()?;
+        if let Some(memory) = &mut self.memory {
+            memory.stop();
+        }
         self.main.item(&Item::Command(Command::SwitchoverStart))?;
         self.end(&channels, options)?;
         self.full(options)?;
         self.set.enter(Phase::Load)?;
         if self.answers.is_some() {
             self.ask(PING_WHOLE)?;
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.complete()?;
+            self.report.ram = memory.sent;
         }
         self.report.devices = self.set.sums();
         Ok(())
@@ -172,12 +240,14 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
     }
 
     /// START sections, with every device that can in pre-copy.
-    fn start(&mut self, options: &SaveOptions) -> Result<(), Cause> {
+    fn start<C: Write + Send>(&mut self, channels: &Channels<C>, options: &SaveOptions) -> Result<(), Cause> {
         self.set.check_states()?;
         self.machine(Part::Start)?;
         if options.precopy.is_some() {
             self.set.begin_precopy()?;
+            self.memory.as_mut().map_or(Ok(()), Memory::start)?;
         }
+        self.ram(channels, |writer, memory| writer.start(memory))?;
         for index in 0..self.set.devices.len() {
             let (id, name) = self.section(index);
             self.main.section(SectionKind::Start, id, &name, &[VfioRecord::Setup, VfioRecord::EndOfState])?;
@@ -190,6 +260,31 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
     fn section(&self, index: usize) -> (u32, std::string::String) {
         let offset = u32::try_from(index).unwrap_or(u32::MAX);
         (self.section_id_first.saturating_add(offset), super::idstr(&self.set.name(index)))
+    }
+
+    /// Writes of guest memory, if it is sent from here.
+    fn ram<C: Write + Send, T: Default>(
+        &mut self,
+        channels: &Channels<C>,
+        write: impl FnOnce(&mut RamWriter<'_, W, C>, &mut Memory<'_>) -> Result<T, Cause>,
+    ) -> Result<T, Cause> {
+        let Some(memory) = &mut self.memory else { return Ok(T::default()) };
+        let mut writer = RamWriter {
+            main: &mut self.main,
+            channels,
+            cancel: &self.cancel,
+            section_id: self.section_id_first.saturating_sub(1),
+            flush_each_section: self.flush_each_section,
+        };
+        let written = write(&mut writer, memory)?;
+        self.tell_progress();
+        Ok(written)
+    }
+
+    fn tell_progress(&mut self) {
+        if let Some(memory) = &self.memory {
+            self.set.machine.progress(self.set.devices.len(), memory.sent.bytes());
+        }
     }
 
     /// The machine's items of a part.
@@ -216,12 +311,16 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
     }
 
     /// Pre-copy where there is any, then the P2P barrier.
-    fn read_while_running(&mut self, options: &SaveOptions) -> Result<(), Cause> {
+    fn read_while_running<C: Write + Send>(
+        &mut self,
+        channels: &Channels<C>,
+        options: &SaveOptions,
+    ) -> Result<(), Cause> {
         for _ in 0..REINIT_MAX {
             if let Some(rule) = &options.precopy {
                 self.set.enter(Phase::PreCopy)?;
                 self.set.begin_precopy()?;
-                self.precopy(rule, options)?;
+                self.precopy(channels, rule, options)?;
             }
             self.set.enter(Phase::Switchover)?;
             self.set.quiesce()?;
@@ -239,6 +338,7 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
             DeviceState::Multifd => self.end_over_channels(channels, options)?,
             DeviceState::Main => {
                 self.machine(Part::End)?;
+                self.ram(channels, |writer, memory| writer.end(memory))?;
                 let mut buffer = vec![0; options.limits.chunk_len()];
                 for index in 0..self.set.devices.len() {
                     self.drain(index, &mut buffer)?;
@@ -260,15 +360,22 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
         let sections: Vec<_> = (0..count).map(|index| self.section(index)).collect();
         let (set, main) = (&mut self.set, &mut self.main);
         let machine = &mut *set.machine;
+        let (memory, cancel, section_id) = (&mut self.memory, &self.cancel, self.section_id_first.saturating_sub(1));
+        let flush_each_section = self.flush_each_section;
         let meanwhile = || {
             write_part(machine, main, Part::End)?;
+            if let Some(memory) = memory {
+                RamWriter { main, channels, cancel, section_id, flush_each_section }.end(memory)?;
+            }
             for (id, name) in &sections {
                 main.section(SectionKind::End, *id, name, &[VfioRecord::EndOfState])?;
             }
             main.flush()
         };
         let (devices, progress) = (&mut *set.devices, &mut set.progress);
-        channels.send_all(devices, progress, &configs, &set.cancel, &options.limits, meanwhile)
+        channels.send_all(devices, progress, &configs, &set.cancel, &options.limits, meanwhile)?;
+        self.tell_progress();
+        Ok(())
     }
 
     /// The END section of one device.
@@ -309,96 +416,6 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
             }
         }
         self.main.flush()
-    }
-
-    /// What moved so far.
-    #[must_use]
-    pub const fn report(&self) -> &Report {
-        &self.report
-    }
-
-    /// The point of no return: sends the end of the stream, after which a QEMU target runs, and waits for its last word.
-    ///
-    /// # Errors
-    /// With [`MigrationError::committed`] unset the end did not leave, or the target said that it failed: the devices are
-    /// back. With it set the target may run: this side must stay stopped.
-    pub fn commit(mut self) -> Result<Report, MigrationError> {
-        if let Err(cause) = self.set.enter(Phase::Commit) {
-            return Err(self.fail(cause));
-        }
-        // The end is one byte: either it left or it did not.
-        if let Err(cause) = self.main.item(&Item::EndOfStream).and_then(|()| self.main.flush()) {
-            if self.main.has_sent_end() {
-                return Err(self.in_doubt(cause));
-            }
-            return Err(self.fail(cause));
-        }
-        let finished = self.finish();
-        match finished {
-            Ok(()) => {
-                self.set.disarm();
-                self.report.confirmed = self.answers.is_some();
-                self.report.acks_received = self.answers.as_ref().map_or(0, Answers::acks);
-                self.report.downtime = self.set.stopped_at.map(|at| at.elapsed()).unwrap_or_default();
-                if let Err(cause) = self.set.retire() {
-                    return Err(self.in_doubt(cause));
-                }
-                self.set.begin(Phase::Done);
-                Ok(core::mem::take(&mut self.report))
-            }
-            Err(cause @ Cause::Qemu(super::StreamError::Refused { .. })) => Err(self.fail(cause)),
-            Err(cause) => Err(self.in_doubt(cause)),
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), Cause> {
-        self.machine(Part::Description)?;
-        self.main.flush()?;
-        let pulse = Pulse::new(Cancel::new(), self.limits.silence_max);
-        let Some(answers) = &mut self.answers else { return Ok(()) };
-        loop {
-            match answers.shut() {
-                Some(0) => return Ok(()),
-                Some(status) => return Err(super::StreamError::Refused { status }.into()),
-                None => answers.read_some(self.acks)?,
-            }
-            pulse.check_silence(|| "the target's last word (SHUT)".to_string())?;
-        }
-    }
-}
-
-impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D, V, W, R> {
-    /// Ends the attempt and puts the devices back.
-    #[must_use]
-    pub fn abort(mut self) -> MigrationError {
-        self.fail(Cause::Cancelled)
-    }
-
-    fn fail(&mut self, cause: Cause) -> MigrationError {
-        // The target's own word says more than a connection that breaks.
-        let cause = match (&cause, self.answers.as_mut().and_then(Answers::last_word)) {
-            (Cause::Qemu(super::StreamError::Io { .. } | super::StreamError::Closed { .. }), Some(status)) => {
-                super::StreamError::Refused { status }.into()
-            }
-            _ => cause,
-        };
-        let (phase, devices) = (self.set.phase, self.set.abort(&cause));
-        MigrationError { phase, cause, devices, committed: false }
-    }
-
-    fn in_doubt(&mut self, cause: Cause) -> MigrationError {
-        self.set.disarm();
-        // They stay stopped either way.
-        let _ = self.set.retire();
-        MigrationError { phase: self.set.phase, cause, devices: Vec::new(), committed: true }
-    }
-}
-
-impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Drop for Ready<'_, D, V, W, R> {
-    fn drop(&mut self) {
-        if self.set.is_armed() {
-            let _ = self.fail(Cause::Cancelled);
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! The target of a QEMU source.
 
 mod channel;
+mod ram;
 mod reorder;
 mod shared;
 mod stream;
@@ -20,6 +21,7 @@ use self::stream::{Back, Stream};
 use super::Agreement;
 use super::error::{Connection, StreamError};
 use super::input::{End, Input};
+use super::memory::{RamPages, TargetMemory};
 use crate::device::{Call, Device, DeviceError};
 use crate::error::{Cause, MigrationError};
 use crate::hooks::{Cancel, Hooks, Phase};
@@ -28,12 +30,12 @@ use crate::restore;
 use crate::save::DeviceSum;
 use crate::trace::Trace;
 
-/// The VMM's part of a target: everything that is not a VFIO device.
+/// The VMM's part of a target: everything that is not a VFIO device, nor guest memory that [`load_with_memory`] fills.
 ///
 /// Any error refuses the migration, with the text as the reason.
 pub trait TargetMachine: Hooks {
     /// An item of the main stream, in order: machine type and configuration, sections of other devices from header to
-    /// footer, and RAM.
+    /// footer, and RAM unless [`load_with_memory`] has it.
     ///
     /// A `MultifdFlush` in a RAM section comes after all pages that were sent before it on multifd channels have been given to
     /// [`TargetMachine::pages`].
@@ -119,6 +121,8 @@ pub struct Report {
     pub acks_sent: u32,
     /// The most that was held of packets that overtook others, in bytes.
     pub reorder_peak_bytes: usize,
+    /// What came of guest memory. Nothing is counted where the machine takes it itself.
+    pub ram: RamPages,
     /// Whether the source could be told that all is well. Without a return path it never is.
     pub source_told: bool,
 }
@@ -134,6 +138,52 @@ pub struct Report {
 pub fn load<'a, D, V, R, W, C>(
     devices: &'a mut [D],
     machine: &'a mut V,
+    main: R,
+    back: Option<W>,
+    channels: Vec<C>,
+    options: &LoadOptions,
+) -> Result<Loaded<'a, D, V, W>, MigrationError>
+where
+    D: Device + Send,
+    V: TargetMachine + Send + ?Sized,
+    R: Read,
+    W: Write,
+    C: Read + Send,
+{
+    load_all(devices, machine, None, main, back, channels, options)
+}
+
+/// As [`load`], with guest memory written here: nothing of RAM comes to the machine, neither [`TargetMachine::item`] nor
+/// [`TargetMachine::pages`]. Its index in [`Hooks::progress`] is the devices' number.
+///
+/// Before the first byte is written the source's list of RAM blocks must be that of `memory`, with all names and sizes. Every
+/// connection writes the pages that it brings, at the same time as the others.
+///
+/// # Errors
+/// As [`load`], and [`RamError`](super::RamError) in [`StreamError::Ram`]. Memory then holds pieces of the source's: nothing may run in it.
+pub fn load_with_memory<'a, D, V, R, W, C>(
+    devices: &'a mut [D],
+    machine: &'a mut V,
+    memory: TargetMemory<'_>,
+    main: R,
+    back: Option<W>,
+    channels: Vec<C>,
+    options: &LoadOptions,
+) -> Result<Loaded<'a, D, V, W>, MigrationError>
+where
+    D: Device + Send,
+    V: TargetMachine + Send + ?Sized,
+    R: Read,
+    W: Write,
+    C: Read + Send,
+{
+    load_all(devices, machine, Some(memory), main, back, channels, options)
+}
+
+fn load_all<'a, D, V, R, W, C>(
+    devices: &'a mut [D],
+    machine: &'a mut V,
+    memory: Option<TargetMemory<'_>>,
     mut main: R,
     back: Option<W>,
     channels: Vec<C>,
@@ -146,7 +196,7 @@ where
     W: Write,
     C: Read + Send,
 {
-    let shared = Shared::new(&mut *devices, &mut *machine, channels.len(), options);
+    let shared = Shared::new(&mut *devices, &mut *machine, memory, channels.len(), options);
     let mut stream = Stream::new(&shared, back, channels.len(), options);
     std::thread::scope(|scope| {
         // A connection is closed after the reason is known: the source breaks all others then, which is no reason.
@@ -169,7 +219,8 @@ where
     let (failure, phase) = (shared.failure(), stream.phase);
     let (mut back, mut trace) = (stream.back, stream.trace);
     let (acks_sent, reorder_peak_bytes) = (stream.acks_sent, shared.peak_bytes());
-    let mut report = Report { devices: Vec::new(), acks_sent, reorder_peak_bytes, source_told: false };
+    let ram = shared.ram.as_ref().map(ram::Sink::pages).unwrap_or_default();
+    let mut report = Report { devices: Vec::new(), acks_sent, reorder_peak_bytes, ram, source_told: false };
     let mut touched = Vec::new();
     for slot in &shared.slots {
         let slot = lock(slot);
@@ -203,8 +254,8 @@ fn fail<D: Device + Send, W: Write>(
 }
 
 fn read<D: Device, V: TargetMachine + ?Sized, R: Read, W: Write>(
-    shared: &Shared<'_, D, V>,
-    stream: &mut Stream<'_, '_, D, V, W>,
+    shared: &Shared<'_, '_, D, V>,
+    stream: &mut Stream<'_, '_, '_, D, V, W>,
     main: R,
     options: &LoadOptions,
 ) -> Result<(), Cause> {
@@ -232,7 +283,7 @@ fn read<D: Device, V: TargetMachine + ?Sized, R: Read, W: Write>(
 }
 
 /// Refuses devices that something else is already doing something with.
-fn check_states<D: Device, V: TargetMachine + ?Sized>(shared: &Shared<'_, D, V>) -> Result<(), Cause> {
+fn check_states<D: Device, V: TargetMachine + ?Sized>(shared: &Shared<'_, '_, D, V>) -> Result<(), Cause> {
     for slot in &shared.slots {
         let mut slot = lock(slot);
         match slot.device.state()? {

@@ -45,7 +45,7 @@ enum Fault {
 }
 
 /// [`Tracking`] without the lifetime of its trackers.
-trait Account {
+pub(crate) trait Account {
     fn region_ids(&self) -> Vec<RegionId>;
     fn has_trackers(&self) -> bool;
     fn start(&mut self) -> Result<(), TrackError>;
@@ -122,6 +122,14 @@ impl<'a> Source<'a> {
         let account = RegionTable::new(regions, count).map_err(Fault::from)?;
         account.compare(memory.regions()).map_err(Fault::from)?;
         Ok(Self { memory, account: tracking })
+    }
+
+    pub(crate) fn memory(&self) -> &'a dyn GuestMemory {
+        self.memory
+    }
+
+    pub(crate) fn account(&mut self) -> &mut (dyn Account + Send + 'a) {
+        self.account
     }
 }
 

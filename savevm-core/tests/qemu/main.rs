@@ -12,7 +12,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/guest.rs"]
+mod guest;
 mod hostile;
+mod memory;
+mod pages;
 
 use core::time::Duration;
 use std::os::unix::net::UnixStream;

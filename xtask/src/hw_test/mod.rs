@@ -76,7 +76,8 @@ enum Target {
     Soft,
     /// A real kernel and its mtty driver in a virtual machine, with a stock QEMU in it to migrate to and from.
     Vm(target::vm::Args),
-    /// Stock QEMUs that migrate simulated devices to each other, to us and from us, with every byte recorded and checked.
+    /// Stock QEMUs that migrate simulated devices to each other, to us and from us, with every byte recorded and checked;
+    /// guest memory too, compared with what QEMU says of its own.
     Qemu(target::qemu::Args),
     /// A real device, which will be reset again and again.
     Device(target::device::Args),

@@ -59,6 +59,23 @@ pub(crate) struct Extras<'a> {
     pub(crate) properties: &'a str,
     /// The most address space the emulator may have, in bytes.
     pub(crate) address_bytes_max: Option<u64>,
+    /// RAM that matters.
+    pub(crate) memory: Option<GuestMemory<'a>>,
+}
+
+/// RAM that is looked at, and what the guest does with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GuestMemory<'a> {
+    /// How much.
+    pub(crate) mib: u32,
+    /// What stands there from 1 MiB on when the machine starts; zeros without.
+    pub(crate) content: Option<&'a Path>,
+    /// What the guest's processor runs.
+    pub(crate) firmware: &'a Path,
+    /// The guest does not run after a migration.
+    pub(crate) is_paused: bool,
+    /// `multifd-flush-after-each-section`.
+    pub(crate) flush_each_section: bool,
 }
 
 /// Why there is no machine, or none any more.
@@ -159,7 +176,7 @@ impl Machine {
             }
             Devices::Real(_) => qemu.command_tied_to_thread(),
         };
-        arguments(&mut command, spec, extras.properties, &file("qmp"));
+        arguments(&mut command, spec, &extras, &file("qmp"));
         if let Some(bytes) = extras.address_bytes_max {
             command = limited(&command, bytes);
         }
@@ -347,15 +364,36 @@ fn limited(command: &Command, address_bytes_max: u64) -> Command {
     limited
 }
 
-fn arguments(command: &mut Command, spec: &Spec<'_>, properties: &str, monitor: &Path) {
-    command.args(["-machine", "q35", "-accel", "tcg", "-m", "16"]);
+fn arguments(command: &mut Command, spec: &Spec<'_>, extras: &Extras<'_>, monitor: &Path) {
+    match &extras.memory {
+        None => drop(command.args(["-machine", "q35", "-m", "16"])),
+        Some(memory) => memory.arguments(command),
+    }
+    command.args(["-accel", "tcg"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
     // Commas are doubled in QEMU's option syntax.
     let monitor = monitor.display().to_string().replace(',', ",,");
     command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
-    command.args(spec.devices.arguments(properties));
+    command.args(spec.devices.arguments(extras.properties));
     if spec.is_target {
         command.args(["-incoming", "defer"]);
+    }
+}
+
+impl GuestMemory<'_> {
+    fn arguments(&self, command: &mut Command) {
+        let word = |path: &Path| path.display().to_string().replace(',', ",,");
+        if let Some(path) = self.content {
+            // Not as a file that the memory is: those 11.1 maps for devices in a way of their own.
+            command.arg("-device").arg(format!("loader,file={},addr=0x100000,force-raw=on", word(path)));
+        }
+        command.args(["-machine", "q35", "-m"]).arg(self.mib.to_string()).arg("-bios").arg(self.firmware);
+        if self.is_paused {
+            command.arg("-S");
+        }
+        if self.flush_each_section {
+            command.args(["-global", "migration.multifd-flush-after-each-section=on"]);
+        }
     }
 }
 
@@ -377,7 +415,8 @@ mod test {
         let devices = Devices::Soft { library, devices: &devices };
         let spec = Spec { name: "target", folder, devices, is_target: true };
         let mut command = Command::new("qemu");
-        arguments(&mut command, &spec, ",x-y=z", Path::new("/f/a,b.qmp"));
+        let extras = Extras { properties: ",x-y=z", ..Extras::default() };
+        arguments(&mut command, &spec, &extras, Path::new("/f/a,b.qmp"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(words.iter().any(|word| word.starts_with("unix:/f/a,,b.qmp,")), "{words:?}");
         assert!(

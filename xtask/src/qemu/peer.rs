@@ -3,6 +3,7 @@
 //! `xtask qemu-peer`: one side of a migration with a QEMU, as a process of its own with devices of its own.
 
 mod connect;
+mod guest;
 mod machine;
 mod memory;
 pub(crate) mod outcome;
@@ -22,8 +23,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use savevm_core::Cancel;
 use savevm_core::kernel::KernelDevice;
 use savevm_core::qemu::{Acks, Agreement, DeviceState};
+use savevm_core::ram::FileMemory;
 
 pub(crate) use self::connect::listening;
+pub(crate) use self::guest::{contents, file_name};
 use self::outcome::Outcome;
 use crate::device::DeviceSpec;
 use crate::out::outln;
@@ -70,6 +73,12 @@ struct Common {
     /// How initial bytes are acknowledged.
     #[arg(long, value_enum, default_value_t = AckScheme::Off)]
     acks: AckScheme,
+    /// Every RAM section ends with a synchronisation point.
+    #[arg(long)]
+    flush_each_section: bool,
+    /// Write what is in guest memory at the end into this folder: a file for each RAM block.
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
     /// Give up when the other side says nothing for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, overrides_with = "silence")]
     silence: u64,
@@ -96,7 +105,9 @@ impl Common {
             AckScheme::PerRequest => Acks::PerRequest,
         };
         let over_multifd = self.multifd_state && !self.only_main && !self.state_on_main;
-        Agreement::new(acks, if over_multifd { DeviceState::Multifd } else { DeviceState::Main })
+        let mut agreement = Agreement::new(acks, if over_multifd { DeviceState::Multifd } else { DeviceState::Main });
+        agreement.flush_each_section = self.flush_each_section;
+        agreement
     }
 
     fn channels(&self) -> u8 {
@@ -107,6 +118,11 @@ impl Common {
     fn devices<'a>(&self, all: &'a mut [PeerDevice]) -> &'a mut [PeerDevice] {
         let count = all.len().saturating_sub(self.leave_out);
         all.get_mut(..count).unwrap_or_default()
+    }
+
+    /// Writes guest memory down, where that was asked for.
+    fn dump(&self, memory: &FileMemory) -> Result<(), String> {
+        self.dump.as_deref().map_or(Ok(()), |folder| guest::dump(memory, folder))
     }
 
     fn limits(&self) -> savevm_core::Limits {

@@ -27,6 +27,8 @@ pub(crate) enum WayBack {
 pub(crate) enum Switchover {
     /// As soon as it may.
     Soon,
+    /// As soon as all memory has moved once.
+    AfterMemory,
     /// Not by itself.
     Never,
 }
@@ -49,6 +51,8 @@ impl Switchover {
         // pending for a moment: only a rate below what is there keeps it from that.
         let (downtime_limit_ms, switchover_rate, rate) = match self {
             Self::Soon => (60_000, 1_000_000_000, 1u64 << 40),
+            // 8 MB may be left, which is more than a device has, and less than a guest.
+            Self::AfterMemory => (8, 1_000_000_000, 1u64 << 40),
             Self::Never => (1, 1, RATE_HELD_BACK),
         };
         json!({

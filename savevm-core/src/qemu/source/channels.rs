@@ -3,15 +3,16 @@
 //!
 //! A device keeps to channels of its own where there are enough, and shares one where there are not.
 
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::vec;
 use std::vec::Vec;
 
 use stream_codec::qemu::{
-    DEVICE_STATE_PACKET_BYTES, DeviceStateHeader, InitialPacket, MultifdItem, VFIO_DEV_CONFIG_STATE, VFIO_END_OF_STATE,
-    VFIO_PACKET_HEADER_BYTES, VfioPacketHeader,
+    DEVICE_STATE_PACKET_BYTES, DeviceStateHeader, InitialPacket, MultifdItem, RamPacket, VFIO_DEV_CONFIG_STATE,
+    VFIO_END_OF_STATE, VFIO_PACKET_HEADER_BYTES, VfioPacketHeader, packet_pages,
 };
 
 use super::set::Progress;
@@ -21,6 +22,7 @@ use crate::error::Cause;
 use crate::hooks::Cancel;
 use crate::limits::Limits;
 use crate::qemu::error::{Connection, StreamError};
+use crate::qemu::memory::PAGE_BITS;
 
 /// Bytes in front of the device state in a packet.
 const HEADER_BYTES: usize = DEVICE_STATE_PACKET_BYTES + 12;
@@ -28,16 +30,22 @@ const _: () = assert!(VFIO_PACKET_HEADER_BYTES == 12);
 
 pub(super) struct Channels<C> {
     all: Vec<Mutex<Channel<C>>>,
+    /// Number of the next RAM packet, over all channels.
+    packets: AtomicU64,
+    /// The channel that begins the next round of pages.
+    turn: AtomicUsize,
 }
 
-struct Channel<C> {
+pub(super) struct Channel<C> {
     writer: C,
-    index: usize,
+    pub(super) index: usize,
     offset: u64,
+    /// For a packet with pages: kept from one to the next.
+    pub(super) buffer: Vec<u8>,
 }
 
 impl<C: Write> Channel<C> {
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Cause> {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Cause> {
         let (connection, offset) = (Connection::Multifd(self.index), self.offset);
         let sent = self.writer.write_all(bytes).and_then(|()| self.writer.flush());
         sent.map_err(|error| StreamError::Io { connection, offset, error })?;
@@ -65,11 +73,42 @@ impl<C: Write + Send> Channels<C> {
                 u8::try_from(index).map_err(|_| Cause::refused("QEMU has at most 255 multifd channels"))?;
             let mut bytes = Vec::new();
             InitialPacket { uuid, channel_id }.encode(&mut bytes);
-            let mut channel = Channel { writer, index, offset: 0 };
+            let mut channel = Channel { writer, index, offset: 0, buffer: Vec::new() };
             channel.send(&bytes)?;
             all.push(Mutex::new(channel));
         }
-        Ok(Self { all })
+        Ok(Self { all, packets: AtomicU64::new(1), turn: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// A number for a RAM packet.
+    pub(super) fn number(&self) -> u64 {
+        self.packets.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The channel at a place, counted on and on. `None` if there are no channels.
+    pub(super) fn lock(&self, place: usize) -> Option<MutexGuard<'_, Channel<C>>> {
+        let channel = self.all.get(place.checked_rem(self.all.len())?)?;
+        Some(channel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A synchronisation point on every channel: what follows it comes after what any of them had before.
+    pub(super) fn sync(&self) -> Result<(), Cause> {
+        for place in 0..self.all.len() {
+            let Some(mut channel) = self.lock(place) else { break };
+            let (mut bytes, connection) = (Vec::new(), Connection::Multifd(place));
+            let packet = MultifdItem::Ram(RamPacket::sync(self.number(), packet_pages(PAGE_BITS)));
+            packet.encode(&mut bytes).map_err(|reason| StreamError::Unwritable { connection, reason })?;
+            channel.send(&bytes)?;
+        }
+        Ok(())
     }
 
     /// Sends all devices to their ends, while `meanwhile` runs here.

@@ -14,7 +14,8 @@ use crate::hooks::Hooks;
 pub enum Part {
     /// The machine type and its subsections: `Configuration`, `ConfigurationSubsection`.
     Configuration,
-    /// What opens the machine's own devices that are sent in several sections, RAM above all: START sections, and FULL ones of devices
+    /// What opens the machine's own devices that are sent in several sections, RAM above all unless
+    /// [`save_with_memory`](super::save_with_memory) sends it: START sections, and FULL ones of devices
     /// that must be set up early.
     Start,
     /// More of those while the guest runs: PART sections. Called again and again in pre-copy; may write nothing.
@@ -28,7 +29,8 @@ pub enum Part {
     Description,
 }
 
-/// The VMM's part of a source: everything that is not a VFIO device.
+/// The VMM's part of a source: everything that is not a VFIO device, nor guest memory that [`save_with_memory`](super::save_with_memory)
+/// sends.
 pub trait SourceMachine: Hooks {
     /// Gives the items of a part, in order, to `put`: sections from header to footer.
     ///

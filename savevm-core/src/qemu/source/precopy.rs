@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reading while the guest runs, and knowing when to leave.
 //!
-//! A fixed rule instead of [`crate::sched`]: while the guest runs all devices take turns on one main stream, and how much the
-//! machine itself has left, most of which is RAM, only the machine knows.
+//! A fixed rule instead of [`crate::sched`]: while the guest runs all devices take turns on one main stream, guest memory among them. How
+//! much the machine itself has left only the machine knows.
+//!
+//! Memory goes in passes: all that is known to be dirty is sent before the trackers are asked again. So only at the end of a pass it is known
+//! how much is left, and only there the decision is made.
 
 use core::time::Duration;
 use std::io::{Read, Write};
@@ -12,6 +15,7 @@ use std::vec;
 
 use stream_codec::qemu::{SectionKind, VfioRecord};
 
+use super::channels::Channels;
 use super::{Part, Ready, SaveOptions, SourceMachine, check_shut};
 use crate::device::{self, Device};
 use crate::error::Cause;
@@ -19,16 +23,16 @@ use crate::error::Cause;
 /// How long a round without anything to send lasts.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// When to leave pre-copy. A round is one chunk of each device.
+/// When to leave pre-copy. A round is one chunk of each device, and of guest memory a pass over all that is dirty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Precopy {
-    /// Leave once all devices together report at most this many dirty bytes, and no initial bytes.
+    /// Leave once all devices and guest memory together have at most this many dirty bytes, and no initial bytes.
     pub dirty_bytes_max: u64,
     /// Leave after this many rounds in a row in which the dirty bytes did not fall: there is nothing more to gain.
     pub level_rounds_max: u32,
     /// Leave after this long in any case, but for acknowledgements that are owed. Initial bytes still unread then move
-    /// while the guest is stopped.
+    /// while the guest is stopped. The first pass over guest memory does not count: it takes what it takes.
     pub duration_max: Duration,
 }
 
@@ -45,15 +49,29 @@ struct Round {
     initial_bytes: u64,
     dirty_bytes: u64,
     has_moved: bool,
+    /// More of guest memory is known to be dirty, and goes first.
+    is_mid_pass: bool,
 }
 
 impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D, V, W, R> {
     /// Rounds over all devices, a chunk of each, until what is left is little and nothing waits for an acknowledgement.
-    pub(super) fn precopy(&mut self, rule: &Precopy, options: &SaveOptions) -> Result<(), Cause> {
+    pub(super) fn precopy<C: Write + Send>(
+        &mut self,
+        channels: &Channels<C>,
+        rule: &Precopy,
+        options: &SaveOptions,
+    ) -> Result<(), Cause> {
         let mut buffer = vec![0; options.limits.chunk_len()];
-        let (begin, mut least_dirty_bytes, mut level_rounds) = (Instant::now(), u64::MAX, 0u32);
+        let (mut begin, mut least_dirty_bytes, mut level_rounds) = (Instant::now(), u64::MAX, 0u32);
+        let mut is_first_pass = true;
         loop {
-            let round = self.round(&mut buffer)?;
+            let round = self.round(channels, &mut buffer)?;
+            if round.is_mid_pass {
+                continue;
+            }
+            if core::mem::take(&mut is_first_pass) {
+                begin = Instant::now();
+            }
             if self.awaits_acks(round.has_moved)? {
                 // Until they come nothing may stop, however long it takes: that is what they are for.
                 if begin.elapsed() >= rule.duration_max.max(options.limits.silence_max) {
@@ -78,9 +96,22 @@ impl<D: Device + Send, V: SourceMachine + ?Sized, W: Write, R: Read> Ready<'_, D
         }
     }
 
-    fn round(&mut self, buffer: &mut [u8]) -> Result<Round, Cause> {
+    fn round<C: Write + Send>(&mut self, channels: &Channels<C>, buffer: &mut [u8]) -> Result<Round, Cause> {
         let mut round = Round::default();
+        self.set.check_cancel()?;
         self.machine(Part::Round)?;
+        self.ram(channels, |writer, memory| {
+            if !memory.is_tracked() {
+                return Ok(());
+            }
+            writer.part(memory)?;
+            round.is_mid_pass = !memory.is_drained();
+            if !round.is_mid_pass {
+                memory.collect();
+                round.dirty_bytes = memory.dirty_bytes();
+            }
+            Ok(())
+        })?;
         for index in self.set.precopying()? {
             round.has_moved |= self.send_part(index, buffer, &mut round)?;
         }

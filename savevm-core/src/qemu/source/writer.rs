@@ -57,7 +57,12 @@ impl<W: Write> MainWriter<W> {
 
     /// The header of a device's section.
     pub(super) fn open_section(&mut self, kind: SectionKind, id: u32, idstr: &str) -> Result<(), Cause> {
-        let (version_id, extent) = (VFIO_VERSION, Extent::Format);
+        self.open(kind, id, idstr, VFIO_VERSION)
+    }
+
+    /// The header of a section that ends by its own rules.
+    pub(super) fn open(&mut self, kind: SectionKind, id: u32, idstr: &str, version_id: u32) -> Result<(), Cause> {
+        let extent = Extent::Format;
         self.item(&Item::Section(SectionHeader { kind, id, idstr, instance_id: 0, version_id, extent }))
     }
 

@@ -10,6 +10,7 @@ use stream_codec::qemu::{
     Event, InitialPacket, MultifdDecoder, MultifdItem, MultifdOptions, VFIO_PACKET_HEADER_BYTES, VfioPacketHeader,
 };
 
+use super::ram::Places;
 use super::reorder::{Packet, Turn};
 use super::shared::{Shared, lock};
 use super::{LoadOptions, TargetMachine};
@@ -20,8 +21,8 @@ use crate::qemu::error::Connection;
 use crate::qemu::input::{Flow, Input};
 
 /// A channel, and the packet that is coming over it.
-struct Channel<'s, 'a, D, V: ?Sized> {
-    shared: &'s Shared<'a, D, V>,
+struct Channel<'s, 'a, 'm, D, V: ?Sized> {
+    shared: &'s Shared<'a, 'm, D, V>,
     index: usize,
     options: &'s LoadOptions,
     device: usize,
@@ -29,11 +30,15 @@ struct Channel<'s, 'a, D, V: ?Sized> {
     packet: VfioPacketHeader,
     turn: Turn,
     bytes: Vec<u8>,
+    /// Where the pages go whose bytes are coming.
+    places: Places,
+    /// A synchronisation point is behind those bytes.
+    syncs_after: bool,
 }
 
 /// Reads the channel until the migration is over or the source closes it.
 pub(super) fn run<D: Device, V: TargetMachine + ?Sized, R: Read>(
-    shared: &Shared<'_, D, V>,
+    shared: &Shared<'_, '_, D, V>,
     index: usize,
     reader: R,
     options: &LoadOptions,
@@ -49,23 +54,31 @@ pub(super) fn run<D: Device, V: TargetMachine + ?Sized, R: Read>(
         packet: VfioPacketHeader { index: 0, is_config: false },
         turn: Turn::Wait,
         bytes: Vec::new(),
+        places: Places::default(),
+        syncs_after: false,
     };
     let mut input = Input { reader, connection: Connection::Multifd(index), pulse: &shared.pulse, must_speak: false };
     input.drive(&mut decoder, &mut buffer, |event| channel.handle(event)).map(drop)
 }
 
-impl<D: Device, V: TargetMachine + ?Sized> Channel<'_, '_, D, V> {
+impl<D: Device, V: TargetMachine + ?Sized> Channel<'_, '_, '_, D, V> {
     fn handle(&mut self, event: Event<'_, MultifdItem<'_>>) -> Result<Flow, Cause> {
         match event.item {
             MultifdItem::Initial(packet) => self.introduce(&packet)?,
             MultifdItem::Ram(packet) if packet.is_sync && packet.normal_pages == 0 && packet.zero_pages == 0 => {
                 self.shared.sync(self.index);
             }
-            MultifdItem::Ram(_) => {
+            MultifdItem::Ram(packet) => {
                 self.shared.wait_released(self.index)?;
                 self.pages(&event.item)?;
+                // multifd.md: sources older than 9.0 have pages in these. The point comes after them.
+                self.syncs_after = packet.is_sync;
+                self.end_pages(packet.payload_bytes == 0);
             }
-            MultifdItem::RamBytes(_) => self.pages(&event.item)?,
+            MultifdItem::RamBytes(piece) => {
+                self.pages(&event.item)?;
+                self.end_pages(piece.is_last());
+            }
             MultifdItem::DeviceState(header) => {
                 if self.options.agreement.device_state == DeviceState::Main {
                     return Err(Cause::refused(format!(
@@ -99,8 +112,19 @@ impl<D: Device, V: TargetMachine + ?Sized> Channel<'_, '_, D, V> {
         self.shared.introduce(packet.channel_id)
     }
 
-    fn pages(&self, item: &MultifdItem<'_>) -> Result<(), Cause> {
-        lock(&self.shared.machine).pages(self.index, item).map_err(Cause::refused)
+    fn pages(&mut self, item: &MultifdItem<'_>) -> Result<(), Cause> {
+        match (&self.shared.ram, item) {
+            (Some(ram), MultifdItem::Ram(packet)) => self.places = ram.packet(packet)?,
+            (Some(ram), MultifdItem::RamBytes(piece)) => ram.payload(&self.places, piece)?,
+            _ => lock(&self.shared.machine).pages(self.index, item).map_err(Cause::refused)?,
+        }
+        Ok(())
+    }
+
+    fn end_pages(&mut self, is_whole: bool) {
+        if is_whole && core::mem::take(&mut self.syncs_after) {
+            self.shared.sync(self.index);
+        }
     }
 
     /// A packet of a VFIO device begins.

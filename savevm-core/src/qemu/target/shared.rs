@@ -10,6 +10,7 @@ use std::vec::Vec;
 
 use vfio_mig_fsm::State as DeviceState;
 
+use super::ram::Sink;
 use super::reorder::{Breach, Packet, Reorder, Turn};
 use super::{LoadOptions, TargetMachine};
 use crate::device::Device;
@@ -17,6 +18,7 @@ use crate::digest::Digest;
 use crate::error::Cause;
 use crate::qemu::error::StreamError;
 use crate::qemu::input::Pulse;
+use crate::qemu::memory::{RamError, TargetMemory};
 
 /// How long a wait lasts before it looks whether the migration goes on.
 const LOOK: Duration = Duration::from_millis(20);
@@ -32,12 +34,14 @@ pub(super) struct Slot<'a, D> {
     pub(super) config: Vec<u8>,
 }
 
-pub(super) struct Shared<'a, D, V: ?Sized> {
+pub(super) struct Shared<'a, 'm, D, V: ?Sized> {
     pub(super) pulse: Pulse,
     pub(super) slots: Vec<Mutex<Slot<'a, D>>>,
     /// The devices' names, in order.
     pub(super) names: Vec<String>,
     pub(super) machine: Mutex<&'a mut V>,
+    /// Guest memory, where it is not the machine's.
+    pub(super) ram: Option<Sink<'m>>,
     state: Mutex<State>,
     changed: Condvar,
     state_bytes_max: u64,
@@ -55,6 +59,8 @@ struct State {
     channel_ids: Vec<u8>,
     /// How many synchronisation points each channel has passed.
     syncs: Vec<u64>,
+    /// Which channels have brought pages since their last synchronisation point.
+    has_pages: Vec<bool>,
     /// How many of them all channels have passed, by the main connection's word.
     syncs_released: u64,
 }
@@ -63,8 +69,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
-    pub(super) fn new(devices: &'a mut [D], machine: &'a mut V, channels: usize, options: &LoadOptions) -> Self {
+impl<'a, 'm, D: Device, V: TargetMachine + ?Sized> Shared<'a, 'm, D, V> {
+    pub(super) fn new(
+        devices: &'a mut [D],
+        machine: &'a mut V,
+        memory: Option<TargetMemory<'m>>,
+        channels: usize,
+        options: &LoadOptions,
+    ) -> Self {
         let names: Vec<String> = devices.iter().map(|device| device.name().to_string()).collect();
         let reorder = Reorder::new(devices.len(), options.reorder_bytes_max, options.packets_ahead_max);
         let slot = |device: &'a mut D| {
@@ -83,6 +95,7 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
             slots: devices.iter_mut().map(slot).collect(),
             names,
             machine: Mutex::new(machine),
+            ram: memory.map(Sink::new),
             state: Mutex::new(State {
                 reorder,
                 failure: None,
@@ -90,6 +103,7 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
                 waiting: Vec::new(),
                 channel_ids: Vec::new(),
                 syncs: vec![0; channels],
+                has_pages: vec![false; channels],
                 syncs_released: 0,
             }),
             changed: Condvar::new(),
@@ -289,10 +303,23 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
 
     /// A channel has met a synchronisation point.
     pub(super) fn sync(&self, channel: usize) {
-        if let Some(count) = lock(&self.state).syncs.get_mut(channel) {
+        let mut state = lock(&self.state);
+        if let Some(count) = state.syncs.get_mut(channel) {
             *count = count.saturating_add(1);
         }
+        if let Some(has_pages) = state.has_pages.get_mut(channel) {
+            *has_pages = false;
+        }
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// No pages may be left for which the main connection has not waited.
+    pub(super) fn check_synchronised(&self) -> Result<(), RamError> {
+        let state = lock(&self.state);
+        let is_behind = |(syncs, has_pages): (&u64, &bool)| *has_pages || *syncs > state.syncs_released;
+        let channel = state.syncs.iter().zip(&state.has_pages).position(is_behind);
+        channel.map_or(Ok(()), |channel| Err(RamError::Unsynchronised { channel }))
     }
 
     /// A channel has a packet with pages: it waits until all channels have passed the points that it has.
@@ -303,7 +330,13 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
         let mut state = lock(&self.state);
         while state.syncs.get(channel).is_some_and(|count| *count > state.syncs_released) {
             self.pulse.check()?;
+            if self.pulse.is_running_out() {
+                return Err(RamError::Unsynchronised { channel }.into());
+            }
             (state, _) = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(has_pages) = state.has_pages.get_mut(channel) {
+            *has_pages = true;
         }
         Ok(())
     }
@@ -325,6 +358,11 @@ impl<'a, D: Device, V: TargetMachine + ?Sized> Shared<'a, D, V> {
         drop(state);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Whether there are multifd channels.
+    pub(super) fn has_channels(&self) -> bool {
+        !lock(&self.state).syncs.is_empty()
     }
 
     /// A channel has ended.

@@ -7,7 +7,8 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use stream_codec::qemu::{
-    Command, ConfigState, Event, Item, RamRecord, ReturnPathItem, SectionHeader, SectionKind, VfioRecord,
+    Command, ConfigState, ConfigurationSubsection, Event, Item, RamRecord, ReturnPathItem, SectionHeader, SectionKind,
+    VfioRecord,
 };
 
 use super::shared::{Shared, lock};
@@ -17,6 +18,7 @@ use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::qemu::error::{Connection, StreamError};
 use crate::qemu::input::Flow;
+use crate::qemu::memory::{PAGE_BITS, RamError};
 use crate::qemu::{Acks, DeviceState};
 use crate::trace::Trace;
 
@@ -33,16 +35,24 @@ struct Seen {
 #[derive(Clone, Copy, Debug)]
 struct Section {
     kind: SectionKind,
-    /// `None`: of the machine.
-    device: Option<usize>,
+    of: Of,
 }
 
-pub(super) struct Stream<'s, 'a, D, V: ?Sized, W> {
-    shared: &'s Shared<'a, D, V>,
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Of {
+    Machine,
+    Device(usize),
+    /// Guest memory that is not the machine's.
+    Ram,
+}
+
+pub(super) struct Stream<'s, 'a, 'm, D, V: ?Sized, W> {
+    shared: &'s Shared<'a, 'm, D, V>,
     options: &'s LoadOptions,
     pub(super) back: Back<W>,
     section: Section,
     seen: Vec<Seen>,
+    seen_ram: Seen,
     /// Which devices have anything to acknowledge.
     has_precopy: Vec<bool>,
     /// With [`Acks::Once`]: the devices whose initial bytes have not come.
@@ -87,9 +97,9 @@ impl<W: Write> Back<W> {
     }
 }
 
-impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V, W> {
+impl<'s, 'a, 'm, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, 'm, D, V, W> {
     pub(super) fn new(
-        shared: &'s Shared<'a, D, V>,
+        shared: &'s Shared<'a, 'm, D, V>,
         writer: Option<W>,
         channels: usize,
         options: &'s LoadOptions,
@@ -100,8 +110,9 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
             shared,
             options,
             back: Back::new(writer),
-            section: Section { kind: SectionKind::Full, device: None },
+            section: Section { kind: SectionKind::Full, of: Of::Machine },
             seen: shared.names.iter().map(|_| Seen::default()).collect(),
+            seen_ram: Seen::default(),
             acks_open: has_precopy.iter().filter(|has| **has).count(),
             has_precopy,
             acks_sent: 0,
@@ -123,7 +134,7 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
         match &event.item {
             Item::Section(header) => self.section(header, &event.item)?,
             Item::Vfio(record) => self.record(record)?,
-            Item::Footer { .. } if self.section.device.is_some() => self.section.device = None,
+            Item::Footer { .. } if self.section.of != Of::Machine => self.section.of = Of::Machine,
             Item::Command(command) => self.command(*command)?,
             Item::EndOfStream => {
                 if !self.options.vmdesc_follows {
@@ -132,14 +143,33 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
             }
             Item::Vmdesc { length: 0 } => return Ok(Flow::Done),
             Item::VmdescBytes(piece) => return Ok(if piece.is_last() { Flow::Done } else { Flow::More }),
-            item => {
-                if matches!(item, Item::Ram(RamRecord::MultifdFlush)) {
-                    self.shared.release()?;
-                }
-                self.machine(item)?;
+            Item::Ram(record) => self.ram(record, &event.item)?,
+            Item::ConfigurationSubsection(ConfigurationSubsection::TargetPageBits(bits))
+                if self.shared.ram.is_some() && *bits != PAGE_BITS =>
+            {
+                return Err(RamError::PageSize { page_bits: *bits }.into());
             }
+            item => self.machine(item)?,
         }
         Ok(Flow::More)
+    }
+
+    fn ram(&mut self, record: &RamRecord<'_>, item: &Item<'_>) -> Result<(), Cause> {
+        let is_end = *record == RamRecord::EndOfSection;
+        let ends_with_point = self.options.agreement.flush_each_section && self.shared.has_channels();
+        let has_point = *record == RamRecord::MultifdFlush || (is_end && ends_with_point);
+        // Pages that wait for the first point need the list, which this record ends.
+        self.shared.ram.as_ref().map_or(Ok(()), |ram| ram.record(record))?;
+        if has_point {
+            self.shared.release()?;
+        }
+        let Some(ram) = &self.shared.ram else { return self.machine(item) };
+        if is_end {
+            let bytes = ram.pages().bytes();
+            lock(&self.shared.machine).progress(self.shared.names.len(), bytes);
+            self.seen_ram.end |= self.section.kind == SectionKind::End;
+        }
+        Ok(())
     }
 
     fn machine(&self, item: &Item<'_>) -> Result<(), Cause> {
@@ -148,12 +178,24 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
 
     fn section(&mut self, header: &SectionHeader<'_>, item: &Item<'_>) -> Result<(), Cause> {
         let is_device = header.idstr == "vfio" || header.idstr.ends_with("/vfio");
+        if header.idstr == "ram" && self.shared.ram.is_some() {
+            self.section = Section { kind: header.kind, of: Of::Ram };
+            match header.kind {
+                SectionKind::Start => {
+                    self.seen_ram.start = true;
+                    self.enter(Phase::Open)?;
+                }
+                SectionKind::Part => self.enter(Phase::PreCopy)?,
+                _ => {}
+            }
+            return Ok(());
+        }
         if !is_device {
-            self.section = Section { kind: header.kind, device: None };
+            self.section = Section { kind: header.kind, of: Of::Machine };
             return self.machine(item);
         }
         let device = self.shared.find(header.idstr, header.instance_id)?;
-        self.section = Section { kind: header.kind, device: Some(device) };
+        self.section = Section { kind: header.kind, of: Of::Device(device) };
         match header.kind {
             SectionKind::Start => {
                 self.enter(Phase::Open)?;
@@ -218,7 +260,7 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
     }
 
     fn record(&mut self, record: &VfioRecord<'_>) -> Result<(), Cause> {
-        let Section { kind, device: Some(device) } = self.section else {
+        let Section { kind, of: Of::Device(device) } = self.section else {
             return Err(Cause::refused("device state outside of a section"));
         };
         match *record {
@@ -334,6 +376,13 @@ impl<'s, 'a, D: Device, V: TargetMachine + ?Sized, W: Write> Stream<'s, 'a, D, V
                     "the stream has ended without SWITCHOVER_START, which frees what channels bring",
                 ));
             }
+        }
+        if self.shared.ram.is_some() {
+            let parts = [(self.seen_ram.start, "START"), (self.seen_ram.end, "END")];
+            if let Some((_, what)) = parts.into_iter().find(|(has, _)| !has) {
+                return Err(RamError::NoSection { what }.into());
+            }
+            self.shared.check_synchronised()?;
         }
         self.enter(Phase::Load)?;
         if self.options.agreement.device_state == DeviceState::Multifd {

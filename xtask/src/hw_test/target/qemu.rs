@@ -3,7 +3,8 @@
 //! The `qemu` target: stock QEMUs migrate simulated devices through a recording relay.
 //!
 //! Two QEMUs show that the simulated devices are right enough for QEMU, that its streams are understood to the last byte, and
-//! what it does to its devices when a migration fails. Then one of the two is `savevm_core::qemu` (`ours`).
+//! what it does to its devices when a migration fails. Then one of the two is `savevm_core::qemu` (`ours`), which moves guest memory too
+//! (`ours/ram`).
 
 mod check;
 mod fault;

@@ -2,6 +2,7 @@
 
 //! What a side reports at its end, and the parent reads.
 
+use savevm_core::qemu::RamPages;
 use savevm_core::{Device, DeviceSum, MigrationError};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub(crate) struct Outcome {
     pub(crate) reorder_peak_bytes: usize,
     /// Most memory this process ever had, in bytes.
     pub(crate) memory_peak_bytes: u64,
+    /// Pages of guest memory that moved, those of zeros included; none where it is not moved for this side.
+    pub(crate) pages: u64,
     /// What a target was given of RAM.
     pub(crate) ram: Vec<RamReport>,
 }
@@ -69,6 +72,11 @@ impl Outcome {
             report.crc64_nvme = sum.sum.crc64_nvme;
             report.precopy_bytes = sum.precopy_bytes;
         }
+        self
+    }
+
+    pub(crate) const fn with_pages(mut self, pages: RamPages) -> Self {
+        self.pages = pages.normal_pages.saturating_add(pages.zero_pages);
         self
     }
 

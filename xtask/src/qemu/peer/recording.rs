@@ -3,6 +3,7 @@
 //! The rest of a machine, out of a file that a QEMU of the same version and machine type wrote.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use savevm_core::Hooks;
 use savevm_core::qemu::SourceMachine;
@@ -10,6 +11,7 @@ use savevm_core::qemu::source::Part;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::qemu::{Command, Item, MainDecoder, MainOptions, SectionHeader, VfioRecord, Vmdesc, VmdescLimits};
 
+use super::guest::Guest;
 use crate::qemu::machine::idstr;
 
 /// A machine of which everything but the VFIO devices is known.
@@ -18,6 +20,8 @@ pub(super) struct Recording {
     options: MainOptions,
     /// Changes a byte of the config states: where.
     pub(super) damage_config: Option<usize>,
+    /// Its RAM is not sent from here: this guest runs between two rounds.
+    pub(super) guest: Option<Arc<Guest>>,
 }
 
 /// Where in the stream an item stands.
@@ -37,7 +41,13 @@ impl Recording {
             options: MainOptions { vmdesc: Some(vmdesc), ..MainOptions::default() },
             stream,
             damage_config: None,
+            guest: None,
         })
+    }
+
+    /// Hands over every item.
+    pub(super) fn each_item(&self, mut handle: impl FnMut(&Item<'_>) -> Result<(), String>) -> Result<(), String> {
+        self.each(|_, _, item| handle(item))
     }
 
     /// Hands over every item, with the part it belongs to.
@@ -77,7 +87,19 @@ impl Hooks for Recording {}
 
 impl SourceMachine for Recording {
     fn write(&mut self, part: Part, put: &mut dyn FnMut(&Item<'_>) -> Result<(), String>) -> Result<(), String> {
-        self.each(|place, _, item| if place.part == part && !place.is_device { put(item) } else { Ok(()) })
+        if let (Part::Round, Some(guest)) = (part, &self.guest) {
+            guest.run()?;
+        }
+        let leaves_out = |name: &str, item: &Item<'_>| {
+            self.guest.is_some()
+                && name == "ram"
+                && matches!(item, Item::Section(_) | Item::Ram(_) | Item::Footer { .. })
+        };
+        self.each(
+            |place, name, item| {
+                if place.part == part && !place.is_device && !leaves_out(name, item) { put(item) } else { Ok(()) }
+            },
+        )
     }
 
     fn config(&mut self, index: usize) -> Result<Vec<u8>, String> {

@@ -7,9 +7,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use savevm_core::qemu::source::{Ready, Report};
-use savevm_core::qemu::{SaveOptions, save};
+use savevm_core::qemu::{SaveOptions, SourceMemory, save, save_with_memory};
+use savevm_core::ram::Source;
 use savevm_core::{Cancel, MigrationError};
 
+use super::guest::Guest;
 use super::outcome::Outcome;
 use super::recording::Recording;
 use super::{Common, PeerDevice, Place, connect};
@@ -32,21 +34,27 @@ pub(super) struct Args {
     /// Stop the devices at once.
     #[arg(long)]
     no_precopy: bool,
+    /// Send guest memory that a guest writes to, with content of this seed, instead of what was recorded of it.
+    #[arg(long, value_name = "SEED")]
+    memory: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, devices: &mut [PeerDevice], cancel: Cancel) -> Result<Outcome, String> {
     let mut machine = Recording::open(&args.recording)?;
     machine.damage_config = args.damage_config;
+    machine.guest = args.memory.map(|seed| Guest::of(&machine, seed)).transpose()?;
     let result = match (&args.to.socket, &args.to.file) {
         (Some(_), _) => to_target(args, devices, &mut machine, cancel),
         (None, _) => to_file(args, devices, &mut machine, cancel),
     };
     let outcome = Outcome::of(devices);
+    machine.guest.as_ref().map_or(Ok(()), |guest| args.common.dump(&guest.memory))?;
     Ok(match result {
         Err(error) => Outcome { error: Some(error), ..outcome },
         Ok(Err(error)) => outcome.failed(&error),
         Ok(Ok(report)) => {
-            Outcome { moved: true, committed: true, acks: report.acks_received, ..outcome.with_sums(&report.devices) }
+            let outcome = outcome.with_sums(&report.devices).with_pages(report.ram);
+            Outcome { moved: true, committed: true, acks: report.acks_received, ..outcome }
         }
     })
 }
@@ -57,6 +65,10 @@ fn options(args: &Args, cancel: Cancel) -> SaveOptions {
     options.cancel = cancel;
     if args.no_precopy {
         options.precopy = None;
+    }
+    if let (Some(rule), Some(_)) = (&mut options.precopy, args.memory) {
+        // Every round of the guest's counts.
+        (rule.dirty_bytes_max, rule.level_rounds_max) = (0, 16);
     }
     options
 }
@@ -71,6 +83,13 @@ fn to_target(args: &Args, devices: &mut [PeerDevice], machine: &mut Recording, c
     let back = back.map_err(|error| format!("no second handle to the connection: {error}"))?;
     let options = options(args, cancel);
     let main = Claiming { writer: found.main, version: args.section_version };
+    if let Some(guest) = machine.guest.clone() {
+        let mut tracking = guest.tracking()?;
+        let memory = Source::new(&guest.memory, &mut tracking).map_err(|error| error.to_string())?;
+        let memory = SourceMemory::new(memory).map_err(|error| error.to_string())?;
+        let ready = save_with_memory(devices, machine, memory, main, back, found.channels, &options);
+        return Ok(ready.and_then(Ready::commit));
+    }
     Ok(save(devices, machine, main, back, found.channels, &options).and_then(Ready::commit))
 }
 

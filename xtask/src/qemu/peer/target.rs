@@ -9,9 +9,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use savevm_core::qemu::target::{Loaded, Report};
-use savevm_core::qemu::{LoadOptions, load};
+use savevm_core::qemu::{LoadOptions, TargetMemory, load, load_with_memory};
+use savevm_core::ram::FileMemory;
 use savevm_core::{Cancel, MigrationError};
 
+use super::guest::{self, Block};
 use super::machine::Machine;
 use super::outcome::Outcome;
 use super::{Common, PeerDevice, Place, connect};
@@ -28,16 +30,21 @@ pub(super) struct Args {
     /// The machine type the source must have.
     #[arg(long, value_name = "NAME")]
     machine_type: Option<String>,
+    /// A RAM block, of all that the source has: guest memory is filled for the machine.
+    #[arg(long = "ram", value_name = "NAME=BYTES")]
+    blocks: Vec<Block>,
 }
 
 pub(super) fn run(args: &Args, devices: &mut [PeerDevice], cancel: Cancel) -> Result<Outcome, String> {
     let mut machine = Machine::new(devices, args.machine_type.clone())?;
+    let memory = guest::memory(&args.blocks)?;
     let result = match (&args.from.socket, &args.from.file) {
-        (Some(socket), _) => from_source(args, devices, &mut machine, socket, cancel),
+        (Some(socket), _) => from_source(args, devices, &mut machine, &memory, (socket, cancel)),
         (None, Some(file)) => from_file(args, devices, &mut machine, file, cancel),
         (None, None) => Err("neither a socket nor a file".to_owned()),
     };
     let outcome = Outcome::of(devices);
+    args.common.dump(&memory)?;
     Ok(match result {
         Err(error) => Outcome { error: Some(error), ..outcome },
         Ok(Err(error)) => outcome.failed(&error),
@@ -47,7 +54,7 @@ pub(super) fn run(args: &Args, devices: &mut [PeerDevice], cancel: Cancel) -> Re
             acks: report.acks_sent,
             reorder_peak_bytes: report.reorder_peak_bytes,
             ram: machine.memory.report()?,
-            ..outcome.with_sums(&report.devices)
+            ..outcome.with_sums(&report.devices).with_pages(report.ram)
         },
     })
 }
@@ -66,15 +73,21 @@ fn from_source(
     args: &Args,
     devices: &mut [PeerDevice],
     machine: &mut Machine,
-    socket: &Path,
-    cancel: Cancel,
+    memory: &FileMemory,
+    (socket, cancel): (&Path, Cancel),
 ) -> Result<Result<Report, MigrationError>, String> {
     let limit = Duration::from_secs(args.common.silence);
     let found = connect::accept(socket, args.common.channels(), &cancel, limit)?;
     let back = args.common.return_path.then(|| found.main.try_clone()).transpose();
     let back = back.map_err(|error| format!("no second handle to the connection: {error}"))?;
     let options = options(args, cancel);
-    let ended = load(devices, machine, found.main, back, found.channels, &options).and_then(Loaded::run);
+    let loaded = if args.blocks.is_empty() {
+        load(devices, machine, found.main, back, found.channels, &options)
+    } else {
+        let memory = TargetMemory::new(memory).map_err(|error| error.to_string())?;
+        load_with_memory(devices, machine, memory, found.main, back, found.channels, &options)
+    };
+    let ended = loaded.and_then(Loaded::run);
     drop(found.listener);
     Ok(ended)
 }

@@ -6,6 +6,7 @@ mod bench;
 mod fault;
 mod file;
 mod from_us;
+mod ram;
 mod to_us;
 
 use core::time::Duration;
@@ -17,7 +18,7 @@ use super::scenario::{self, Kind, Scenario, WayBack};
 
 /// Which way a state goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Way {
+enum Way {
     /// Out of QEMU into us.
     In,
     /// Out of us into QEMU.
@@ -26,6 +27,10 @@ pub(super) enum Way {
     FileIn,
     /// Out of us into QEMU, through a file.
     FileOut,
+    /// Guest memory, out of QEMU into us.
+    RamIn(ram::Case),
+    /// Guest memory, out of us into QEMU.
+    RamOut(ram::Case),
 }
 
 /// One migration.
@@ -56,6 +61,14 @@ pub(super) fn all() -> Vec<Row> {
             all.push(Row { name: format!("{}: {}", way.name(), kind.0.name(kind.1)), way, scenario, fault: None });
         }
     }
+    for (channels, case) in ram::CASES {
+        for way in [Way::RamIn(case), Way::RamOut(case)] {
+            let scenario = scenario::whole((Kind::PreCopy, 1), channels, WayBack::ReturnPath);
+            let connections = scenario::connections(channels, WayBack::ReturnPath);
+            let name = format!("{}: {}, {connections}", way.name(), case.name());
+            all.push(Row { name, way, scenario, fault: None });
+        }
+    }
     for way in [Way::In, Way::Out] {
         for fault in fault::all(way) {
             let scenario = scenario::whole(fault.devices, fault.channels, WayBack::ReturnPath);
@@ -70,8 +83,8 @@ pub(super) fn all() -> Vec<Row> {
 impl Way {
     const fn name(self) -> &'static str {
         match self {
-            Self::In => "QEMU to us",
-            Self::Out => "us to QEMU",
+            Self::In | Self::RamIn(_) => "QEMU to us",
+            Self::Out | Self::RamOut(_) => "us to QEMU",
             Self::FileIn => "QEMU's file to us",
             Self::FileOut => "our file to QEMU",
         }
@@ -87,5 +100,7 @@ pub(super) fn run(row: &Row, peers: &Peers, limit: Duration, notes: &mut Notes) 
         (Way::Out, None) => from_us::run(scenario, peers, limit, notes),
         (Way::FileIn, _) => file::to_us(scenario, peers, limit, notes),
         (Way::FileOut, _) => file::from_us(scenario, peers, limit, notes),
+        (Way::RamIn(case), _) => ram::to_us(scenario, case, peers, limit, notes),
+        (Way::RamOut(case), _) => ram::from_us(scenario, case, peers, limit, notes),
     }
 }

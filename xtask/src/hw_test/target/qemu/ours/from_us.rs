@@ -55,7 +55,13 @@ pub(super) fn machine(bench: &Bench<'_>, name: &str, role: Role, is_target: bool
     machine_with(Extras::default(), bench, name, role, is_target)
 }
 
-fn machine_with(extras: Extras<'_>, bench: &Bench<'_>, name: &str, role: Role, is_target: bool) -> Checked<Machine> {
+pub(super) fn machine_with(
+    extras: Extras<'_>,
+    bench: &Bench<'_>,
+    name: &str,
+    role: Role,
+    is_target: bool,
+) -> Checked<Machine> {
     let devices = bench.scenario.kind.devices(bench.scenario.count, role);
     let devices = Devices::Soft { library: &bench.peers.library, devices: &devices };
     let spec = Spec { name, folder: bench.folder(), devices, is_target };
