@@ -44,8 +44,7 @@ impl Evidence {
             found.devices.push((format!("registers{index}"), driver.registers()?));
         }
         guest.for_each_page(0..guest.bytes(), |_, page| found.pages.push(digest(page)))?;
-        for device in 0..sums.len() {
-            let window = guest.window(device);
+        for (device, window) in (0..sums.len()).filter_map(|device| Some((device, guest.window(device)?))) {
             found.parts.push((format!("device {device}'s"), window.start / PAGE_BYTES..window.end / PAGE_BYTES));
         }
         found.note("digest_ms", began.elapsed().as_secs_f64() * 1000.0);

@@ -23,6 +23,8 @@ const BURST: u32 = 8;
 const REST: Duration = Duration::from_millis(2);
 /// The most of memory that one device writes to.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// The most devices that get any; the rest of memory is the vCPU's.
+const WINDOWS_MAX: u64 = 7;
 /// Memory is looked through in pieces of this size.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -50,7 +52,7 @@ impl Guest {
         let memory = FileMemory::new(vec![(region, unnamed_file(bytes)?)])?;
         let vcpu = Mutex::new(Vcpu { runs: false, is_gone: false, log: None });
         let window_bytes = (bytes >> 3).min(WINDOW_BYTES_MAX);
-        Ok(Arc::new(Self { memory, bytes, window_bytes, windows: (devices as u64).min(7), vcpu }))
+        Ok(Arc::new(Self { memory, bytes, window_bytes, windows: (devices as u64).min(WINDOWS_MAX), vcpu }))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -62,10 +64,11 @@ impl Guest {
         self.memory.file(0).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Where the device of this number writes, as offsets in memory.
-    pub(crate) fn window(&self, device: usize) -> Range<u64> {
-        let end = self.bytes - self.window_bytes * (device as u64);
-        end - self.window_bytes..end
+    /// Where the device of this number writes, as offsets in memory, if there is room for it.
+    pub(crate) fn window(&self, device: usize) -> Option<Range<u64>> {
+        let device = Some(device as u64).filter(|device| *device < self.windows)?;
+        let end = self.bytes - self.window_bytes * device;
+        Some(end - self.window_bytes..end)
     }
 
     /// What the vCPU has to itself.

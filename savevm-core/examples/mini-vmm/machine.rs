@@ -52,7 +52,9 @@ impl Machine {
         }
         let (mut devices, mut drivers, mut choices) = (Vec::new(), Vec::new(), Vec::new());
         for (index, opened) in opening.devices.into_iter().enumerate() {
-            drivers.extend(Driver::of(&opened, guest.window(index))?);
+            if let Some(window) = guest.window(index) {
+                drivers.extend(Driver::of(&opened, window)?);
+            }
             choices.push(format!("{}: {}", opened.device.label(), opened.tracked_by));
             // A VMM says more: format and versions of the stream (`savevm_core::identity`).
             devices.push(KernelDevice::new(opened.device, format!("device{index}"), opened.driver)?);

@@ -51,6 +51,9 @@ impl fmt::Display for Tally {
         let count: u64 = self.cuts.values().sum();
         let phases: Vec<String> = self.cuts.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
         write!(f, "{} runs whole, {} lost; {count} attempts cut ({})", self.whole, self.lost, phases.join(", "))?;
+        if self.whole == 0 {
+            return Ok(());
+        }
         let (took, took_max) = middle_and_most(&self.downtime_ms);
         let (predicted, predicted_max) = middle_and_most(&self.predicted_ms);
         write!(
