@@ -11,7 +11,7 @@ use crate::sched::{Config, Decision, Event, Kind, SaveScheduler, Section, Sectio
 pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// More polls in one run are a scheduler that does not come to rest.
-const POLLS_MAX: usize = 400_000;
+const POLLS_MAX: usize = 100_000;
 
 /// A section that is numbers.
 #[derive(Clone, Debug)]
