@@ -204,6 +204,20 @@ fn the_last_chunk_is_written_behind_the_channel() {
 }
 
 #[test]
+fn the_last_device_to_run_at_the_target_counts() {
+    let (mut quick, mut slow) = (known(), known());
+    quick.profile.run = Timing::new(30 * MS, 0);
+    slow.profile.run = Timing::new(70 * MS, 0);
+    let mut config = Config::new(vec![quick, slow]);
+    config.overhead = Timing::new(Duration::ZERO, 0);
+    config.downtime_max = Duration::ZERO;
+    let mut rig = Rig::new(config, vec![fake(0, 0, 0), fake(0, 0, 0)], 1_000_000_000);
+    let _ = rig.run(20 * MS);
+    let found = rig.scheduler.estimate(rig.now, &External::default()).fixed.expected;
+    assert!(found.abs_diff(100 * MS) <= MS, "10 of stopping, 20 of loading, 70 of running: {found:?}");
+}
+
+#[test]
 fn sections_move_beside_each_other() {
     let mut section = known();
     section.profile.read_bytes_per_s = Some(100_000_000);

@@ -260,7 +260,8 @@ fn a_migration_teaches_what_each_section_takes() {
     rig.scheduler.handle(rig.now, Event::Credited { section, bytes: 8 << 20, busy: Some(80 * MS) });
     assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
     let (learned, quick) = (rig.scheduler.learned(section).unwrap(), rig.scheduler.learned(SectionId::new(1)).unwrap());
-    assert!(learned.stop.expected > 30 * MS, "stopping took 50 ms, 20 were believed: {learned:?}");
+    // 20 ms were no more than a guess.
+    assert!(learned.stop.expected.abs_diff(50 * MS) <= MS, "stopping took 50 ms: {learned:?}");
     assert!(learned.quiesce.expected > 30 * MS, "so did going quiet: {learned:?}");
     assert!(learned.load.expected < 30 * MS, "loading took 5 ms, 40 were believed: {learned:?}");
     assert_eq!(learned.write_bytes_per_s, Some((8 << 20) * 1000 / 80), "as the target told");
