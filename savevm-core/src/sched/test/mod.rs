@@ -3,6 +3,7 @@
 
 extern crate std;
 
+mod acknowledge;
 mod decide;
 mod fair;
 mod order;
