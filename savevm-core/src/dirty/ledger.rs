@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::bitmap::{Bitmap, BitmapError, bytes_for};
 use super::owed::{Owed, Portion, Target};
 use super::region::{Region, RegionError, RegionTable};
-use super::take::take;
+use super::take::{settle, take};
 
 /// A region, by the order in which it was added. Numbers are not used again.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -221,7 +221,7 @@ impl Ledger {
     /// When the batch is of an attempt that was given up, of a region that was removed, or of another ledger: it changes
     /// nothing then, and its pages have been given back already.
     pub fn acknowledge(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account| &mut account.held)
+        self.settle(owed, |account| (&mut account.owed, &mut account.held))
     }
 
     /// These pages were not sent, or nobody knows: they are dirty again.
@@ -229,7 +229,7 @@ impl Ledger {
     /// # Errors
     /// As [`acknowledge`](Self::acknowledge).
     pub fn give_back(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account| &mut account.dirty)
+        self.settle(owed, |account| (&mut account.owed, &mut account.dirty))
     }
 
     /// Ends an attempt that failed or was cancelled: what is owed is dirty again, and what the target held too if it is lost.
@@ -288,15 +288,19 @@ impl Ledger {
     }
 
     /// Moves the pages of a batch from what is owed to another bitmap of its region.
-    fn settle(&mut self, owed: Owed, into: impl Fn(&mut Account) -> &mut Bitmap) -> Result<(), Stale> {
+    fn settle(
+        &mut self,
+        owed: Owed,
+        bitmaps: impl Fn(&mut Account) -> (&mut Bitmap, &mut Bitmap),
+    ) -> Result<(), Stale> {
         let account = self.regions.get_mut(&owed.region);
         let Some(account) = account.filter(|_| owed.attempt == self.attempt) else { return Err(Stale { owed }) };
         let first = super::bitmap::word_of(owed.first);
         let words = first..first.saturating_add(owed.words.len());
-        let was_owed = account.owed.words_mut().get_mut(words.clone()).unwrap_or_default();
-        was_owed.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word &= !bits);
-        let into = into(account).words_mut().get_mut(words).unwrap_or_default();
-        into.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word |= bits);
+        let (was_owed, into) = bitmaps(account);
+        let was_owed = was_owed.words_mut().get_mut(words.clone()).unwrap_or_default();
+        let into = into.words_mut().get_mut(words).unwrap_or_default();
+        settle(was_owed, into, &owed.words);
         if self.spare.len() < SPARES_MAX {
             self.spare.push(owed.words);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Taking dirty pages off a bitmap: block by block, at the speed of a pass over its words.
+//! Taking dirty pages off a bitmap, and entering what has become of them: block by block, at the speed of a pass over its words.
 
 use alloc::vec::Vec;
 
@@ -41,29 +41,17 @@ pub(super) fn take(
         if left == 0 {
             break;
         }
-        let at = words.len();
-        words.extend(dirty.iter().zip(owed.iter()).map(|(dirty, owed)| dirty & !owed));
-        let free = words.get(at..).unwrap_or_default();
-        if free.iter().fold(0, |any, word| any | word) == 0 {
-            continue;
-        }
-        let pages: u64 = free.iter().map(|word| u64::from(word.count_ones())).sum();
-        if pages <= left {
-            for ((dirty, owed), bits) in dirty.iter_mut().zip(owed).zip(free) {
-                move_bits(dirty, owed, *bits);
+        let mut block = [0; BLOCK_WORDS];
+        let mut used = dirty.len();
+        // What is not dirty is not on its way from here: its words need not be touched.
+        if dirty.iter().fold(0, |any, word| any | word) != 0 {
+            let pages = move_free(dirty, owed, &mut block);
+            if pages > left {
+                used = move_back(dirty, owed, &mut block, left);
             }
             left = left.saturating_sub(pages);
-        } else {
-            words.truncate(at);
-            for (dirty, owed) in dirty.iter_mut().zip(owed) {
-                if left == 0 {
-                    break;
-                }
-                let bits = lowest(*dirty & !*owed, left);
-                left = left.saturating_sub(u64::from(bits.count_ones()));
-                words.push(move_bits(dirty, owed, bits));
-            }
         }
+        words.extend_from_slice(block.get(..used).unwrap_or_default());
     }
     // A word that was taken in part is the first of the next portion.
     let next = begin.saturating_add(words.len()).saturating_sub(usize::from(left == 0));
@@ -72,17 +60,56 @@ pub(super) fn take(
     Ok(Some((Taken { first, words, pages }, next)))
 }
 
-fn move_bits(dirty: &mut u64, owed: &mut u64, bits: u64) -> u64 {
-    *dirty &= !bits;
-    *owed |= bits;
-    bits
+/// Moves what is dirty and not owed from dirty to owed, notes it in `taken` and counts it. One pass, for what is in a cache now is not
+/// in a next one.
+fn move_free(dirty: &mut [u64], owed: &mut [u64], taken: &mut [u64; BLOCK_WORDS]) -> u64 {
+    for ((dirty, owed), taken) in dirty.iter_mut().zip(owed).zip(taken.iter_mut()) {
+        *taken = *dirty & !*owed;
+        *owed |= *dirty;
+        *dirty ^= *taken;
+    }
+    taken.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
+/// Moves all but the lowest `count` pages of what was just taken back. Gives the number of words up to the last of those.
+fn move_back(dirty: &mut [u64], owed: &mut [u64], taken: &mut [u64; BLOCK_WORDS], count: u64) -> usize {
+    let (mut left, mut used) = (count, 0);
+    for (index, ((dirty, owed), taken)) in dirty.iter_mut().zip(owed).zip(taken.iter_mut()).enumerate() {
+        let kept = lowest(*taken, left);
+        let rest = *taken & !kept;
+        *dirty |= rest;
+        *owed &= !rest;
+        *taken = kept;
+        left = left.saturating_sub(u64::from(kept.count_ones()));
+        if kept != 0 {
+            used = index.saturating_add(1);
+        }
+    }
+    used
+}
+
+/// Moves what was taken from owed into another bitmap.
+pub(super) fn settle(owed: &mut [u64], into: &mut [u64], taken: &[u64]) {
+    let blocks = owed.chunks_mut(BLOCK_WORDS).zip(into.chunks_mut(BLOCK_WORDS)).zip(taken.chunks(BLOCK_WORDS));
+    for ((owed, into), taken) in blocks {
+        // Where nothing was taken there is nothing to write, and memory that is not written is moved once instead of twice.
+        if taken.iter().fold(0, |any, word| any | word) != 0 {
+            for ((owed, into), taken) in owed.iter_mut().zip(into).zip(taken) {
+                *owed &= !taken;
+                *into |= taken;
+            }
+        }
+    }
 }
 
 /// The first word from `from` on with a page that is dirty and not owed.
 fn find(account: &Account, from: usize) -> Option<usize> {
     let (dirty, owed) = (account.dirty.words().get(from..)?, account.owed.words().get(from..)?);
     let blocks = dirty.chunks(BLOCK_WORDS).zip(owed.chunks(BLOCK_WORDS));
-    let any = |(dirty, owed): (&[u64], &[u64])| dirty.iter().zip(owed).fold(0, |any, (d, o)| any | (d & !o)) != 0;
+    let any = |(dirty, owed): (&[u64], &[u64])| {
+        dirty.iter().fold(0, |any, word| any | word) != 0
+            && dirty.iter().zip(owed).fold(0, |any, (d, o)| any | (d & !o)) != 0
+    };
     let block = blocks.clone().position(any)?;
     let (dirty, owed) = blocks.clone().nth(block)?;
     let within = dirty.iter().zip(owed).position(|(dirty, owed)| dirty & !owed != 0)?;
