@@ -122,7 +122,8 @@ mod test {
 
     #[test]
     fn sums_of_pieces_make_the_sum_of_the_whole() {
-        let bytes: std::vec::Vec<u8> = (0..70_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let bytes: std::vec::Vec<u8> =
+            (0..70_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
         let sum = |bytes: &[u8]| {
             let mut digest = Digest::new();
             digest.update(bytes);

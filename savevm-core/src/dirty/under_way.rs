@@ -89,9 +89,8 @@ impl UnderWay {
     pub(super) fn overlaps(&self, words: Range<usize>) -> Overlaps<'_> {
         let older = (self.older_pages > 0).then(|| (0, self.older.words()));
         let batches = self.batches.values().map(|batch| (batch.first, batch.words.as_slice()));
-        let touches = |(first, pages): &(usize, &[u64])| {
-            *first < words.end && words.start < first.saturating_add(pages.len())
-        };
+        let touches =
+            |(first, pages): &(usize, &[u64])| *first < words.end && words.start < first.saturating_add(pages.len());
         Overlaps(older.into_iter().chain(batches).filter(touches).collect())
     }
 }
@@ -102,7 +101,7 @@ pub(super) struct Overlaps<'a>(Vec<(usize, &'a [u64])>);
 
 impl Overlaps<'_> {
     /// Whether nothing is owed there.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

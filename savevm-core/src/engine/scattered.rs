@@ -11,9 +11,13 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use super::buffer::Buffer;
-use super::window::{QUICK, SLOW_WRITES};
+use super::window::SLOW_WRITES;
 use crate::digest::DigestSum;
 use crate::sync::{Condvar, Mutex, lock, wait};
+
+/// Memory that takes longer than this for a chunk gets its chunks from its own thread: a chunk may stand for 32 MiB of zeros, which take
+/// a few milliseconds to look at, and where a machine is busy a copy takes as long as its turn does.
+const QUICK: Duration = Duration::from_millis(20);
 
 /// The chunks of memory between the channels and their places.
 #[derive(Debug)]

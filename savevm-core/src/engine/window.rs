@@ -15,7 +15,7 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// A device that takes longer than this for a chunk gets its chunks from its own thread. A wake-up costs about 20 µs,
 /// less than a hundredth of this.
-pub(super) const QUICK: Duration = Duration::from_millis(2);
+const QUICK: Duration = Duration::from_millis(2);
 
 /// So many slow writes in a row make a slow device; fewer may be a busy machine.
 pub(super) const SLOW_WRITES: u32 = 3;

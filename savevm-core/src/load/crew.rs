@@ -83,7 +83,11 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     pub(super) fn deliver(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
         let passage = self.wire.passage(index)?;
         let memory = self.memory(index);
-        let put = if memory.is_some() { passage.scattered.put(sequence, buffer) } else { passage.window.put(sequence, buffer) };
+        let put = if memory.is_some() {
+            passage.scattered.put(sequence, buffer)
+        } else {
+            passage.window.put(sequence, buffer)
+        };
         match (put, memory) {
             (Ok(None), _) => Ok(()),
             (Ok(Some(buffer)), Some(sink)) => self.write_memory(index, sink, sequence, buffer),

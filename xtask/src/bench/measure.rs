@@ -212,7 +212,9 @@ pub(crate) fn compare_costs<const N: usize>(
         let find = |sought: &str| runs.iter().find(|(name, _, _)| *name == sought).cloned();
         let (Some((_, _, theirs)), Some((_, _, ours))) = (find(rival), find(contender)) else { continue };
         let pair = [(*rival, [None; N], theirs), (*contender, *goals, ours)];
-        for (metric, (what, _)) in metrics.iter().enumerate().filter(|(metric, _)| goals.get(*metric).is_some_and(Option::is_some)) {
+        for (metric, (what, _)) in
+            metrics.iter().enumerate().filter(|(metric, _)| goals.get(*metric).is_some_and(Option::is_some))
+        {
             outcomes.push(judge(metric, format!("{}, against {rival}", label(what)), &pair)?);
         }
     }
