@@ -91,9 +91,9 @@ fn words_are_marked_at_any_offset() {
 fn bitmaps_stay_below_the_limit() {
     assert_eq!(Bitmap::new(65, 8), Err(BitmapError::TooLarge { pages: 65, bytes: 16, bytes_max: 8 }));
     assert!(Bitmap::new(u64::MAX, u64::MAX).is_err());
-    let mut ledger = Ledger::new(24 * 3);
+    let mut ledger = Ledger::new(24 * 2);
     let first = ledger.add(region("a", 64)).unwrap();
-    assert!(ledger.add(region("b", 64 * 3)).is_err(), "three bitmaps of 24 bytes and 24 bytes taken");
+    assert!(ledger.add(region("b", 64 * 3)).is_err(), "two bitmaps of 24 bytes and 16 bytes taken");
     ledger.remove(first);
     ledger.add(region("b", 64 * 3)).unwrap();
 }
