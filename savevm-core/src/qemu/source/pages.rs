@@ -65,10 +65,6 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
 
     /// The END section with all that is left.
     pub(super) fn end(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
-        if self.flush_each_section {
-            // Every point needs a section of its own.
-            while self.part(memory)? {}
-        }
         self.open(SectionKind::End)?;
         let connections = self.connections();
         // Nothing becomes dirty any more, and nothing is under way that was when the guest stopped: the last pass ended with a point.
