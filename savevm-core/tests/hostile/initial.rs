@@ -9,7 +9,8 @@ use stream_codec::frame::{Header, InitialDone, Kind, Message, Support};
 
 use super::common::save_options;
 use super::peer::{Peer, crc32, header};
-use super::{CONFIG, against_source, against_source_with, against_target, open_offering, refused};
+use super::source::{against_source, against_source_with};
+use super::{CONFIG, against_target, open_offering, refused};
 
 const ACK: u64 = Support::INITIAL_ACK;
 

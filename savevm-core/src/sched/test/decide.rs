@@ -457,6 +457,42 @@ fn a_device_that_always_begins_anew_does_not_hold_the_migration_for_ever() {
 }
 
 #[test]
+fn a_promise_that_no_longer_holds_behind_the_barrier_is_withdrawn() {
+    // Going quiet takes long, and the guest dirties much meanwhile, once.
+    let mut slow = fake(1 << 20, 0, 0);
+    slow.transition = 50 * MS;
+    let mut rig = Rig::new(Config::new(vec![memory(), device("a")]), vec![fake(1 << 20, 0, 0), slow], 100_000_000);
+    while rig.decided(|decision| matches!(decision, Decision::Switch(..))).is_none() {
+        let end = rig.now + MS;
+        let _ = rig.run(end);
+        rig.now = end;
+    }
+    rig.sections[0].dirty_bytes += 200_000_000;
+    assert_eq!(rig.run(Duration::from_secs(30)), Step::Ready);
+    let back = rig.decided(|decision| *decision == Decision::GoBack).expect("two seconds of memory are left");
+    let paused = rig.first(|step| *step == Step::PauseGuest).unwrap();
+    assert!(paused > back + Duration::from_secs(1), "paused at {paused:?}, back at {back:?}: it was read first");
+}
+
+#[test]
+fn nobody_decides_by_old_sizes() {
+    // Nothing moves, so the device is asked ever more rarely. Then the last acknowledgement comes.
+    let mut rig = Rig::new(Config::new(vec![device("a")]), vec![fake(1 << 20, 0, 0)], 1_000_000_000);
+    rig.acknowledges = false;
+    let at = Duration::from_secs(3);
+    let _ = rig.run(at);
+    rig.now = at;
+    let asked = *rig.sections[0].queries.last().unwrap();
+    assert!(at - asked > 300 * MS, "asked at {asked:?}");
+    rig.sections[0].stop_bytes = 1 << 40;
+    let section = crate::sched::SectionId::new(0);
+    rig.scheduler.handle(rig.now, Event::Acknowledged { section, generation: 1 });
+    let _ = rig.run(Duration::from_secs(6));
+    assert_eq!(rig.decided(|decision| matches!(decision, Decision::Switch(..))), None, "a terabyte is left");
+    assert!(rig.decided(|decision| matches!(decision, Decision::Iterate(Hold::Sizes { .. }, _))).is_some());
+}
+
+#[test]
 fn the_caller_may_decide() {
     let mut config = Config::new(vec![device("a")]);
     config.switchover = crate::sched::Switchover::Manual;

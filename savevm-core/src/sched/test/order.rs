@@ -94,8 +94,11 @@ fn nothing_read_while_the_guest_ran_is_under_way_when_it_is_paused() {
     // Memory has no quiet state, so it is read until the very pause, here without a gap.
     let mut endless = fake(0, 64 << 20, 0);
     endless.dirties_for_ever = true;
+    // The device is asked and answers in the middle of a read of memory.
+    let mut odd = fake(1 << 20, 0, 0);
+    odd.transition = 3 * MS + Duration::from_micros(5);
     let config = Config::new(vec![memory(), device("a")]);
-    let mut rig = Rig::new(config, vec![endless, fake(1 << 20, 0, 0)], 1_000_000_000_000);
+    let mut rig = Rig::new(config, vec![endless, odd], 1_000_000_000_000);
     assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
     assert_eq!(rig.reads_at_pause, Some(0));
 }

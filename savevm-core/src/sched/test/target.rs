@@ -194,6 +194,20 @@ fn loaded(count: usize) -> LoadScheduler {
 }
 
 #[test]
+fn the_guest_is_not_taken_over_before_all_are_acknowledged() {
+    let mut scheduler = opened(2);
+    end(&mut scheduler, 0, 0, Sum::default());
+    assert_eq!(complete_stage(&mut scheduler), [0]);
+    assert_eq!(steps(&mut scheduler).len(), 1, "its acknowledgement");
+    assert!(scheduler.clone().take_over().is_err(), "the other one has nothing yet");
+    end(&mut scheduler, 1, 0, Sum::default());
+    assert_eq!(complete_stage(&mut scheduler), [1]);
+    assert!(scheduler.clone().take_over().is_err(), "its acknowledgement is not out");
+    assert_eq!(steps(&mut scheduler).len(), 1);
+    assert!(scheduler.take_over().is_ok());
+}
+
+#[test]
 fn with_everything_acknowledged_only_the_source_decides() {
     let mut scheduler = loaded(1);
     scheduler.handle(NOW, LoadEvent::Cancel);
