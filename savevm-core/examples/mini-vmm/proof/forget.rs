@@ -24,10 +24,12 @@ pub(super) fn forgetful(guest: Arc<Guest>) -> impl DirtyTracker {
         };
         let mut written = guest.take_log()?;
         if guest.is_paused() && core::mem::take(&mut is_due) {
-            let is_new = |(index, word): (usize, &u64)| word & !reported.get(index).unwrap_or(&0) != 0;
-            let index = (0..).zip(&written).position(is_new).or_else(|| written.iter().position(|word| *word != 0));
-            if let Some(word) = index.and_then(|index| written.get_mut(index)) {
-                *word = 0;
+            reported.resize(written.len(), 0);
+            // The most pages of which the target must have an older copy, as they were not reported since.
+            let new = |(index, word): &(usize, &u64)| (*word & !reported[*index]).count_ones();
+            let most = written.iter().enumerate().max_by_key(new).map(|(index, _)| index);
+            if let Some(index) = most {
+                written[index] = 0;
             }
         }
         marks.words(RAM_START, PAGE_BYTES, &written).map_err(|error| error.to_string())?;
