@@ -207,5 +207,8 @@ fn both_directions_of_a_connection_are_one_migration() {
         assert_eq!(document["migrations"][0]["devices"].as_array().unwrap().len(), 1);
         assert_eq!(document["migrations"][0]["summary"]["native"][1]["role"], "target");
     }
-    assert!(text(&run(&[back])).contains("the target runs the guest"));
+    let (ours, theirs) = (text(&run(&[there])), text(&run(&[back])));
+    assert!(ours.contains("the initial bytes are in the first 1 frame (generation 1)"), "{ours}");
+    assert!(theirs.contains("the initial bytes are written (generation 1)"), "{theirs}");
+    assert!(theirs.contains("the target runs the guest"));
 }
