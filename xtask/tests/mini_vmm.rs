@@ -46,7 +46,7 @@ fn a_guest_whose_devices_write_moves() {
 /// The seed has all three machines, and attempts that the source cancels and that lose their target.
 #[test]
 fn attempts_that_are_cut_lose_nothing() {
-    let (output, text) = mini_vmm(&["--runs", "3", "--seed", "1", "--memory", "32"]);
+    let (output, text) = mini_vmm(&["--runs", "3", "--seed", "9", "--memory", "32"]);
     assert!(output.status.success(), "{text}");
     for part in [
         "two devices' own logs",
@@ -62,9 +62,11 @@ fn attempts_that_are_cut_lose_nothing() {
 
 #[test]
 fn a_word_of_dirty_bits_that_is_lost_is_found() {
-    let (output, text) = mini_vmm(&["--runs", "1", "--seed", "1", "--memory", "32", "--forget-a-word"]);
+    // With so little downtime allowed it precopies for a second, and the target has most pages before they are written again.
+    let (output, text) =
+        mini_vmm(&["--runs", "3", "--seed", "1", "--memory", "64", "--downtime", "20", "--forget-a-word"]);
     assert!(!output.status.success(), "{text}");
-    for part in ["LOST: memory differs in", "(the vCPU's)", "0 runs whole, 1 lost"] {
+    for part in ["LOST: memory differs in", "(the vCPU's)", "of 3 runs lost something"] {
         assert!(text.contains(part), "{part}\n{text}");
     }
 }

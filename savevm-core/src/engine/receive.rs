@@ -188,7 +188,9 @@ impl Receiver<'_, '_, '_, '_> {
             Incoming::End { index, frames, .. } => {
                 // Reported first: who leads must know that the end has come before any device is done.
                 wire.board.report(Event::Control(incoming));
-                wire.passage(index)?.window.end(frames);
+                let passage = wire.passage(index)?;
+                passage.window.end(frames);
+                passage.scattered.end(frames);
             }
             Incoming::Switchover => {
                 self.is_stopped = true;

@@ -181,7 +181,9 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         }
         let (wire, device) = (self.helm.wire, link::number(section.index()));
         wire.post(0, Outgoing::Plain(Message::DeviceAccept { device }))?;
-        let frames = wire.passage(section.index())?.window.first_grant();
+        let passage = wire.passage(section.index())?;
+        let is_memory = self.is_memory(section.index());
+        let frames = if is_memory { passage.scattered.first_grant() } else { passage.window.first_grant() };
         wire.post(0, Outgoing::Plain(Message::Credit { device, frames }))
     }
 

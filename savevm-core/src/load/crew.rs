@@ -15,14 +15,17 @@ use vfio_mig_fsm::State;
 use super::filled::Filled;
 use super::set::Progress;
 use crate::device::Device;
+use crate::digest::Digest;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
+use crate::engine::scattered::{Chunk, Job};
 use crate::engine::task::{Done, Task};
 use crate::engine::window::{News, Work};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::link;
+use crate::ram::{self, Sink};
 use crate::sched::LoadSection;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::tap::{Side, Subject, Taps};
@@ -41,6 +44,8 @@ pub(super) struct Crew<'w, 'a, 'd, D> {
     pub(super) stations: Vec<Mutex<Station<'d, D>>>,
     /// For each device of the offer, the local one of that name.
     pub(super) local: OnceLock<Vec<usize>>,
+    /// This side's memory, and the number of its station.
+    pub(super) memory: Option<(usize, Sink<'d>)>,
     pub(super) one_way: bool,
     /// By the local number.
     pub(super) traces: Vec<DeviceTrace>,
@@ -52,6 +57,13 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let station = local.and_then(|local| self.stations.get(*local));
         let unknown = || Cause::refused(format!("the stream speaks of device {index}, which was never offered"));
         station.map(lock).ok_or_else(unknown)
+    }
+
+    /// The memory to be filled, if that is what is offered under this number.
+    fn memory(&self, index: usize) -> Option<Sink<'d>> {
+        let local = self.local.get().and_then(|local| local.get(index));
+        let (_, sink) = self.memory.filter(|(station, _)| local == Some(station))?;
+        Some(sink)
     }
 
     /// For a device of the offer.
@@ -70,14 +82,21 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     /// A receiver has a chunk: it keeps it for later, leaves it to the device's thread, or writes it.
     pub(super) fn deliver(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
-        let window = &self.wire.passage(index)?.window;
-        match window.put(sequence, buffer) {
-            Ok(None) => Ok(()),
-            Ok(Some(buffer)) => {
+        let passage = self.wire.passage(index)?;
+        let memory = self.memory(index);
+        let put = if memory.is_some() {
+            passage.scattered.put(sequence, buffer)
+        } else {
+            passage.window.put(sequence, buffer)
+        };
+        match (put, memory) {
+            (Ok(None), _) => Ok(()),
+            (Ok(Some(buffer)), Some(sink)) => self.write_memory(index, sink, sequence, buffer),
+            (Ok(Some(buffer)), None) => {
                 self.write(index, buffer)?;
                 self.step_back(index)
             }
-            Err(_) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
+            (Err(_), _) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
         }
     }
 
@@ -114,6 +133,9 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     /// Writes what receivers leave to this thread, until everything is written. False if that will never be.
     fn fill(&self, index: usize) -> Result<bool, Cause> {
+        if let Some(sink) = self.memory(index) {
+            return self.fill_memory(index, sink);
+        }
         let window = &self.wire.passage(index)?.window;
         loop {
             match window.next() {
@@ -122,7 +144,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
                     self.step_back(index)?;
                 }
                 Work::End => {
-                    let received = self.station(index)?.progress.digest.sum();
+                    let mut station = self.station(index)?;
+                    let received = station.progress.digest.sum();
+                    station.progress.received = received;
+                    drop(station);
                     self.done(index, Done::Filled(received));
                     return Ok(true);
                 }
@@ -131,13 +156,56 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
     }
 
+    /// The same for memory, of which receivers leave a chunk to this thread only where memory is slow.
+    fn fill_memory(&self, index: usize, sink: Sink<'d>) -> Result<bool, Cause> {
+        loop {
+            match self.wire.passage(index)?.scattered.next() {
+                Job::Write(sequence, buffer) => self.write_memory(index, sink, sequence, buffer)?,
+                Job::End(received) => {
+                    let mut station = self.station(index)?;
+                    station.progress.received = received.sum;
+                    station.progress.precopy_bytes = received.precopy_bytes;
+                    drop(station);
+                    self.done(index, Done::Filled(received.sum));
+                    return Ok(true);
+                }
+                Job::Closed => return Ok(false),
+            }
+        }
+    }
+
+    /// Writes a chunk of memory, beside others that write theirs, and makes room known.
+    fn write_memory(&self, index: usize, sink: Sink<'d>, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
+        let passage = self.wire.passage(index)?;
+        let mut digest = Digest::new();
+        digest.update(buffer.filled());
+        let sum = digest.sum();
+        let before = passage.bytes.fetch_add(sum.bytes, Ordering::Relaxed);
+        let limit = self.wire.limits.state_bytes_max;
+        if before.saturating_add(sum.bytes) > limit {
+            return Err(Cause::TooLarge { device: ram::NAME.to_string(), limit });
+        }
+        let started = Instant::now();
+        self.wire.board.in_device(|| sink.write(buffer.filled()))?;
+        let took = started.elapsed();
+        let precopy_bytes = if buffer.is_stopped { 0 } else { sum.bytes };
+        if let Some(pool) = self.wire.pool() {
+            pool.give(buffer);
+        }
+        passage.scattered.written(sequence, Chunk { sum, precopy_bytes }, took);
+        if self.one_way {
+            return Ok(());
+        }
+        passage.scattered.grant(|frames| {
+            self.trace(index).granted(frames);
+            self.wire.send(Message::Credit { device: link::number(index), frames })
+        })
+    }
+
     /// Opens the resuming session of a device.
     fn begin(&self, index: usize) -> Result<(), Cause> {
         let mut station = self.station(index)?;
         station.progress.touched = true;
-        if matches!(station.filled, Filled::Memory(_)) {
-            self.wire.passage(index)?.window.acknowledge_each();
-        }
         let begin = || station.filled.begin(&self.wire.board);
         self.trace(index).call(Activity::Transition(State::Resuming), begin)
     }
@@ -206,7 +274,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         let trace = self.trace(index);
         trace.call(Activity::Transition(State::Stop), || filled.load(board))?;
-        trace.done("loaded, and equal to what was sent", progress.digest.sum());
+        trace.done("loaded, and equal to what was sent", progress.received);
         Ok(())
     }
 

@@ -104,7 +104,8 @@ impl SaveScheduler {
         let left =
             |(_, section, progress): (usize, &Section, &Progress)| progress.pending_bytes(section, now, Duration::ZERO);
         let pending_bytes = self.sections().map(left).fold(0_u64, u64::saturating_add);
-        self.history.push(pending_bytes);
+        let read_bytes = self.progress.iter().map(|progress| progress.read_bytes).fold(0_u64, u64::saturating_add);
+        self.history.push(pending_bytes, read_bytes);
     }
 
     fn due_for_query(&self, now: Duration) -> Option<usize> {

@@ -21,6 +21,8 @@ const BROKEN: Goal = Goal::AtMost(0.02);
 const ERROR: Goal = Goal::AtMost(0.25);
 const SEED: u64 = 1;
 const LIMIT: Duration = Duration::from_millis(300);
+/// How long pre-copy may take until a migration gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Milliseconds.
 struct Kept {
@@ -115,8 +117,9 @@ fn twice(config: &str) -> Result<Option<Kept>, String> {
         save.experience = core::mem::take(&mut experience);
         if let Some(rule) = save.precopy.as_mut().filter(|_| !is_first) {
             rule.downtime_max = LIMIT;
+            rule.duration_max = PATIENCE;
             (rule.infeasible, rule.level, rule.rising, rule.late) =
-                (Verdict::Abort, Verdict::Abort, Verdict::Abort, Verdict::Abort);
+                (Verdict::Abort, Verdict::Wait, Verdict::Wait, Verdict::Abort);
         }
         let ends = unix(1)?;
         let Some(committed) = attempt(&mut [here], &mut [there], ends, &save, &LoadOptions::default())? else {

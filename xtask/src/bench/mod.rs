@@ -17,6 +17,7 @@ mod growth;
 mod html;
 mod measure;
 mod peers;
+mod ram;
 mod report;
 mod rig;
 mod slow;
@@ -109,8 +110,18 @@ impl Setting {
         costs: measure::Costs<'_, N>,
         rounds: usize,
     ) -> Result<Vec<Outcome>, String> {
+        self.compare_rivals(costs, &[], rounds)
+    }
+
+    /// The same, with goals against contenders beside those against the baseline.
+    pub(crate) fn compare_rivals<const N: usize>(
+        &self,
+        costs: measure::Costs<'_, N>,
+        rivals: &[measure::Rival<N>],
+        rounds: usize,
+    ) -> Result<Vec<Outcome>, String> {
         eprintln!("{}: {rounds} rounds", costs.name);
-        measure::compare_costs(costs, rounds)
+        measure::compare_costs(costs, rivals, rounds)
     }
 }
 
@@ -121,7 +132,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 11] = [
+const BENCHMARKS: [Benchmark; 12] = [
     Benchmark { name: "cancel", about: "how long a cancel takes in the middle of a migration", run: cancel::run },
     Benchmark {
         name: "codec",
@@ -159,6 +170,11 @@ const BENCHMARKS: [Benchmark; 11] = [
         run: peers::run,
     },
     Benchmark {
+        name: "ram",
+        about: "migrate 1 GiB of guest memory between two processes over two channels: ours, and stock QEMUs, against a bare pump",
+        run: ram::run,
+    },
+    Benchmark {
         name: "slow",
         about: "a target device that is slower than everything else, and a rate that is capped",
         run: slow::run,
@@ -172,6 +188,7 @@ const BENCHMARKS: [Benchmark; 11] = [
 ];
 
 pub(crate) use peers::pump;
+pub(crate) use ram::side;
 
 /// Runs benchmarks. The exit status says whether all goals were reached.
 pub(crate) fn run(args: &Args) -> ExitCode {

@@ -61,6 +61,8 @@ pub(crate) struct Extras<'a> {
     pub(crate) address_bytes_max: Option<u64>,
     /// RAM that matters.
     pub(crate) memory: Option<GuestMemory<'a>>,
+    /// A file that is the guest's memory, and its size in bytes. The machine is not let run then.
+    pub(crate) memory_file: Option<(&'a Path, u64)>,
 }
 
 /// RAM that is looked at, and what the guest does with it.
@@ -365,24 +367,31 @@ fn limited(command: &Command, address_bytes_max: u64) -> Command {
 }
 
 fn arguments(command: &mut Command, spec: &Spec<'_>, extras: &Extras<'_>, monitor: &Path) {
-    match &extras.memory {
-        None => drop(command.args(["-machine", "q35", "-m", "16"])),
-        Some(memory) => memory.arguments(command),
-    }
     command.args(["-accel", "tcg"]);
+    match (&extras.memory, extras.memory_file) {
+        (Some(memory), _) => memory.arguments(command),
+        (None, Some((path, bytes))) => {
+            let backend = format!("memory-backend-file,id=ram,size={bytes},mem-path={},share=on", word(path));
+            command.args(["-machine", "q35,memory-backend=ram", "-S", "-m", &format!("{}", bytes >> 20)]);
+            command.args(["-object", &backend]);
+        }
+        (None, None) => drop(command.args(["-machine", "q35", "-m", "16"])),
+    }
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
-    // Commas are doubled in QEMU's option syntax.
-    let monitor = monitor.display().to_string().replace(',', ",,");
-    command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
+    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", word(monitor)));
     command.args(spec.devices.arguments(extras.properties));
     if spec.is_target {
         command.args(["-incoming", "defer"]);
     }
 }
 
+/// A path in QEMU's option syntax, where commas are doubled.
+fn word(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 impl GuestMemory<'_> {
     fn arguments(&self, command: &mut Command) {
-        let word = |path: &Path| path.display().to_string().replace(',', ",,");
         if let Some(path) = self.content {
             // Not as a file that the memory is: those 11.1 maps for devices in a way of their own.
             command.arg("-device").arg(format!("loader,file={},addr=0x100000,force-raw=on", word(path)));
@@ -425,6 +434,18 @@ mod test {
         );
         assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11,x-y=z")));
         assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
+    }
+
+    #[test]
+    fn a_file_can_be_the_memory_of_a_machine_that_stands() {
+        let spec = Spec { name: "source", folder: Path::new("/f"), devices: Devices::Real(&[]), is_target: false };
+        let extras = Extras { memory_file: Some((Path::new("/f/a,b"), 64 << 20)), ..Extras::default() };
+        let mut command = Command::new("qemu");
+        arguments(&mut command, &spec, &extras, Path::new("/f/qmp"));
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let backend = "memory-backend-file,id=ram,size=67108864,mem-path=/f/a,,b,share=on".to_owned();
+        assert!(words.contains(&backend) && words.contains(&"-S".into()), "{words:?}");
+        assert!(words.windows(2).any(|pair| pair == ["-m", "64"]), "{words:?}");
     }
 
     #[test]

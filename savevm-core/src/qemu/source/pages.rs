@@ -43,37 +43,30 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
         self.close(memory, true)
     }
 
-    /// A PART section with some of the dirty pages, if there are any. Returns whether there were.
-    pub(super) fn part(&mut self, memory: &mut Memory<'_>) -> Result<bool, Cause> {
-        let connections = self.connections();
+    /// A PART section with some of the dirty pages, if there are any.
+    pub(super) fn part(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
         let Some(first) = memory.next(self.stretch_bytes())? else { return self.settle(memory) };
         self.open(SectionKind::Part)?;
-        self.pages(memory, first, ROUND_BYTES.saturating_mul(connections))?;
+        self.pages(memory, first)?;
         let wants_point = memory.wants_point();
-        self.close(memory, wants_point)?;
-        Ok(true)
+        self.close(memory, wants_point)
     }
 
     /// A section without pages, where a point is all that is missing.
-    fn settle(&mut self, memory: &mut Memory<'_>) -> Result<bool, Cause> {
+    fn settle(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
         if memory.has_under_way() {
             self.open(SectionKind::Part)?;
             self.close(memory, true)?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// The END section with all that is left.
     pub(super) fn end(&mut self, memory: &mut Memory<'_>) -> Result<(), Cause> {
-        if self.flush_each_section {
-            // Every point needs a section of its own.
-            while self.part(memory)? {}
-        }
         self.open(SectionKind::End)?;
-        let connections = self.connections();
         // Nothing becomes dirty any more, and nothing is under way that was when the guest stopped: the last pass ended with a point.
         while let Some(first) = memory.next(self.stretch_bytes())? {
-            self.pages(memory, first, ROUND_BYTES.saturating_mul(connections))?;
+            self.pages(memory, first)?;
             if memory.wants_point() {
                 self.point(memory)?;
             }
@@ -87,11 +80,6 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
 
     fn record(&mut self, record: RamRecord<'_>) -> Result<(), Cause> {
         self.main.item(&Item::Ram(record))
-    }
-
-    /// How many connections pages go over.
-    fn connections(&self) -> u64 {
-        u64::try_from(self.channels.count().max(1)).unwrap_or(1)
     }
 
     fn stretch_bytes(&self) -> u64 {
@@ -122,12 +110,11 @@ impl<W: Write, C: Write + Send> RamWriter<'_, W, C> {
         Ok(())
     }
 
-    /// Sends about so many bytes, `first` first.
-    fn pages(&mut self, memory: &mut Memory<'_>, first: Stretch, bytes_max: u64) -> Result<(), Cause> {
-        if self.channels.count() == 0 {
-            self.on_main(memory, first, bytes_max)
-        } else {
-            self.on_channels(memory, first, bytes_max)
+    /// Sends what a round has of pages, `first` first.
+    fn pages(&mut self, memory: &mut Memory<'_>, first: Stretch) -> Result<(), Cause> {
+        match u64::try_from(self.channels.count()).unwrap_or(1) {
+            0 => self.on_main(memory, first, ROUND_BYTES),
+            channels => self.on_channels(memory, first, ROUND_BYTES.saturating_mul(channels)),
         }
     }
 
