@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Every unsafe operation of the crate: the ioctls themselves and the fds they return.
+//! Every unsafe operation of the crate: the ioctls themselves, the fds they return, and the mapping of memory that devices get.
 //!
 //! The numbers belong to VFIO and iommufd alone (type `;`, 0x64–0x7f and 0x80–0xff, in the kernel's registry of ioctl
 //! numbers), so an fd of another kind answers ENOTTY or EINVAL. Where VFIO reuses a number on another kind of its own

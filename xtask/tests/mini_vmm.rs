@@ -54,7 +54,7 @@ fn attempts_that_are_cut_lose_nothing() {
         "a container",
         "cancelled in",
         "target killed in",
-        "3 runs whole, 0 lost",
+        "3 runs whole, 0 failed",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
@@ -66,7 +66,7 @@ fn a_word_of_dirty_bits_that_is_lost_is_found() {
     let (output, text) =
         mini_vmm(&["--runs", "3", "--seed", "1", "--memory", "64", "--downtime", "20", "--forget-a-word"]);
     assert!(!output.status.success(), "{text}");
-    for part in ["LOST: memory differs in", "(the vCPU's)", "of 3 runs lost something"] {
+    for part in ["FAILED: memory differs in", "(the vCPU's)", "of 3 runs failed"] {
         assert!(text.contains(part), "{part}\n{text}");
     }
 }

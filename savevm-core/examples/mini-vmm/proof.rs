@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     pub(crate) vanish: Option<When>,
 }
 
-/// Says for each run what happened, and in the end how many lost something: none, or this fails.
+/// Says for each run what happened, and in the end how many failed: none, or this fails too.
 pub(crate) fn run(arguments: &All) -> Outcome<()> {
     let stage = Stage::new()?;
     let All { memory_mib, proof: Arguments { runs, seed, .. }, .. } = *arguments;
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &All) -> Outcome<()> {
         println!("run {number}: {}: {}", machine.tracked_by, tally.add(outcome));
     }
     println!("{} in {:.0} s", tally, began.elapsed().as_secs_f64());
-    if tally.lost == 0 { Ok(()) } else { Err(format!("{} of {runs} runs lost something", tally.lost).into()) }
+    if tally.failed == 0 { Ok(()) } else { Err(format!("{} of {runs} runs failed", tally.failed).into()) }
 }
 
 /// SplitMix64.

@@ -12,7 +12,7 @@ use crate::Outcome;
 #[derive(Default)]
 pub(super) struct Tally {
     whole: u64,
-    pub(super) lost: u64,
+    pub(super) failed: u64,
     /// Attempts that were cut, by the phase they were in.
     cuts: BTreeMap<String, u64>,
     predicted_ms: Vec<f64>,
@@ -25,8 +25,8 @@ impl Tally {
         let report = match outcome {
             Ok(report) => report,
             Err(error) => {
-                self.lost += 1;
-                return format!("LOST: {error}");
+                self.failed += 1;
+                return format!("FAILED: {error}");
             }
         };
         self.whole += 1;
@@ -50,7 +50,7 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count: u64 = self.cuts.values().sum();
         let phases: Vec<String> = self.cuts.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
-        write!(f, "{} runs whole, {} lost; {count} attempts cut ({})", self.whole, self.lost, phases.join(", "))?;
+        write!(f, "{} runs whole, {} failed; {count} attempts cut ({})", self.whole, self.failed, phases.join(", "))?;
         if self.whole == 0 {
             return Ok(());
         }
