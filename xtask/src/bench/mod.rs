@@ -48,6 +48,8 @@ rotates, after one run of each that does not count. What counts is the ratio to 
 within a round: its median over the rounds is held against the goal, its quartiles say how far
 to trust it. Between runs only ratios can be compared.
 
+`ram` takes 2 GiB of memory, in /dev/shm.
+
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
 
