@@ -3,12 +3,14 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::bitmap::{Bitmap, BitmapError, bytes_for};
 use super::owed::{Owed, Portion, Target};
 use super::region::{Region, RegionError, RegionTable};
 use super::take::take;
+use super::under_way::UnderWay;
 
 /// A region, by the order in which it was added. Numbers are not used again.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -29,12 +31,12 @@ impl RegionId {
 /// - **dirty** from the moment it is reported until it is taken to be sent ([`take`](Self::take)),
 /// - **owed** from then until the target acknowledges it; it may become dirty again meanwhile, but is not taken a second time before
 ///   the first copy has arrived, so that no old copy can overtake a new one on another channel,
-/// - **held** once the target has acknowledged it, dirty again or not.
+/// - and otherwise **held**: the target has acknowledged it as it is.
 ///
-/// An attempt that fails gives back what is owed, and what is held too if the target is lost ([`give_up`](Self::give_up)). The
-/// account is the bitmaps: an [`Owed`] that is dropped or forgotten takes nothing with it.
+/// An attempt that fails gives back what is owed, and everything if the target is lost, for it had whatever was not dirty or owed
+/// ([`give_up`](Self::give_up)). An [`Owed`] that is dropped or forgotten takes nothing with it.
 ///
-/// It takes three bits per page, and nothing else that grows.
+/// It takes two bits per page, the memory of the last 16 batches of each region, and nothing else that grows.
 #[derive(Debug)]
 pub struct Ledger {
     regions: BTreeMap<RegionId, Account>,
@@ -42,6 +44,7 @@ pub struct Ledger {
     bitmap_bytes_max: u64,
     bitmap_bytes: u64,
     attempt: u64,
+    next_batch: u64,
     /// Where the next [`take`](Self::take) goes on.
     cursor: (RegionId, usize),
     /// The memory of batches that are settled.
@@ -56,8 +59,7 @@ const SPARES_MAX: usize = 16;
 pub(super) struct Account {
     pub(super) region: Region,
     pub(super) dirty: Bitmap,
-    pub(super) owed: Bitmap,
-    pub(super) held: Bitmap,
+    pub(super) under_way: UnderWay,
 }
 
 /// A region that cannot be taken in.
@@ -114,6 +116,7 @@ impl Ledger {
             bitmap_bytes_max,
             bitmap_bytes: 0,
             attempt: attempts::next(),
+            next_batch: 0,
             cursor: (RegionId(0), 0),
             spare: Vec::new(),
         }
@@ -143,10 +146,11 @@ impl Ledger {
         let next_id = self.next_id.checked_add(1).ok_or_else(|| LedgerError::NoNumber { name: name() })?;
         let pages = region.pages();
         let left = self.bitmap_bytes_max.saturating_sub(self.bitmap_bytes);
-        let bitmap = || Bitmap::new(pages, left / 3).map_err(|error| LedgerError::Bitmap { name: name(), error });
-        let mut account = Account { dirty: bitmap()?, owed: bitmap()?, held: bitmap()?, region };
+        let bitmap = || Bitmap::new(pages, left / 2).map_err(|error| LedgerError::Bitmap { name: name(), error });
+        let under_way = UnderWay::new(bitmap()?);
+        let mut account = Account { dirty: bitmap()?, under_way, region };
         account.dirty.mark_all();
-        self.bitmap_bytes = self.bitmap_bytes.saturating_add(bytes_for(pages).saturating_mul(3));
+        self.bitmap_bytes = self.bitmap_bytes.saturating_add(bytes_for(pages).saturating_mul(2));
         self.next_id = next_id;
         self.regions.insert(id, account);
         Ok(id)
@@ -155,7 +159,7 @@ impl Ledger {
     /// Takes a region out, with whatever of it was dirty or owed. Batches of it become stale. Returns whether there was one.
     pub fn remove(&mut self, region: RegionId) -> bool {
         let removed = self.regions.remove(&region);
-        let bytes = removed.as_ref().map_or(0, |account| bytes_for(account.dirty.pages()).saturating_mul(3));
+        let bytes = removed.as_ref().map_or(0, |account| bytes_for(account.dirty.pages()).saturating_mul(2));
         self.bitmap_bytes = self.bitmap_bytes.saturating_sub(bytes);
         removed.is_some()
     }
@@ -207,8 +211,11 @@ impl Ledger {
             let from = core::mem::take(&mut word);
             if let Some((taken, next)) = take(account, from, portion, &mut words)? {
                 self.cursor = (region, next);
-                let first = taken.first;
-                return Ok(Some(Owed { attempt: self.attempt, region, first, words: taken.words, pages: taken.pages }));
+                let (attempt, number, first, pages) = (self.attempt, self.next_batch, taken.first, taken.pages);
+                let owed = Owed { attempt, number, region, first, words: Arc::new(taken.words), pages };
+                account.under_way.add(&owed);
+                self.next_batch = number.saturating_add(1);
+                return Ok(Some(owed));
             }
         }
         self.spare.push(words);
@@ -221,7 +228,7 @@ impl Ledger {
     /// When the batch is of an attempt that was given up, of a region that was removed, or of another ledger: it changes
     /// nothing then, and its pages have been given back already.
     pub fn acknowledge(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account| &mut account.held)
+        self.settle(owed, |account, owed| account.under_way.remove(owed))
     }
 
     /// These pages were not sent, or nobody knows: they are dirty again.
@@ -229,20 +236,17 @@ impl Ledger {
     /// # Errors
     /// As [`acknowledge`](Self::acknowledge).
     pub fn give_back(&mut self, owed: Owed) -> Result<(), Stale> {
-        self.settle(owed, |account| &mut account.dirty)
+        self.settle(owed, |account, owed| account.under_way.give_back(owed, &mut account.dirty))
     }
 
-    /// Ends an attempt that failed or was cancelled: what is owed is dirty again, and what the target held too if it is lost.
+    /// Ends an attempt that failed or was cancelled: what is owed is dirty again, and with the target all that it held.
     /// Batches of it are stale from now on.
     pub fn give_up(&mut self, target: Target) {
         self.attempt = attempts::next();
         for account in self.regions.values_mut() {
-            let (owed, held) = (account.owed.words_mut(), account.held.words_mut());
-            for ((dirty, owed), held) in account.dirty.words_mut().iter_mut().zip(owed).zip(held) {
-                *dirty |= core::mem::take(owed);
-                if target == Target::Lost {
-                    *dirty |= core::mem::take(held);
-                }
+            account.under_way.give_up(&mut account.dirty);
+            if target == Target::Lost {
+                account.dirty.mark_all();
             }
         }
     }
@@ -274,7 +278,7 @@ impl Ledger {
     /// How many pages are on their way.
     #[must_use]
     pub fn owed_pages(&self) -> u64 {
-        self.regions.values().map(|account| account.owed.count()).fold(0, u64::saturating_add)
+        self.regions.values().map(|account| account.under_way.pages()).fold(0, u64::saturating_add)
     }
 
     pub(super) fn page_bytes(&self, region: RegionId) -> Option<u64> {
@@ -287,18 +291,14 @@ impl Ledger {
         }
     }
 
-    /// Moves the pages of a batch from what is owed to another bitmap of its region.
-    fn settle(&mut self, owed: Owed, into: impl Fn(&mut Account) -> &mut Bitmap) -> Result<(), Stale> {
+    /// Ends a batch, unless that has been done.
+    fn settle(&mut self, owed: Owed, end: impl Fn(&mut Account, &Owed)) -> Result<(), Stale> {
         let account = self.regions.get_mut(&owed.region);
         let Some(account) = account.filter(|_| owed.attempt == self.attempt) else { return Err(Stale { owed }) };
-        let first = super::bitmap::word_of(owed.first);
-        let words = first..first.saturating_add(owed.words.len());
-        let was_owed = account.owed.words_mut().get_mut(words.clone()).unwrap_or_default();
-        was_owed.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word &= !bits);
-        let into = into(account).words_mut().get_mut(words).unwrap_or_default();
-        into.iter_mut().zip(&owed.words).for_each(|(word, bits)| *word |= bits);
-        if self.spare.len() < SPARES_MAX {
-            self.spare.push(owed.words);
+        end(account, &owed);
+        // The account has let go of it.
+        if let Some(words) = Arc::into_inner(owed.words).filter(|_| self.spare.len() < SPARES_MAX) {
+            self.spare.push(words);
         }
         Ok(())
     }

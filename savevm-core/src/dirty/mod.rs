@@ -13,7 +13,7 @@
 //! ```text
 //!   device DMA log ─┐
 //!   iommufd HWPT  ──┤ DirtyTracker::read   Marks: addresses → pages       take → Owed → acknowledge
-//!   type1         ──┼───────────────────►  Slots, page sizes    ────────► Ledger: dirty, owed, held
+//!   type1         ──┼───────────────────►  Slots, page sizes    ────────► Ledger: dirty, owed
 //!   the VMM's log ──┘                      (Tracking is the union)         give_up ◄── failed attempt
 //! ```
 //!
@@ -57,8 +57,8 @@
 //!
 //! # Bounds
 //!
-//! Three bits per page of the regions, one bit per page of the stretch of every [`Owed`] that is alive, and as many slots and trackers as the
-//! caller allows.
+//! Two bits per page of the regions, one bit per page of the stretch of every [`Owed`] that is alive and of the last 16 of each region,
+//! and as many slots and trackers as the caller allows.
 
 mod all_dirty;
 mod bitmap;
@@ -76,6 +76,7 @@ mod slots;
 mod take;
 mod tracker;
 mod tracking;
+mod under_way;
 
 pub use all_dirty::AllDirty;
 pub use bitmap::{Bitmap, BitmapError};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pages that were taken to be sent.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
@@ -17,10 +18,12 @@ use super::runs::Runs;
 #[must_use = "its pages are owed until they are acknowledged or given back"]
 pub struct Owed {
     pub(super) attempt: u64,
+    /// In its ledger.
+    pub(super) number: u64,
     pub(super) region: RegionId,
     /// The page of the lowest bit; a multiple of 64.
     pub(super) first: u64,
-    pub(super) words: Vec<u64>,
+    pub(super) words: Arc<Vec<u64>>,
     pub(super) pages: u64,
 }
 

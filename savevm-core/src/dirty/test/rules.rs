@@ -91,9 +91,9 @@ fn words_are_marked_at_any_offset() {
 fn bitmaps_stay_below_the_limit() {
     assert_eq!(Bitmap::new(65, 8), Err(BitmapError::TooLarge { pages: 65, bytes: 16, bytes_max: 8 }));
     assert!(Bitmap::new(u64::MAX, u64::MAX).is_err());
-    let mut ledger = Ledger::new(24 * 3);
+    let mut ledger = Ledger::new(24 * 2);
     let first = ledger.add(region("a", 64)).unwrap();
-    assert!(ledger.add(region("b", 64 * 3)).is_err(), "three bitmaps of 24 bytes and 24 bytes taken");
+    assert!(ledger.add(region("b", 64 * 3)).is_err(), "two bitmaps of 24 bytes and 16 bytes taken");
     ledger.remove(first);
     ledger.add(region("b", 64 * 3)).unwrap();
 }
@@ -137,6 +137,33 @@ fn what_is_owed_comes_back_and_what_is_held_with_a_lost_target() {
     assert_eq!(tracking.ledger().dirty_pages(), 70, "a late acknowledgement changes nothing");
     tracking.give_up(Target::Lost);
     assert_eq!(tracking.ledger().dirty_pages(), 100);
+}
+
+/// More batches on their way than are kept as such, taken from words they share, and pages dirty again beneath them.
+#[test]
+fn many_batches_on_their_way_are_owed_like_few() {
+    let (mut tracking, id) = tracking(300);
+    let mut batches: Vec<Owed> = (0..40).map(|_| take(&mut tracking, 7).unwrap()).collect();
+    assert_eq!((tracking.ledger().dirty_pages(), tracking.ledger().owed_pages()), (20, 280));
+    tracking.mark(id, 0, 300);
+    let rest = take(&mut tracking, 300).unwrap();
+    assert_eq!(
+        rest.runs(many(999)).collect::<Vec<_>>(),
+        [Run { first: 280, count: 20 }],
+        "the others are on their way"
+    );
+    assert!(take(&mut tracking, 300).is_none());
+    // One that has been in the account for long, one that has not.
+    tracking.give_back(batches.remove(1)).unwrap();
+    tracking.acknowledge(batches.remove(37)).unwrap();
+    let again = take(&mut tracking, 300).unwrap();
+    let again: Vec<Run> = again.runs(many(999)).collect();
+    assert_eq!(again, [Run { first: 7, count: 7 }, Run { first: 266, count: 7 }]);
+    assert_eq!(tracking.ledger().owed_pages(), 300);
+    batches.into_iter().for_each(|owed| tracking.acknowledge(owed).unwrap());
+    assert_eq!((tracking.ledger().dirty_pages(), tracking.ledger().owed_pages()), (266, 34));
+    tracking.give_up(Target::Kept);
+    assert_eq!((tracking.ledger().dirty_pages(), tracking.ledger().owed_pages()), (300, 0));
 }
 
 #[test]
