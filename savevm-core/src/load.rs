@@ -223,13 +223,14 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
     fn run_phases(&mut self) -> Result<(), Cause> {
         let pairing = self.set.pairing();
         let TargetSet { devices, memory, progress, vmm, .. } = &mut self.set;
-        let memory = memory.map(|memory| Filled::Memory(Sink(memory)));
-        let filled: Vec<Filled<'_, D>> = devices.iter_mut().map(Filled::Device).chain(memory).collect();
+        let memory = memory.map(|memory| (devices.len(), Sink(memory)));
+        let filled = devices.iter_mut().map(Filled::Device).chain(memory.map(|(_, sink)| Filled::Memory(sink)));
+        let filled: Vec<Filled<'_, D>> = filled.collect();
         let traces = filled.iter().enumerate().map(|(index, filled)| vmm.trace.device(index, filled.name())).collect();
         let stations = filled.into_iter().zip(progress.iter_mut());
         let stations = stations.map(|(filled, progress)| Mutex::new(Station { filled, progress })).collect();
         let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
-        let crew = &Crew { wire, stations, local: OnceLock::new(), one_way, traces };
+        let crew = &Crew { wire, stations, local: OnceLock::new(), memory, one_way, traces };
         let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
         thread::scope(|scope| {
             let _lead = Lead(wire);

@@ -27,6 +27,7 @@ use savevm_core::dirty::{Region, Tracking};
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::ram::{FileMemory, Source};
 use savevm_core::save::{self, Committed, SaveOptions};
+use savevm_core::sched::Verdict;
 use savevm_core::sim::SimPort;
 use savevm_core::{Hooks, MigrationError, Phase};
 use vfio_mig_fsm::{Capabilities, State};
@@ -140,6 +141,8 @@ impl<'g> Attempt<'g> {
         let rule = self.save.precopy.as_mut().unwrap();
         (rule.downtime_max, rule.bandwidth_bytes_per_s) = (Duration::from_millis(milliseconds), Some(bytes_per_s));
         rule.window = Duration::from_millis(20);
+        // A machine that is busy with something else moves nothing for a while, which is no reason to stop the guest here.
+        (rule.level, rule.rising) = (Verdict::Wait, Verdict::Wait);
     }
 
     /// One attempt, while a vCPU writes. The memory of the target is new.
@@ -207,7 +210,10 @@ fn memory_and_devices_move_while_the_guest_writes() {
         assert!(contents(&theirs)[0][3 * 4096 + 5..].starts_with(b"the last word of a device"));
         let moved = committed.memory.unwrap();
         let total = 64 << 20;
-        assert!(moved.precopy_bytes > total / 3, "{moved:?}: most of it moves while the guest runs");
+        assert!(
+            moved.precopy_bytes > total / 3,
+            "{moved:?}: most of it moves while the guest runs, over {channel_count} channels"
+        );
         assert!(moved.sum.bytes < total * 3 / 4, "{moved:?}: half of it is zeros, which do not move");
         assert!(committed.counters.buffer_bytes_peak <= committed.counters.buffer_bytes_bound);
         let used = committed.counters.channels.iter().filter(|channel| channel.bytes > 0).count();

@@ -17,7 +17,8 @@
 //!
 //! # One channel while it is enough
 //!
-//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]).
+//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]). Guest memory
+//! takes the channels in turn: its chunks need no order, so each is written by whoever receives it ([`scattered`]).
 //!
 //! # No hand-over without need
 //!
@@ -36,6 +37,7 @@ pub(crate) mod lane;
 mod model;
 pub(crate) mod plan;
 pub(crate) mod receive;
+pub(crate) mod scattered;
 pub(crate) mod spread;
 pub(crate) mod task;
 pub(crate) mod threads;

@@ -19,6 +19,7 @@ use stream_codec::frame::{Limits, Message};
 use super::buffer::{Buffer, Pool};
 use super::credit::Credit;
 use super::lane::{Lane, Outgoing};
+use super::scattered::{Chunk, Job, Scattered};
 use super::task::{Gate, Mailbox, Task};
 use super::window::{Window, Work};
 use crate::digest::DigestSum;
@@ -103,6 +104,77 @@ fn chunks_of_a_quick_device_are_written_once_and_in_order() {
 #[test]
 fn chunks_of_a_slow_device_are_written_once_and_in_order() {
     receivers_and_loader(false);
+}
+
+/// Writes a chunk of memory, beside others, and sends the credit that is due.
+fn write_memory(memory: &Scattered, written: &Mutex<Vec<u64>>, credits: &Mutex<Vec<u64>>, sequence: u64) {
+    written.lock().unwrap().push(sequence);
+    memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 0 }, Duration::ZERO);
+    let sent = memory.grant(|frames| {
+        let written = written.lock().unwrap().len();
+        assert!(frames <= u64::try_from(written).unwrap() + 3, "a credit for what is not written");
+        let mut credits = credits.try_lock().expect("one credit at a time");
+        assert!(credits.last().is_none_or(|last| *last < frames), "credits rise");
+        credits.push(frames);
+        Ok::<(), ()>(())
+    });
+    assert!(sent.is_ok());
+}
+
+/// Two receivers bring the chunks of memory, its own thread helps where memory is slow: each is written once, credits go out one by one
+/// and rise, and none goes out when the end was seen.
+fn receivers_and_memory(is_slow: bool) {
+    check(move || {
+        let pool = Arc::new(Pool::new(1, 3));
+        let memory = Arc::new(Scattered::new(3));
+        if is_slow {
+            memory.assume_slow();
+        }
+        memory.first_grant();
+        let (written, credits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let receive = |number: u8, is_last: bool| {
+            let (pool, memory) = (Arc::clone(&pool), Arc::clone(&memory));
+            let (written, credits) = (Arc::clone(&written), Arc::clone(&credits));
+            thread::spawn(move || {
+                if memory.put(number.into(), chunk(&pool, number)).unwrap().is_some() {
+                    write_memory(&memory, &written, &credits, number.into());
+                }
+                if is_last {
+                    memory.end(2, DigestSum::new(2, 7));
+                }
+            })
+        };
+        let receivers = [receive(1, false), receive(0, true)];
+        loop {
+            match memory.next() {
+                Job::Write(sequence, buffer) => {
+                    assert_eq!(u64::from(buffer.filled()[0]), sequence);
+                    write_memory(&memory, &written, &credits, sequence);
+                }
+                Job::End { sent, received } => {
+                    assert_eq!((sent, received.sum.bytes), (DigestSum::new(2, 7), 2));
+                    break;
+                }
+                Job::Closed => panic!("nobody closed it"),
+            }
+        }
+        let seen = credits.try_lock().expect("no credit is on its way when the end was seen").len();
+        let mut numbers = written.lock().unwrap().clone();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1]);
+        receivers.into_iter().for_each(|receiver| receiver.join().unwrap());
+        assert_eq!(credits.lock().unwrap().len(), seen, "no credit follows the end");
+    });
+}
+
+#[test]
+fn chunks_of_memory_are_written_once_by_whoever_has_them() {
+    receivers_and_memory(false);
+}
+
+#[test]
+fn chunks_of_slow_memory_are_written_once() {
+    receivers_and_memory(true);
 }
 
 #[test]

@@ -182,7 +182,9 @@ impl Receiver<'_, '_, '_, '_> {
             Incoming::End { index, frames, sum } => {
                 // Reported first: who leads must know that the end has come before any device is done.
                 wire.board.report(Event::Control(incoming));
-                wire.passage(index)?.window.end(frames, sum);
+                let passage = wire.passage(index)?;
+                passage.window.end(frames, sum);
+                passage.scattered.end(frames, sum);
             }
             Incoming::Switchover => {
                 self.is_stopped = true;

@@ -18,7 +18,7 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 const QUICK: Duration = Duration::from_millis(2);
 
 /// So many slow writes in a row make a slow device; fewer may be a busy machine.
-const SLOW_WRITES: u32 = 3;
+pub(super) const SLOW_WRITES: u32 = 3;
 
 /// The chunks of one device between the channels and the device.
 #[derive(Debug)]
@@ -41,8 +41,6 @@ struct State {
     /// Slow writes in a row, up to the last one.
     slow_writes: u32,
     end: Option<(u64, DigestSum)>,
-    /// Each chunk that is written gives a credit: the source takes it for an acknowledgement.
-    acknowledges: bool,
     is_closed: bool,
 }
 
@@ -82,7 +80,6 @@ impl Window {
             // Unknown: the first chunk is left to the device's thread.
             slow_writes: SLOW_WRITES,
             end: None,
-            acknowledges: false,
             is_closed: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), frames }
@@ -92,11 +89,6 @@ impl Window {
     pub(crate) fn first_grant(&self) -> u64 {
         lock(&self.state).granted = self.frames;
         self.frames
-    }
-
-    /// From here on every chunk that is written is worth a credit.
-    pub(crate) fn acknowledge_each(&self) {
-        lock(&self.state).acknowledges = true;
     }
 
     /// Where there is no credit, in a file: waits until there is room for a chunk. False if that will never be.
@@ -145,7 +137,7 @@ impl Window {
         state.slots.rotate_left(1);
         let grant = state.next.saturating_add(self.frames);
         let is_enough = state.end.is_some_and(|(frames, _)| frames <= state.granted);
-        let is_worth = state.acknowledges || grant.saturating_sub(state.granted).saturating_mul(2) >= self.frames;
+        let is_worth = grant.saturating_sub(state.granted).saturating_mul(2) >= self.frames;
         if is_worth && !is_enough {
             state.granted = grant;
             return Some(grant);

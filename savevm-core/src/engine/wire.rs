@@ -18,6 +18,7 @@ use super::counters::{ChannelCounters, Counters};
 use super::credit::Credit;
 use super::lane::{Lane, Outgoing};
 use super::plan::Plan;
+use super::scattered::Scattered;
 use super::task::{Gate, Mailbox};
 use super::window::Window;
 use crate::channel::{Channel, Cut};
@@ -54,9 +55,23 @@ pub(crate) struct Wire<'a> {
 pub(crate) struct Passage {
     pub(crate) mailbox: Mailbox,
     pub(crate) credit: Credit,
+    /// What has come, of a device.
     pub(crate) window: Window,
+    /// What has come, of guest memory.
+    pub(crate) scattered: Scattered,
     /// Bytes of state so far.
     pub(crate) bytes: AtomicU64,
+}
+
+/// Which channel a chunk takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Route {
+    /// The device's own.
+    Home,
+    /// One after the other, so that the target's receivers all have something to write.
+    InTurn,
+    /// The one with the least to do, and that channel's thread sends it.
+    Spread,
 }
 
 impl<'a> Wire<'a> {
@@ -119,6 +134,7 @@ impl<'a> Wire<'a> {
             mailbox: Mailbox::default(),
             credit: Credit::new(credit),
             window: Window::new(plan.window_frames),
+            scattered: Scattered::new(plan.window_frames),
             bytes: AtomicU64::new(0),
         };
         let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers));
@@ -146,15 +162,19 @@ impl<'a> Wire<'a> {
         Ok(())
     }
 
-    /// Sends a piece of a device's state: on the device's own channel, or, spread, on the one with the least to do.
-    pub(crate) fn send_data(&self, device: usize, sequence: u64, buffer: Buffer, is_spread: bool) -> Result<(), Cause> {
-        let channel = if is_spread { self.idlest(device) } else { self.home(device) };
+    /// Sends a piece of a device's state, or of memory.
+    pub(crate) fn send_data(&self, device: usize, sequence: u64, buffer: Buffer, route: Route) -> Result<(), Cause> {
+        let channel = match route {
+            Route::Home => self.home(device),
+            Route::InTurn => self.idlest(self.turn(sequence)),
+            Route::Spread => self.idlest(self.home(device)),
+        };
         let number = link::number(device);
         let length = u32::try_from(buffer.filled().len()).unwrap_or(u32::MAX);
         self.session().sent_data_on(channel, number, sequence, length).map_err(|error| at(channel, error))?;
         let data = Outgoing::Data { device: number, sequence, buffer };
         let lane = self.lane(channel)?;
-        if is_spread {
+        if route == Route::Spread {
             lane.post(data, self.pool());
             return Ok(());
         }
@@ -163,12 +183,18 @@ impl<'a> Wire<'a> {
         Ok(())
     }
 
-    fn idlest(&self, device: usize) -> u16 {
-        let home = self.home(device);
+    /// The channel with the least to do: the one that is preferred, if it is one of these.
+    fn idlest(&self, preferred: u16) -> u16 {
         let depth = |channel: &u16| self.lane(*channel).map_or(usize::MAX, Lane::depth);
-        // The first of equals: its own, if that is one of them.
-        let others = (0..self.channel_count()).filter(|channel| *channel != home);
-        core::iter::once(home).chain(others).min_by_key(depth).unwrap_or(home)
+        // The first of equals.
+        let others = (0..self.channel_count()).filter(|channel| *channel != preferred);
+        core::iter::once(preferred).chain(others).min_by_key(depth).unwrap_or(preferred)
+    }
+
+    /// The channel whose turn it is.
+    fn turn(&self, sequence: u64) -> u16 {
+        let turn = sequence.checked_rem(u64::from(self.channel_count())).unwrap_or(0);
+        u16::try_from(turn).unwrap_or(0)
     }
 
     /// Leaves a control frame to the channel's thread.
@@ -219,6 +245,7 @@ impl<'a> Wire<'a> {
             passage.mailbox.close();
             passage.credit.close();
             passage.window.close();
+            passage.scattered.close();
         }
     }
 

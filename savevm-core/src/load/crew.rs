@@ -15,15 +15,17 @@ use vfio_mig_fsm::State;
 use super::filled::Filled;
 use super::set::Progress;
 use crate::device::Device;
-use crate::digest::DigestSum;
+use crate::digest::{Digest, DigestSum};
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
+use crate::engine::scattered::{Chunk, Job};
 use crate::engine::task::Done;
 use crate::engine::window::Work;
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::link;
+use crate::ram::{self, Sink};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::tap::{Side, Subject, Taps};
 use crate::trace::{Activity, DeviceTrace};
@@ -41,6 +43,8 @@ pub(super) struct Crew<'w, 'a, 'd, D> {
     pub(super) stations: Vec<Mutex<Station<'d, D>>>,
     /// For each device of the offer, the local one of that name.
     pub(super) local: OnceLock<Vec<usize>>,
+    /// This side's memory, and the number of its station.
+    pub(super) memory: Option<(usize, Sink<'d>)>,
     pub(super) one_way: bool,
     /// By the local number.
     pub(super) traces: Vec<DeviceTrace>,
@@ -52,6 +56,13 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let station = local.and_then(|local| self.stations.get(*local));
         let unknown = || Cause::refused(format!("the stream speaks of device {index}, which was never offered"));
         station.map(lock).ok_or_else(unknown)
+    }
+
+    /// The memory to be filled, if that is what is offered under this number.
+    fn memory(&self, index: usize) -> Option<Sink<'d>> {
+        let local = self.local.get().and_then(|local| local.get(index));
+        let (_, sink) = self.memory.filter(|(station, _)| local == Some(station))?;
+        Some(sink)
     }
 
     /// For a device of the offer.
@@ -70,15 +81,22 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     /// A receiver has a chunk: it keeps it for later, leaves it to the device's thread, or writes it.
     pub(super) fn deliver(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
-        let window = &self.wire.passage(index)?.window;
-        match window.put(sequence, buffer) {
-            Ok(None) => Ok(()),
-            Ok(Some(buffer)) => {
+        let passage = self.wire.passage(index)?;
+        let memory = self.memory(index);
+        let put = if memory.is_some() {
+            passage.scattered.put(sequence, buffer)
+        } else {
+            passage.window.put(sequence, buffer)
+        };
+        match (put, memory) {
+            (Ok(None), _) => Ok(()),
+            (Ok(Some(buffer)), Some(sink)) => self.write_memory(index, sink, sequence, buffer),
+            (Ok(Some(buffer)), None) => {
                 self.write(index, buffer)?;
-                window.step_back();
+                passage.window.step_back();
                 Ok(())
             }
-            Err(_) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
+            (Err(_), _) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
         }
     }
 
@@ -86,13 +104,18 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     pub(super) fn load(&self, index: usize) -> Result<(), Cause> {
         self.begin(index)?;
         let passage = self.wire.passage(index)?;
-        if self.is_memory(index)? {
-            passage.window.acknowledge_each();
-        }
+        let memory = self.memory(index);
         if !self.one_way {
             let device = link::number(index);
             self.wire.send(Message::DeviceAccept { device })?;
-            self.wire.send(Message::Credit { device, frames: passage.window.first_grant() })?;
+            let frames = match memory {
+                Some(_) => passage.scattered.first_grant(),
+                None => passage.window.first_grant(),
+            };
+            self.wire.send(Message::Credit { device, frames })?;
+        }
+        if let Some(sink) = memory {
+            return self.load_memory(index, sink);
         }
         loop {
             match passage.window.next() {
@@ -101,7 +124,8 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
                     passage.window.step_back();
                 }
                 Work::End(sent) => {
-                    let sum = self.finish(index, sent)?;
+                    let received = self.station(index)?.progress.digest.sum();
+                    let sum = self.finish(index, sent, received)?;
                     self.wire.board.report(Event::Done { device: index, done: Done::Loaded(sum) });
                     return Ok(());
                 }
@@ -110,8 +134,48 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
     }
 
-    fn is_memory(&self, index: usize) -> Result<bool, Cause> {
-        Ok(matches!(self.station(index)?.filled, Filled::Memory(_)))
+    /// The thread of memory: it writes only what receivers leave to it.
+    fn load_memory(&self, index: usize, sink: Sink<'d>) -> Result<(), Cause> {
+        loop {
+            match self.wire.passage(index)?.scattered.next() {
+                Job::Write(sequence, buffer) => self.write_memory(index, sink, sequence, buffer)?,
+                Job::End { sent, received } => {
+                    self.station(index)?.progress.precopy_bytes = received.precopy_bytes;
+                    let sum = self.finish(index, sent, received.sum)?;
+                    self.wire.board.report(Event::Done { device: index, done: Done::Loaded(sum) });
+                    return Ok(());
+                }
+                Job::Closed => return Ok(()),
+            }
+        }
+    }
+
+    /// Writes a chunk of memory, beside others that write theirs, and makes room known.
+    fn write_memory(&self, index: usize, sink: Sink<'d>, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
+        let passage = self.wire.passage(index)?;
+        let mut digest = Digest::new();
+        digest.update(buffer.filled());
+        let sum = digest.sum();
+        let before = passage.bytes.fetch_add(sum.bytes, Ordering::Relaxed);
+        let limit = self.wire.limits.state_bytes_max;
+        if before.saturating_add(sum.bytes) > limit {
+            return Err(Cause::TooLarge { device: ram::NAME.to_string(), limit });
+        }
+        let started = Instant::now();
+        self.wire.board.in_device(|| sink.write(buffer.filled()))?;
+        let took = started.elapsed();
+        let precopy_bytes = if buffer.is_stopped { 0 } else { sum.bytes };
+        if let Some(pool) = self.wire.pool() {
+            pool.give(buffer);
+        }
+        passage.scattered.written(sequence, Chunk { sum, precopy_bytes }, took);
+        if self.one_way {
+            return Ok(());
+        }
+        passage.scattered.grant(|frames| {
+            self.trace(index).granted(frames);
+            self.wire.send(Message::Credit { device: link::number(index), frames })
+        })
     }
 
     /// Opens the resuming session of a device.
@@ -164,10 +228,10 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     ///
     /// mlx5, virtio and pds load a truncated state without complaint (`spec/kernel/uapi.md` section 3.4), so the
     /// comparison is the proof and the driver's answer is not.
-    fn finish(&self, index: usize, sent: DigestSum) -> Result<DigestSum, Cause> {
+    fn finish(&self, index: usize, sent: DigestSum, received: DigestSum) -> Result<DigestSum, Cause> {
         let mut station = self.station(index)?;
         let Station { filled, progress } = &mut *station;
-        let received = progress.digest.sum();
+        progress.received = received;
         if received != sent {
             return Err(Cause::Digest { device: filled.name().to_string(), sent, received });
         }

@@ -6,7 +6,7 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use crate::device::Device;
-use crate::digest::Digest;
+use crate::digest::{Digest, DigestSum};
 use crate::dirty::{Region, RegionTable};
 use crate::error::Cause;
 use crate::hooks::{Cancel, Hooks, Phase};
@@ -21,14 +21,17 @@ use crate::trace::Trace;
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) touched: bool,
+    /// Of what has come of a device.
     pub(super) digest: Digest,
+    /// Of all that came, once it has.
+    pub(super) received: DigestSum,
     pub(super) precopy_bytes: u64,
     pub(super) watched: Watched,
 }
 
 impl Progress {
     pub(super) fn sum(&self, name: &str) -> DeviceSum {
-        DeviceSum { device: name.to_string(), sum: self.digest.sum(), precopy_bytes: self.precopy_bytes }
+        DeviceSum { device: name.to_string(), sum: self.received, precopy_bytes: self.precopy_bytes }
     }
 }
 

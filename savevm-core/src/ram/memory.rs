@@ -18,7 +18,8 @@ pub trait GuestMemory: Sync {
     /// When not all of it can be read.
     fn read(&self, region: usize, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError>;
 
-    /// Writes all of `bytes` at `offset` of the region with this number. Called on a target only, before its guest runs.
+    /// Writes all of `bytes` at `offset` of the region with this number. Called on a target only, before its guest runs, and by
+    /// several threads at once, no two of which have the same bytes.
     ///
     /// # Errors
     /// When not all of it can be written.

@@ -10,6 +10,7 @@ use vfio_mig_fsm::State;
 use crate::device::{self, Call, Device, DeviceError};
 use crate::engine::board::Board;
 use crate::engine::buffer::Buffer;
+use crate::engine::wire::Route;
 use crate::error::Cause;
 use crate::ram::{self, Attempt, Filled};
 use crate::sched::Sizes;
@@ -48,6 +49,14 @@ impl<D: Device> Part<'_, '_, D> {
         match self {
             Self::Device(_) => 1,
             Self::Memory(_) => buffer_len,
+        }
+    }
+
+    /// Which channels its chunks take while one after the other is enough.
+    pub(super) const fn route(&self) -> Route {
+        match self {
+            Self::Device(_) => Route::Home,
+            Self::Memory(_) => Route::InTurn,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::engine::board::Event;
 use crate::engine::buffer::Pool;
 use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Task};
-use crate::engine::wire::Wire;
+use crate::engine::wire::{Route, Wire};
 use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::trace::Activity;
@@ -174,7 +174,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             let watched = self.progress.watched.data(phase, buffer.filled());
             watched.map_err(Cause::tap(self.part.name()))?;
             let send_began = Instant::now();
-            wire.send_data(self.index, sequence, buffer, self.spread.is_spread())?;
+            let route = if self.spread.is_spread() { Route::Spread } else { self.part.route() };
+            wire.send_data(self.index, sequence, buffer, route)?;
             self.lap(length, waiting, send_began);
             self.progress.sequence = sequence.saturating_add(1);
             if wire.role == Role::File {
