@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Move device state between two processes as fast as the machine can, for `bench`
     #[command(hide = true)]
     Pump(bench::pump::Args),
+    /// Move guest memory between two processes, for `bench`
+    #[command(hide = true)]
+    RamSide(bench::side::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

@@ -150,18 +150,32 @@ pub(crate) struct Costs<'a, const N: usize> {
     pub(crate) contenders: Vec<Costly<'a, N>>,
 }
 
+/// Of the contenders, one that another is held against too, in the metrics in which there is a goal.
+pub(crate) struct Rival<const N: usize> {
+    /// The baseline.
+    pub(crate) rival: &'static str,
+    /// Who is judged.
+    pub(crate) contender: &'static str,
+    pub(crate) goals: [Option<Goal>; N],
+}
+
 /// Runs all contenders in each of `rounds`, after one run each that does not count.
 pub(crate) fn compare(comparison: Comparison<'_>, rounds: usize) -> Result<Outcome, String> {
     let Comparison { name, unit, baseline, contenders } = comparison;
     let costly = |Contender { name, goal, mut run }| Costly::new(name, [goal], move || run().map(|value| [value]));
     let contenders = contenders.into_iter().map(costly).collect();
     let costs = Costs { name: name.clone(), metrics: [("", unit)], baseline: costly(baseline), contenders };
-    let outcome = compare_costs(costs, rounds)?.pop();
+    let outcome = compare_costs(costs, &[], rounds)?.pop();
     outcome.ok_or_else(|| format!("{name}: nothing was measured"))
 }
 
-/// Runs all contenders in each of `rounds`, after one run each that does not count. One outcome per metric.
-pub(crate) fn compare_costs<const N: usize>(costs: Costs<'_, N>, rounds: usize) -> Result<Vec<Outcome>, String> {
+/// Runs all contenders in each of `rounds`, after one run each that does not count. One outcome per metric, and behind them one for each
+/// goal against a rival.
+pub(crate) fn compare_costs<const N: usize>(
+    costs: Costs<'_, N>,
+    rivals: &[Rival<N>],
+    rounds: usize,
+) -> Result<Vec<Outcome>, String> {
     let Costs { name, metrics, baseline, contenders } = costs;
     let mut all: Vec<Costly<'_, N>> = core::iter::once(baseline).chain(contenders).collect();
     let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
@@ -176,20 +190,39 @@ pub(crate) fn compare_costs<const N: usize>(costs: Costs<'_, N>, rounds: usize) 
             }
         }
     }
-    let outcome = |(metric, (what, unit)): (usize, (&'static str, Unit))| {
-        let of = |values: &Vec<[f64; N]>| values.iter().filter_map(|run| run.get(metric).copied()).collect::<Vec<_>>();
-        let baseline = values.first().map(of).unwrap_or_default();
-        let measured = all.iter().zip(&values).map(|(contender, values)| {
-            let goal = contender.goals.get(metric).copied().flatten();
-            measured(contender.name, goal, of(values), &baseline)
+    let runs: Vec<Runs<N>> = all.iter().zip(values).map(|(it, values)| (it.name, it.goals, values)).collect();
+    let judge = |metric: usize, label: String, runs: &[Runs<N>]| {
+        let of = |values: &[[f64; N]]| values.iter().filter_map(|run| run.get(metric).copied()).collect::<Vec<_>>();
+        let baseline = runs.first().map(|(_, _, values)| of(values)).unwrap_or_default();
+        let measured = runs.iter().map(|(name, goals, values)| {
+            let goal = goals.get(metric).copied().flatten();
+            measured(name, goal, of(values), &baseline)
         });
-        let contenders = measured.collect::<Option<Vec<_>>>()?;
-        let name = if what.is_empty() { name.clone() } else { format!("{name}: {what}") };
-        Some(Outcome { name, unit, rounds, contenders })
+        let contenders = measured.collect::<Option<Vec<_>>>();
+        let contenders = contenders.ok_or_else(|| format!("{name}: nothing was measured"))?;
+        let unit = metrics.get(metric).map_or(Unit::Count, |(_, unit)| *unit);
+        Ok::<_, String>(Outcome { name: label, unit, rounds, contenders })
     };
-    let outcomes: Option<Vec<_>> = metrics.into_iter().enumerate().map(outcome).collect();
-    outcomes.ok_or_else(|| format!("{name}: nothing was measured"))
+    let label = |what: &str| if what.is_empty() { name.clone() } else { format!("{name}: {what}") };
+    let mut outcomes = Vec::new();
+    for (metric, (what, _)) in metrics.iter().enumerate() {
+        outcomes.push(judge(metric, label(what), &runs)?);
+    }
+    for Rival { rival, contender, goals } in rivals {
+        let find = |sought: &str| runs.iter().find(|(name, _, _)| *name == sought).cloned();
+        let (Some((_, _, theirs)), Some((_, _, ours))) = (find(rival), find(contender)) else { continue };
+        let pair = [(*rival, [None; N], theirs), (*contender, *goals, ours)];
+        for (metric, (what, _)) in
+            metrics.iter().enumerate().filter(|(metric, _)| goals.get(*metric).is_some_and(Option::is_some))
+        {
+            outcomes.push(judge(metric, format!("{}, against {rival}", label(what)), &pair)?);
+        }
+    }
+    Ok(outcomes)
 }
+
+/// A contender, its goals, and what its runs cost.
+type Runs<const N: usize> = (&'static str, [Option<Goal>; N], Vec<[f64; N]>);
 
 /// A baseline that varies by more than this between its quartiles, as a part of its median, cannot be judged by.
 const NOISE_MAX: f64 = 0.25;
@@ -273,12 +306,31 @@ mod test {
             baseline: steady,
             contenders: vec![other],
         };
-        let outcomes = compare_costs(costs, 3).unwrap();
+        let outcomes = compare_costs(costs, &[], 3).unwrap();
         let judged: Vec<_> = outcomes
             .iter()
             .map(|it| (it.name.as_str(), it.contenders[1].ratio.median, it.contenders[1].reached))
             .collect();
         assert_eq!(judged, [("test: speed", 2.0, Some(true)), ("test: memory", 1.25, Some(false))]);
+    }
+
+    /// The baseline judges nobody here; of the rivals, only the one that ran does, and only where there is a goal.
+    #[test]
+    fn a_contender_can_be_held_against_another() {
+        let costly = |name, values: [f64; 2]| Costly::new(name, [None; 2], move || Ok(values));
+        let costs = Costs {
+            name: "test".into(),
+            metrics: [("speed", Unit::BytesPerSecond), ("memory", Unit::Bytes)],
+            baseline: costly("bare", [10.0, 1.0]),
+            contenders: vec![costly("ours", [6.0, 3.0]), costly("theirs", [4.0, 2.0])],
+        };
+        let rival = |rival| Rival { rival, contender: "ours", goals: [Some(Goal::AtLeast(1.6)), None] };
+        let outcomes = compare_costs(costs, &[rival("theirs"), rival("absent")], 3).unwrap();
+        let names: Vec<_> = outcomes.iter().map(|outcome| outcome.name.as_str()).collect();
+        assert_eq!(names, ["test: speed", "test: memory", "test: speed, against theirs"]);
+        let [theirs, ours] = &outcomes[2].contenders[..] else { panic!("{:?}", outcomes[2]) };
+        assert_eq!((theirs.name, theirs.reached), ("theirs", None));
+        assert_eq!((ours.name, ours.ratio.median, ours.reached), ("ours", 1.5, Some(false)));
     }
 
     /// A baseline that swings between 6 and 12 says nothing about who is as fast as it.

@@ -16,6 +16,7 @@ mod growth;
 mod html;
 mod measure;
 mod peers;
+mod ram;
 mod report;
 mod rig;
 mod slow;
@@ -45,6 +46,8 @@ Every benchmark runs contenders for the same work in one process, in turn, in an
 rotates, after one run of each that does not count. What counts is the ratio to the baseline
 within a round: its median over the rounds is held against the goal, its quartiles say how far
 to trust it. Between runs only ratios can be compared.
+
+`ram` takes 2 GiB of memory, in /dev/shm.
 
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
@@ -108,8 +111,18 @@ impl Setting {
         costs: measure::Costs<'_, N>,
         rounds: usize,
     ) -> Result<Vec<Outcome>, String> {
+        self.compare_rivals(costs, &[], rounds)
+    }
+
+    /// The same, with goals against contenders beside those against the baseline.
+    pub(crate) fn compare_rivals<const N: usize>(
+        &self,
+        costs: measure::Costs<'_, N>,
+        rivals: &[measure::Rival<N>],
+        rounds: usize,
+    ) -> Result<Vec<Outcome>, String> {
         eprintln!("{}: {rounds} rounds", costs.name);
-        measure::compare_costs(costs, rounds)
+        measure::compare_costs(costs, rivals, rounds)
     }
 }
 
@@ -120,7 +133,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 10] = [
+const BENCHMARKS: [Benchmark; 11] = [
     Benchmark { name: "cancel", about: "how long a cancel takes in the middle of a migration", run: cancel::run },
     Benchmark {
         name: "codec",
@@ -153,6 +166,11 @@ const BENCHMARKS: [Benchmark; 10] = [
         run: peers::run,
     },
     Benchmark {
+        name: "ram",
+        about: "migrate 1 GiB of guest memory between two processes over two channels: ours, and stock QEMUs, against a bare pump",
+        run: ram::run,
+    },
+    Benchmark {
         name: "slow",
         about: "a target device that is slower than everything else, and a rate that is capped",
         run: slow::run,
@@ -166,6 +184,7 @@ const BENCHMARKS: [Benchmark; 10] = [
 ];
 
 pub(crate) use peers::pump;
+pub(crate) use ram::side;
 
 /// Runs benchmarks. The exit status says whether all goals were reached.
 pub(crate) fn run(args: &Args) -> ExitCode {

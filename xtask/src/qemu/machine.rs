@@ -59,6 +59,8 @@ pub(crate) struct Extras<'a> {
     pub(crate) properties: &'a str,
     /// The most address space the emulator may have, in bytes.
     pub(crate) address_bytes_max: Option<u64>,
+    /// A file that is the guest's memory, and its size in bytes. The machine is not let run then.
+    pub(crate) memory: Option<(&'a Path, u64)>,
 }
 
 /// Why there is no machine, or none any more.
@@ -159,7 +161,7 @@ impl Machine {
             }
             Devices::Real(_) => qemu.command_tied_to_thread(),
         };
-        arguments(&mut command, spec, extras.properties, &file("qmp"));
+        arguments(&mut command, spec, &extras, &file("qmp"));
         if let Some(bytes) = extras.address_bytes_max {
             command = limited(&command, bytes);
         }
@@ -347,13 +349,21 @@ fn limited(command: &Command, address_bytes_max: u64) -> Command {
     limited
 }
 
-fn arguments(command: &mut Command, spec: &Spec<'_>, properties: &str, monitor: &Path) {
-    command.args(["-machine", "q35", "-accel", "tcg", "-m", "16"]);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
+fn arguments(command: &mut Command, spec: &Spec<'_>, extras: &Extras<'_>, monitor: &Path) {
     // Commas are doubled in QEMU's option syntax.
-    let monitor = monitor.display().to_string().replace(',', ",,");
-    command.arg("-qmp").arg(format!("unix:{monitor},server=on,wait=off"));
-    command.args(spec.devices.arguments(properties));
+    let quoted = |path: &Path| path.display().to_string().replace(',', ",,");
+    command.args(["-accel", "tcg"]);
+    match extras.memory {
+        None => command.args(["-machine", "q35", "-m", "16"]),
+        Some((path, bytes)) => {
+            let backend = format!("memory-backend-file,id=ram,size={bytes},mem-path={},share=on", quoted(path));
+            command.args(["-machine", "q35,memory-backend=ram", "-S", "-m", &format!("{}", bytes >> 20)]);
+            command.args(["-object", &backend])
+        }
+    };
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
+    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", quoted(monitor)));
+    command.args(spec.devices.arguments(extras.properties));
     if spec.is_target {
         command.args(["-incoming", "defer"]);
     }
@@ -377,7 +387,8 @@ mod test {
         let devices = Devices::Soft { library, devices: &devices };
         let spec = Spec { name: "target", folder, devices, is_target: true };
         let mut command = Command::new("qemu");
-        arguments(&mut command, &spec, ",x-y=z", Path::new("/f/a,b.qmp"));
+        let extras = Extras { properties: ",x-y=z", ..Extras::default() };
+        arguments(&mut command, &spec, &extras, Path::new("/f/a,b.qmp"));
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert!(words.iter().any(|word| word.starts_with("unix:/f/a,,b.qmp,")), "{words:?}");
         assert!(
@@ -386,6 +397,18 @@ mod test {
         );
         assert!(words.iter().any(|word| word.contains("sysfsdev=/sys/bus/mdev") && word.ends_with("addr=11,x-y=z")));
         assert!(words.ends_with(&["-incoming".into(), "defer".into()]));
+    }
+
+    #[test]
+    fn a_file_can_be_the_memory_of_a_machine_that_stands() {
+        let spec = Spec { name: "source", folder: Path::new("/f"), devices: Devices::Real(&[]), is_target: false };
+        let extras = Extras { memory: Some((Path::new("/f/a,b"), 64 << 20)), ..Extras::default() };
+        let mut command = Command::new("qemu");
+        arguments(&mut command, &spec, &extras, Path::new("/f/qmp"));
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let backend = "memory-backend-file,id=ram,size=67108864,mem-path=/f/a,,b,share=on".to_owned();
+        assert!(words.contains(&backend) && words.contains(&"-S".into()), "{words:?}");
+        assert!(words.windows(2).any(|pair| pair == ["-m", "64"]), "{words:?}");
     }
 
     #[test]

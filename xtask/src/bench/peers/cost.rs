@@ -23,9 +23,9 @@ pub(super) struct Work {
 }
 
 /// What a migration took.
-pub(super) struct Usage {
-    pub(super) processor: Duration,
-    pub(super) target_peak_bytes: u64,
+pub(in crate::bench) struct Usage {
+    pub(in crate::bench) processor: Duration,
+    pub(in crate::bench) target_peak_bytes: u64,
 }
 
 impl Work {
@@ -80,7 +80,7 @@ impl Work {
 }
 
 /// Exact up to 2⁵³, far beyond anything measured here.
-fn float(number: u64) -> f64 {
+pub(in crate::bench) fn float(number: u64) -> f64 {
     let low = u32::try_from(number & 0xffff_ffff).unwrap_or(u32::MAX);
     let high = u32::try_from(number >> 32).unwrap_or(u32::MAX);
     f64::from(high) * 4_294_967_296.0 + f64::from(low)

@@ -5,11 +5,11 @@
 //! leaves RESUMING, which is what a guest waits for and where starting processes and preparing devices does not count.
 //! Processor time is that of both processes, and memory the target's peak.
 
-mod cost;
+pub(super) mod cost;
 mod ours;
-mod process;
+pub(super) mod process;
 pub(crate) mod pump;
-mod stock;
+pub(super) mod stock;
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use super::{Goal, Outcome, Setting, Unit};
 use crate::vm::{ProvisionedQemu, Series};
 
 /// Bytes per second, seconds of processor time per gigabyte, bytes.
-const METRICS: [(&str, Unit); 3] = [
+pub(super) const METRICS: [(&str, Unit); 3] = [
     ("speed", Unit::BytesPerSecond),
     ("processor time", Unit::SecondsPerGigabyte),
     ("memory of the target", Unit::Bytes),
@@ -38,10 +38,10 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
 }
 
 /// A QEMU to compare with.
-struct Emulator {
-    series: Series,
+pub(super) struct Emulator {
+    pub(super) series: Series,
     /// While it is held nobody replaces it.
-    found: ProvisionedQemu,
+    pub(super) found: ProvisionedQemu,
 }
 
 fn compare(setting: &Setting, work: &Work, emulators: &[Emulator]) -> Result<Vec<Outcome>, String> {

@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Time in user and kernel mode of all threads, which the kernel counts in ticks of 10 ms.
-pub(super) fn processor(process: u32) -> Duration {
+pub(in crate::bench) fn processor(process: u32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything; utime and stime are the 12th and 13th word after it (proc(5)).
     let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -26,14 +26,23 @@ pub(super) fn processor(process: u32) -> Duration {
 
 /// `VmHWM`; a process that has ended has none.
 pub(super) fn peak_bytes(process: u32) -> Option<u64> {
+    status_bytes(process, "VmHWM:")
+}
+
+/// What it has now beside memory that it shares with others, which is what its guest's memory is.
+pub(in crate::bench) fn own_bytes(process: u32) -> Option<u64> {
+    Some(status_bytes(process, "RssAnon:")?.saturating_add(status_bytes(process, "RssFile:")?))
+}
+
+fn status_bytes(process: u32, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
     let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kibibytes << 10)
 }
 
 /// Runs a target and a source to their ends, and gives what both used.
-pub(super) fn run_both(target: &mut Command, source: &mut Command) -> Result<Usage, String> {
+pub(in crate::bench) fn run_both(target: &mut Command, source: &mut Command) -> Result<Usage, String> {
     let spawn = |command: &mut Command| {
         Guarded::spawn(command)
             .map_err(|error| format!("cannot run {}: {error}", command.get_program().to_string_lossy()))

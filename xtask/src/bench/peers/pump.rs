@@ -126,12 +126,12 @@ fn load(args: &Args) -> Result<(), String> {
 }
 
 /// Gives the address to the first that asks.
-fn tell(meet: &Path, address: &str) -> std::io::Result<()> {
+pub(in crate::bench) fn tell(meet: &Path, address: &str) -> std::io::Result<()> {
     let listener = UnixListener::bind(meet)?;
     listener.accept()?.0.write_all(address.as_bytes())
 }
 
-fn meet(meet: &Path) -> Result<String, String> {
+pub(in crate::bench) fn meet(meet: &Path) -> Result<String, String> {
     let begin = std::time::Instant::now();
     loop {
         match UnixStream::connect(meet) {

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// What the device state goes over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wiring {
+pub(in crate::bench) enum Wiring {
     /// The main connection, between everything else.
     Main,
     /// Multifd channels of their own, as many as the work has channels.
@@ -28,7 +28,7 @@ pub(super) enum Wiring {
 }
 
 /// All that can be had. Provisioned first and then held, for what is held keeps the cache from being added to.
-pub(super) fn emulators(setting: &Setting) -> Vec<Emulator> {
+pub(in crate::bench) fn emulators(setting: &Setting) -> Vec<Emulator> {
     for series in Series::ALL {
         if let Err(error) = find(setting, series) {
             let (major, minor) = series.wanted();
@@ -54,7 +54,7 @@ pub(super) fn wirings(work: &Work) -> Vec<Wiring> {
     if work.channels > 1 { vec![Wiring::Multifd] } else { vec![Wiring::Main] }
 }
 
-pub(super) fn name(series: Series, wiring: Wiring) -> &'static str {
+pub(in crate::bench) fn name(series: Series, wiring: Wiring) -> &'static str {
     match (series, wiring) {
         (Series::V10_0, Wiring::Main) => "QEMU 10.0",
         (Series::V10_0, Wiring::Multifd) => "QEMU 10.0 multifd",
@@ -74,7 +74,7 @@ pub(super) fn measure(work: &Work, qemu: &Qemu, wiring: Wiring) -> Result<[f64; 
     let run = || -> Result<Usage, MachineError> {
         let (mut target, mut source) = (start("target", 1, true)?, start("source", 101, false)?);
         for machine in [&mut target, &mut source] {
-            prepare(machine, work, wiring)?;
+            prepare(machine, work.channels, wiring)?;
         }
         let listen = json!({ "uri": "tcp:127.0.0.1:0", "exit-on-error": false });
         target.execute("migrate-incoming", listen)?;
@@ -82,8 +82,8 @@ pub(super) fn measure(work: &Work, qemu: &Qemu, wiring: Wiring) -> Result<[f64; 
         let both = [target.process(), source.process()];
         let before = both.map(process::processor);
         source.execute("migrate", json!({ "uri": format!("tcp:127.0.0.1:{port}") }))?;
-        wait(&mut source)?;
-        wait(&mut target)?;
+        wait(&mut source, || ())?;
+        wait(&mut target, || ())?;
         let used = both.map(process::processor).into_iter().zip(before);
         let processor = used.map(|(after, before)| after.saturating_sub(before)).sum();
         Ok(Usage { processor, target_peak_bytes: process::peak_bytes(target.process()).unwrap_or(0) })
@@ -92,7 +92,8 @@ pub(super) fn measure(work: &Work, qemu: &Qemu, wiring: Wiring) -> Result<[f64; 
     work.cost(&log(folder.path(), "source"), &log(folder.path(), "target"), &usage)
 }
 
-fn prepare(machine: &mut Machine, work: &Work, wiring: Wiring) -> Result<(), MachineError> {
+/// For a migration as fast as it can be.
+pub(in crate::bench) fn prepare(machine: &mut Machine, channels: usize, wiring: Wiring) -> Result<(), MachineError> {
     let mut capabilities = vec!["return-path"];
     if wiring == Wiring::Multifd {
         capabilities.push("multifd");
@@ -105,14 +106,16 @@ fn prepare(machine: &mut Machine, work: &Work, wiring: Wiring) -> Result<(), Mac
         "max-bandwidth": 1_u64 << 40,
     });
     if let (Wiring::Multifd, Some(parameters)) = (wiring, parameters.as_object_mut()) {
-        parameters.insert("multifd-channels".into(), work.channels.into());
+        parameters.insert("multifd-channels".into(), channels.into());
     }
     machine.execute("migrate-set-parameters", parameters).map(drop)
 }
 
-fn wait(machine: &mut Machine) -> Result<(), MachineError> {
+/// Until the migration is completed; `look` is called again and again meanwhile.
+pub(in crate::bench) fn wait(machine: &mut Machine, mut look: impl FnMut()) -> Result<(), MachineError> {
     let begin = Instant::now();
     loop {
+        look();
         let migration = machine.migration()?;
         if migration.status == "completed" {
             return Ok(());

@@ -101,7 +101,7 @@ impl Fault {
             *properties = format!(",x-migration-max-queued-buffers-size={bytes}");
         }
         let address_bytes_max = (self.deed == Deed::Change(Change::FarPacket)).then_some(ADDRESS_BYTES_MAX);
-        Extras { properties, address_bytes_max }
+        Extras { properties, address_bytes_max, memory: None }
     }
 
     /// A source that is to be met before it stops its guest must not stop it by itself.
