@@ -312,16 +312,26 @@ impl io::Write for Counting {
     }
 }
 
+type SharedLane = Arc<Lane<'static>>;
+
+/// A channel, and how many pieces went out on it.
+fn counting_lane() -> (Arc<Mutex<usize>>, SharedLane) {
+    let out = Arc::new(Mutex::new(0));
+    let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
+    (out, Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT))))
+}
+
+/// The channel's own thread.
+fn channel_thread(lane: &SharedLane) -> thread::JoinHandle<()> {
+    let lane = Arc::clone(lane);
+    thread::spawn(move || lane.run(|| None).unwrap())
+}
+
 #[test]
 fn what_is_sent_and_what_is_queued_all_goes_out() {
     check(|| {
-        let out = Arc::new(Mutex::new(0));
-        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
-        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
-        let sender = {
-            let lane = Arc::clone(&lane);
-            thread::spawn(move || lane.run(|| None).unwrap())
-        };
+        let (out, lane) = counting_lane();
+        let sender = channel_thread(&lane);
         let direct = {
             let lane = Arc::clone(&lane);
             thread::spawn(move || lane.send(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
@@ -337,13 +347,8 @@ fn what_is_sent_and_what_is_queued_all_goes_out() {
 #[test]
 fn who_waits_for_a_turn_gets_one_beside_what_is_queued() {
     check(|| {
-        let out = Arc::new(Mutex::new(0));
-        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
-        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
-        let sender = {
-            let lane = Arc::clone(&lane);
-            thread::spawn(move || lane.run(|| None).unwrap())
-        };
+        let (out, lane) = counting_lane();
+        let sender = channel_thread(&lane);
         let other = {
             let lane = Arc::clone(&lane);
             thread::spawn(move || lane.send_in_turn(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
@@ -360,9 +365,7 @@ fn who_waits_for_a_turn_gets_one_beside_what_is_queued() {
 #[test]
 fn nobody_waits_for_a_turn_that_does_not_come() {
     check(|| {
-        let out = Arc::new(Mutex::new(0));
-        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
-        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
+        let (out, lane) = counting_lane();
         let in_line = {
             let lane = Arc::clone(&lane);
             thread::spawn(move || lane.send_in_turn(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
@@ -377,13 +380,8 @@ fn nobody_waits_for_a_turn_that_does_not_come() {
 #[test]
 fn the_last_word_goes_out_whoever_is_sending() {
     check(|| {
-        let out = Arc::new(Mutex::new(0));
-        let writer: Box<dyn io::Write + Send> = Box::new(Counting(Arc::clone(&out)));
-        let lane = Arc::new(Lane::new(FrameWriter::new(writer, Limits::DEFAULT)));
-        let sender = {
-            let lane = Arc::clone(&lane);
-            thread::spawn(move || lane.run(|| None).unwrap())
-        };
+        let (out, lane) = counting_lane();
+        let sender = channel_thread(&lane);
         let direct = {
             let lane = Arc::clone(&lane);
             thread::spawn(move || lane.send(Outgoing::Plain(Message::ChannelEnd), None).unwrap())
