@@ -22,7 +22,7 @@ const ERROR: Goal = Goal::AtMost(0.25);
 const SEED: u64 = 1;
 const LIMIT: Duration = Duration::from_millis(300);
 /// How long pre-copy may take until a migration gives up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Milliseconds.
 struct Kept {
@@ -31,12 +31,15 @@ struct Kept {
 }
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
-    let count: u32 = if setting.quick { 10 } else { 200 };
+    let count: u32 = if setting.quick { 5 } else { 200 };
     eprintln!("drawn: {count} devices, twice each");
     let mut rng = Rng::new(SEED, 0);
     let mut kept = Vec::new();
     for index in 0..count {
         let config = draw(&mut rng);
+        if index > 0 && index.checked_rem(20) == Some(0) {
+            eprintln!("drawn: {index} of {count} devices");
+        }
         let ran = twice(&config).map_err(|error| format!("device {index} ({config}): {error}"))?;
         kept.extend(ran);
     }
