@@ -124,6 +124,9 @@ impl<F: AsFd> Device<F> {
     /// Fetches and clears the log of the bitmap's range (`DMA_LOGGING_REPORT`). The bitmap holds this report alone
     /// afterwards.
     ///
+    /// Have the range begin at a multiple of 64 pages from the start of one that logging was started over, and stay within
+    /// it: pds refuses what leaves it, and reports what begins elsewhere for other pages, with success.
+    ///
     /// # Errors
     ///
     /// **Any error means that every page of the range is dirty**, and so says the bitmap then. Restart the logging or

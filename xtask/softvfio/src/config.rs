@@ -3,6 +3,8 @@
 
 use savevm_core::sim::{ConfigError, Options, SimConfig};
 
+use crate::bugs::{DeviceBugs, KernelBugs};
+
 /// What a kernel offers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Kernel {
@@ -14,17 +16,20 @@ pub(crate) struct Kernel {
     pub(crate) extended_bind: bool,
     /// Drivers behave as in 7.3 where that differs from 6.12.
     pub(crate) has_drivers_of_7: bool,
+    /// What is wrong with its iommufd.
+    pub(crate) bugs: KernelBugs,
 }
 
 impl Kernel {
     pub(crate) fn parse(name: &str) -> Option<Self> {
+        let bugs = KernelBugs::default();
         let (iommufd, new) = match name {
             "6.12" => (false, false),
             "6.12-iommufd" => (true, false),
             "7.3" => (true, true),
             _ => return None,
         };
-        Some(Self { iommufd, precopy_info_v2: new, extended_bind: new, has_drivers_of_7: new })
+        Some(Self { iommufd, precopy_info_v2: new, extended_bind: new, has_drivers_of_7: new, bugs })
     }
 }
 
@@ -76,6 +81,8 @@ pub(crate) struct DeviceConfig {
     pub(crate) cdev: u32,
     /// The number of the device that its DMA reaches besides memory.
     pub(crate) peer: Option<usize>,
+    /// What is wrong with its driver.
+    pub(crate) bugs: DeviceBugs,
     pub(crate) sim: SimConfig,
 }
 
@@ -89,8 +96,13 @@ pub(crate) struct Config {
 impl Config {
     /// Parses the text of a configuration; `;` is as good as a line end.
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let mut kernel =
-            Kernel { iommufd: false, precopy_info_v2: false, extended_bind: false, has_drivers_of_7: false };
+        let mut kernel = Kernel {
+            iommufd: false,
+            precopy_info_v2: false,
+            extended_bind: false,
+            has_drivers_of_7: false,
+            bugs: KernelBugs::default(),
+        };
         let (mut devices, mut peers) = (Vec::new(), Vec::new());
         for (line, text) in statements(text) {
             let text = text.trim();
@@ -105,6 +117,11 @@ impl Config {
                     let mut options = Options::parse_from(text, line)?;
                     let found = options.take("kernel", "6.12, 6.12-iommufd or 7.3", Kernel::parse)?;
                     kernel = found.unwrap_or(kernel);
+                    let offered =
+                        if kernel.iommufd { KernelBugs::NAMES } else { "a kernel with iommufd, whose bugs these are" };
+                    let bugs =
+                        options.take("bug", offered, |names| KernelBugs::parse(names).filter(|_| kernel.iommufd))?;
+                    kernel.bugs = bugs.unwrap_or(kernel.bugs);
                     options.finish("kernel=… or device NAME …")?;
                 }
             }
@@ -164,9 +181,10 @@ fn device(text: &str, line: u32, index: usize) -> Result<(DeviceConfig, Option<S
     let group = options.take("group", "a group number", number)?.unwrap_or(index.saturating_add(1));
     let cdev = options.take("cdev", "the X of /dev/vfio/devices/vfioX", number)?.unwrap_or(index);
     let peer = options.take("dma-peer", "the name of another device", |text| Some(text.to_owned()))?;
+    let bugs = options.take("bug", DeviceBugs::NAMES, DeviceBugs::parse)?.unwrap_or_default();
     let sim = SimConfig::from_options(options)?;
     let address = address.unwrap_or_else(|| default_address(sim.model(), index));
-    Ok((DeviceConfig { name: name.to_owned(), address, group, cdev, peer: None, sim }, peer))
+    Ok((DeviceConfig { name: name.to_owned(), address, group, cdev, peer: None, bugs, sim }, peer))
 }
 
 fn default_address(model: &str, index: u32) -> Address {
@@ -235,6 +253,18 @@ mod test {
             ("device a", "line 1: model: expected model=plain or model=mtty"),
             ("device a model=plain dma-peer=b", "line 1: dma-peer=b: expected the name of another device"),
             ("device a model=plain dma-peer=a", "line 1: dma-peer=a: expected the name of another device"),
+            (
+                "kernel=7.3 bug=zero-length,zero",
+                "line 1: bug=zero-length,zero: expected zero-length or untracked-is-clean, separated by commas",
+            ),
+            (
+                "kernel=6.12 bug=zero-length",
+                "line 1: bug=zero-length: expected a kernel with iommufd, whose bugs these are",
+            ),
+            (
+                "device a model=plain bug=zero-length",
+                "line 1: bug=zero-length: expected pds-shifted-report or pds-stop-ends-log, separated by commas",
+            ),
             ("devise a", "line 1: devise: expected key=value"),
         ] {
             assert_eq!(Config::parse(text).map(|_| ()).unwrap_err().to_string(), expected, "{text}");

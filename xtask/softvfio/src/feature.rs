@@ -126,7 +126,12 @@ fn device_state(node: &Node, process: &dyn Process, request: &Feature, payload: 
         state.set_i32(4, -1);
         return state.write(process, payload);
     }
+    let ends_log = dirty_log::ends_with_state(node);
     let answer = node.sim.set_state(state.u32(0));
+    if ends_log && !dirty_log::ends_with_state(node) {
+        // Only a device without a log cannot stop it.
+        let _ = dirty_log::stop(node);
+    }
     node.state_changed();
     let session = match answer {
         Ok(Some(session)) => session,

@@ -9,6 +9,7 @@
 //! process (symbols, pointers, descriptors) is in `shim`.
 
 mod abi;
+mod bugs;
 mod cdev;
 mod config;
 mod container;

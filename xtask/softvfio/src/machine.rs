@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use savevm_core::sim::{ConfigError, Errno, SimDevice, SimSession, SystemClock};
 
 use crate::abi::UserMemory;
+use crate::bugs::DeviceBugs;
 use crate::config::{Address, Config, Kernel};
 use crate::container::Container;
 use crate::dirty_log::DirtyLog;
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) group_opens: AtomicU32,
     /// Where its DMA goes.
     pub(crate) route: Mutex<Route>,
+    pub(crate) bugs: DeviceBugs,
     /// What it keeps account of itself.
     pub(crate) log: Mutex<DirtyLog>,
     /// Whom it sends numbers to, if anybody.
@@ -188,6 +190,7 @@ impl Machine {
                 bound: AtomicBool::new(false),
                 group_opens: AtomicU32::new(0),
                 route: Mutex::default(),
+                bugs: device.bugs,
                 log: Mutex::default(),
                 peer: OnceLock::new(),
                 host: Arc::clone(host),
@@ -212,7 +215,7 @@ impl Machine {
     /// Opens a device file by its path below `/dev`.
     pub(crate) fn open(&self, path: &str) -> Result<File, Errno> {
         if path == "iommu" && self.kernel.iommufd {
-            return Ok(File::Iommufd(Iommufd::new()));
+            return Ok(File::Iommufd(Iommufd::new(self.kernel.bugs)));
         }
         let path = path.strip_prefix("vfio/").ok_or(Errno::ENOENT)?;
         if path == "vfio" {

@@ -25,6 +25,9 @@ pub struct DeviceLog<F> {
     running: Option<(Vec<Range>, u64)>,
 }
 
+/// Of a report's bitmap.
+const PAGES_PER_WORD: u64 = 64;
+
 impl<F: AsFd> DeviceLog<F> {
     /// Of a device, with the page size to ask it for; the device may choose another. The device is started over at most `ranges_max`
     /// ranges, with the smallest gaps closed: kernels with pages of 4 KiB take 256, devices less.
@@ -77,9 +80,14 @@ impl<F: AsFd + Send> DirtyTracker for DeviceLog<F> {
     fn read(&mut self, range: Range, marks: &mut Marks<'_>) -> Result<(), TrackError> {
         let doing = Doing::Read(range);
         let error = |detail: &str| TrackError::new(&self.name, doing, None, detail);
-        let (_, granule) = self.running.as_ref().ok_or_else(|| error("it was not started"))?;
+        let (tracked, granule) = self.running.as_ref().ok_or_else(|| error("it was not started"))?;
         let whole = widened(range, *granule).ok_or_else(|| error("its last page reaches 2^64, which no log covers"))?;
-        for piece in chunks(whole, self.chunk_bytes.max(*granule)) {
+        let word_bytes = granule.saturating_mul(PAGES_PER_WORD);
+        let origin =
+            tracked.iter().find(|tracked| tracked.overlap(range) == Some(range)).map(|tracked| tracked.start());
+        let origin = origin.map_or(0, |start| round_down(start, *granule));
+        let whole = from_word(whole, origin, word_bytes).ok_or_else(|| error("it lies before what is tracked"))?;
+        for piece in chunks(whole, origin, self.chunk_bytes.max(word_bytes)) {
             let mut bitmap = bitmap(&self.name, doing, piece, *granule)?;
             self.device.dma_logging_report(&mut bitmap).map_err(|error| failed(&self.name, doing, &error))?;
             hand_in(&self.name, doing, &bitmap, marks)?;
@@ -95,9 +103,20 @@ impl<F: AsFd + Send> DirtyTracker for DeviceLog<F> {
 
 /// The range with all of the pages of `granule` bytes that it has a part of.
 fn widened(range: Range, granule: u64) -> Option<Range> {
-    let start = range.start().checked_sub(range.start().checked_rem(granule)?)?;
+    let start = round_down(range.start(), granule);
     let end = range.end().checked_next_multiple_of(granule)?;
     Range::new(start, end.checked_sub(start)?).ok()
+}
+
+/// The range from a multiple of `word_bytes` behind `origin` on. pds begins every report with a word of its bitmap, which is
+/// that of the range it was started over: one that begins elsewhere comes out shifted, and the first pages are missing.
+fn from_word(range: Range, origin: u64, word_bytes: u64) -> Option<Range> {
+    let start = origin.checked_add(round_down(range.start().checked_sub(origin)?, word_bytes))?;
+    Range::new(start, range.end().checked_sub(start)?).ok()
+}
+
+fn round_down(value: u64, multiple: u64) -> u64 {
+    value.saturating_sub(value.checked_rem(multiple).unwrap_or_default())
 }
 
 /// Ascending ranges that do not touch, as at most `count_max`: the smallest gaps are closed.
@@ -137,6 +156,15 @@ mod test {
         assert_eq!(fit(&ranges, 1), [of(0, 1001)]);
         assert_eq!(fit(&ranges, 0), [of(0, 1001)]);
         assert_eq!(fit(&[], 3), []);
+    }
+
+    #[test]
+    fn reports_begin_with_a_word() {
+        let word = 64 << 12;
+        assert_eq!(from_word(of(0x1000 + word + 0x5000, 0x1000), 0x1000, word), Some(of(0x1000 + word, 0x6000)));
+        assert_eq!(from_word(of(0x1000 + word, 0x1000), 0x1000, word), Some(of(0x1000 + word, 0x1000)));
+        assert_eq!(from_word(of(0x1000, 0x1000), 0x1000, word), Some(of(0x1000, 0x1000)));
+        assert_eq!(from_word(of(0x1000, 0x1000), 0x2000, word), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! | tracker | reports | a read asks for |
 //! |---|---|---|
-//! | [`DeviceLog`] | what one device wrote | whole granules of the device: cut ones would lose bits |
+//! | [`DeviceLog`] | what one device wrote | whole granules of the device, by 64 from the begin of what it tracks: cut ones would lose bits, and drivers that read their bitmap by words (pds) shift them |
 //! | [`PageTable`] | what the devices attached to one page table wrote | mapped memory only: the kernel calls holes clean |
 //! | [`ContainerLog`] | what the devices of a container pinned | whole mappings: the kernel refuses cut ones |
 //!
@@ -54,11 +54,11 @@ fn hand_in(tracker: &str, doing: Doing, bitmap: &DirtyBitmap, marks: &mut Marks<
         .map_err(|bad| TrackError::new(tracker, doing, None, bad.to_string()))
 }
 
-/// The pieces of a range between multiples of `chunk_bytes`.
-fn chunks(range: Range, chunk_bytes: u64) -> impl Iterator<Item = Range> {
+/// The pieces of a range between multiples of `chunk_bytes` behind `origin`.
+fn chunks(range: Range, origin: u64, chunk_bytes: u64) -> impl Iterator<Item = Range> {
     let mut at = range.start();
     core::iter::from_fn(move || {
-        let into_chunk = at.checked_rem(chunk_bytes)?;
+        let into_chunk = at.saturating_sub(origin).checked_rem(chunk_bytes)?;
         let boundary = at.saturating_add(chunk_bytes.checked_sub(into_chunk)?);
         let end = boundary.min(range.end());
         let piece = Range::new(at, end.checked_sub(at)?).ok()?;
@@ -81,9 +81,11 @@ mod test {
     #[test]
     fn chunks_end_at_multiples() {
         let of = |start, length| Range::new(start, length).unwrap();
-        let pieces = |start, length| chunks(of(start, length), 0x4000).collect::<Vec<_>>();
+        let pieces = |start, length| chunks(of(start, length), 0, 0x4000).collect::<Vec<_>>();
         assert_eq!(pieces(0x3000, 0x6000), [of(0x3000, 0x1000), of(0x4000, 0x4000), of(0x8000, 0x1000)]);
         assert_eq!(pieces(0x4000, 0x4000), [of(0x4000, 0x4000)]);
+        let pieces_from: Vec<_> = chunks(of(0x3000, 0x6000), 0x2000, 0x4000).collect();
+        assert_eq!(pieces_from, [of(0x3000, 0x3000), of(0x6000, 0x3000)]);
         let last = u64::MAX - 0xfff;
         assert_eq!(pieces(last, 0xfff), [of(last, 0xfff)]);
         assert_eq!(

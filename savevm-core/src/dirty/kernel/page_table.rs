@@ -75,7 +75,7 @@ impl<F: AsFd + Send> DirtyTracker for PageTable<F> {
         let Table::On(tracked) = &self.table else {
             return Err(TrackError::new(&self.name, doing, None, "it was not started"));
         };
-        for piece in chunks(range, self.chunk_bytes) {
+        for piece in chunks(range, 0, self.chunk_bytes) {
             let mut bitmap = bitmap(&self.name, doing, piece, self.page_bytes)?;
             let read = self.iommufd.dirty_bitmap(tracked, AfterRead::Clear, &mut bitmap);
             read.map_err(|error| failed(&self.name, doing, &error))?;

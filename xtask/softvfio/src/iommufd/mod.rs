@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use savevm_core::sim::Errno;
 
 use crate::abi::{Argument, UserMemory, field, request};
+use crate::bugs::KernelBugs;
 use crate::machine::{Process, lock};
 use crate::mappings::Mappings;
 use crate::page_tables::{DirtyBits, MOCK_APERTURE, MOCK_PAGE_BYTES};
@@ -42,6 +43,7 @@ pub(crate) struct Iommufd {
 struct Objects {
     by_id: BTreeMap<u32, Object>,
     last_id: u32,
+    bugs: KernelBugs,
 }
 
 enum Object {
@@ -103,8 +105,8 @@ impl Iommu {
 }
 
 impl Iommufd {
-    pub(crate) fn new() -> Self {
-        Self { objects: Mutex::default() }
+    pub(crate) fn new(bugs: KernelBugs) -> Self {
+        Self { objects: Mutex::new(Objects { bugs, ..Objects::default() }) }
     }
 
     /// A device that was bound; returns its id.

@@ -20,7 +20,11 @@ struct Setup {
 
 /// An address space, a physical device, and a page table of each kind.
 fn setup() -> Setup {
-    let (process, iommufd) = (FakeProcess::new(), Iommufd::new());
+    setup_with(KernelBugs::default())
+}
+
+fn setup_with(bugs: KernelBugs) -> Setup {
+    let (process, iommufd) = (FakeProcess::new(), Iommufd::new(bugs));
     iommufd.ioctl(&process, IOAS_ALLOC, process.words(&[12, 0, 0])).unwrap();
     let ioas = process.u32_at(8);
     let device = iommufd.add_device(false);
@@ -210,6 +214,28 @@ fn the_kernel_s_silent_losses_are_silent_here() {
     assert_eq!(s.dirty(0, 0x1000), 0);
     s.map(IOVA + 0x8000, 0x8000).unwrap();
     assert_eq!(s.dirty(0, 0x1000), 0x8000_0000, "which kept what was behind it, and forgot what was in it");
+}
+
+#[test]
+fn bugs_of_kernels_lose_bits_by_name() {
+    let s = setup_with(KernelBugs::parse("zero-length,untracked-is-clean").unwrap());
+    s.map(0, 0x1_0000).unwrap();
+    s.track(1);
+    let mark =
+        || lock(&s.iommufd.objects).hwpt(s.tracking).unwrap().dirty.as_mut().unwrap().pages().mark(0x3000, 1, 4096);
+    let found = || {
+        s.process.copy_out(BASE + 512, &[0; 8]).unwrap();
+        s.bitmap(s.tracking, 1, 0, 0x1_0000, 0x1000).unwrap();
+        s.process.u32_at(512)
+    };
+    mark();
+    assert_eq!(s.bitmap(s.tracking, 0, 0x1000, 0, 0x1000), Err(Errno::EOVERFLOW), "not at 0");
+    assert_eq!((s.bitmap(s.tracking, 1, 0, 0, 0x1000), found()), (Ok(0), 8), "not cleared");
+    assert_eq!((s.bitmap(s.tracking, 0, 0, 0, 0x1000), found()), (Ok(0), 0));
+    mark();
+    assert_eq!(found(), 8);
+    s.track(0);
+    assert_eq!(found(), 0, "nothing is said of a table that does not track");
 }
 
 #[test]

@@ -73,9 +73,14 @@ impl Objects {
     pub(super) fn dirty_bitmap(&mut self, process: &dyn Process, address: u64) -> Result<(), Errno> {
         let get = structure::<48>(process, address)?;
         supported(get.u32(8) & !1 == 0 && get.u32(12) == 0)?;
+        let bugs = self.bugs;
         let hwpt = self.hwpt(get.u32(4))?;
         let (iova, length, page_bytes) = (get.u64(16), get.u64(24), get.u64(32));
-        let last = iova.checked_add(length.checked_sub(1).ok_or(Errno::EINVAL)?).ok_or(Errno::EOVERFLOW)?;
+        if length == 0 && !bugs.zero_length {
+            return Err(Errno::EINVAL);
+        }
+        let last = iova.checked_add(length.wrapping_sub(1)).ok_or(Errno::EOVERFLOW)?;
+        // With the bug this is where it began.
         let end = last.wrapping_add(1);
         // The kernel masks with the page size less one: a size that is no power of two passes for what its bits allow.
         let mask = page_bytes.checked_sub(1).ok_or(Errno::EINVAL)?;
@@ -86,10 +91,15 @@ impl Objects {
         supported(tracks)?;
         // The walk ends at the first hole, and nobody is told.
         let Some(last) = self.ioas(ioas)?.mappings.mapped_up_to(iova, last) else { return Ok(()) };
-        if let Some(dirty) = self.hwpt(get.u32(4))?.dirty.as_mut() {
-            dirty
-                .pages()
-                .report(process, Query { iova, last, page_bytes, bitmap: get.u64(40), clear: get.u32(8) == 0 });
+        let clear = get.u32(8) == 0;
+        match self.hwpt(get.u32(4))?.dirty.as_mut() {
+            Some(dirty) if bugs.clean_untracked && !dirty.is_on() => {}
+            // All there is was asked for, with a bitmap that has no bit.
+            Some(dirty) if length == 0 && clear => dirty.pages().forget(iova, last),
+            Some(dirty) if length > 0 => {
+                dirty.pages().report(process, Query { iova, last, page_bytes, bitmap: get.u64(40), clear });
+            }
+            _ => {}
         }
         Ok(())
     }

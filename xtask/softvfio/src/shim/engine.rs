@@ -113,7 +113,7 @@ impl Engine {
                 continue;
             }
             let file = match (what, self.machine.node(what)) {
-                ("iommufd", _) => File::Iommufd(crate::iommufd::Iommufd::new()),
+                ("iommufd", _) => File::Iommufd(crate::iommufd::Iommufd::new(self.machine.kernel.bugs)),
                 (_, Some(node)) => Machine::cdev(node),
                 _ => fatal(&format!("SOFTVFIO_FDS: {what}: expected iommufd or the name of a device")),
             };
@@ -180,7 +180,7 @@ impl Engine {
         let node = self.machine.node(what);
         Some(match kind {
             "container" => self.machine.open("vfio/vfio").ok()?,
-            "iommufd" => File::Iommufd(crate::iommufd::Iommufd::new()),
+            "iommufd" => File::Iommufd(crate::iommufd::Iommufd::new(self.machine.kernel.bugs)),
             "group" => File::Group(self.machine.open_group(what.parse().ok()?).ok()?),
             "device" => Machine::open_device(node?, None).ok()?,
             "cdev" => Machine::cdev(node?),
