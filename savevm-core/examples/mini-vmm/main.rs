@@ -32,6 +32,7 @@ mod proof;
 mod screen;
 
 use core::error::Error;
+use core::str::FromStr;
 use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -91,19 +92,23 @@ fn arguments() -> Outcome<Arguments> {
     let mut found = Arguments { memory_mib: 256, downtime_ms: 300, ..Arguments::default() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or("a value is missing at the end");
+        let mut value = || words.next().ok_or_else(|| format!("a value is missing behind {word}"));
         match word.as_str() {
-            "--memory" => found.memory_mib = value()?.parse()?,
-            "--downtime" => found.downtime_ms = value()?.parse()?,
+            "--memory" => found.memory_mib = number(&word, &value()?)?,
+            "--downtime" => found.downtime_ms = number(&word, &value()?)?,
             "--evidence" => found.evidence = Some(value()?.into()),
-            "--runs" => found.proof.runs = value()?.parse()?,
-            "--seed" => found.proof.seed = value()?.parse()?,
+            "--runs" => found.proof.runs = number(&word, &value()?)?,
+            "--seed" => found.proof.seed = number(&word, &value()?)?,
             "--forget-a-word" => found.proof.forgets = true,
             "--vanish" => found.proof.vanish = Some(value()?.parse()?),
             _ => found.words.push(word),
         }
     }
     Ok(found)
+}
+
+fn number<T: FromStr>(word: &str, value: &str) -> Outcome<T> {
+    value.parse().map_err(|_| format!("{word} takes a number that fits, not '{value}'").into())
 }
 
 /// A signal cancels in good order; a second one ends the process.

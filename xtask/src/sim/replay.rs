@@ -60,7 +60,8 @@ fn read(path: &Path) -> Result<(Config, Vec<Record>), String> {
     let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let mut lines = BufReader::new(file).lines();
     let first = lines.next().ok_or_else(|| at(1, &"the log is empty"))?.map_err(|error| at(1, &error))?;
-    let head: Head = serde_json::from_str(&first).map_err(|error| at(1, &error))?;
+    let what = "this is no log of a scheduler, which `sim` and `migrate source` write with --log";
+    let head: Head = serde_json::from_str(&first).map_err(|error| at(1, &format_args!("{what}: {error}")))?;
     if head.format != FORMAT {
         return Err(at(1, &format_args!("the format is {}, not {FORMAT}", head.format)));
     }

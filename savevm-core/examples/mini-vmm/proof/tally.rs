@@ -50,7 +50,10 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count: u64 = self.cuts.values().sum();
         let phases: Vec<String> = self.cuts.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
-        write!(f, "{} runs whole, {} failed; {count} attempts cut ({})", self.whole, self.failed, phases.join(", "))?;
+        write!(f, "{} runs whole, {} failed", self.whole, self.failed)?;
+        if count > 0 {
+            write!(f, "; {count} attempts cut ({})", phases.join(", "))?;
+        }
         if self.whole == 0 {
             return Ok(());
         }
