@@ -31,6 +31,7 @@ pub(crate) mod board;
 pub(crate) mod buffer;
 pub(crate) mod counters;
 pub(crate) mod credit;
+pub(crate) mod hands;
 pub(crate) mod helm;
 pub(crate) mod lane;
 #[cfg(all(loom, test))]

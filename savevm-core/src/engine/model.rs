@@ -8,6 +8,7 @@
 use core::time::Duration;
 use std::boxed::Box;
 use std::io;
+use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
 
@@ -18,6 +19,7 @@ use stream_codec::frame::{Limits, Message};
 
 use super::buffer::{Buffer, Pool};
 use super::credit::Credit;
+use super::hands::Hands;
 use super::lane::{Lane, Outgoing};
 use super::scattered::{Chunk, Job, Scattered};
 use super::task::{Gate, Mailbox, Task};
@@ -147,8 +149,8 @@ fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
 /// Writes a chunk of memory, beside others, and sends the credit that is due.
 fn write_memory(memory: &Scattered, written: &Mutex<Vec<u64>>, credits: &Mutex<Vec<u64>>, sequence: u64) {
     written.lock().unwrap().push(sequence);
-    memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 0 }, Duration::ZERO);
-    let sent = memory.grant(|frames| {
+    memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 1 }, Duration::ZERO);
+    let sent = memory.grant(Instant::now(), |frames| {
         let written = written.lock().unwrap().len();
         assert!(frames <= u64::try_from(written).unwrap() + 3, "a credit for what is not written");
         let mut credits = credits.try_lock().expect("one credit at a time");
@@ -169,6 +171,8 @@ fn receivers_and_memory(is_slow: bool) {
             memory.assume_slow();
         }
         memory.first_grant();
+        // From here on each chunk is worth a credit, whatever the time is.
+        memory.switch();
         let (written, credits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let receive = |number: u8, is_last: bool| {
             let (pool, memory) = (Arc::clone(&pool), Arc::clone(&memory));
@@ -213,6 +217,34 @@ fn chunks_of_memory_are_written_once_by_whoever_has_them() {
 #[test]
 fn chunks_of_slow_memory_are_written_once() {
     receivers_and_memory(true);
+}
+
+/// A helper works only while the leader does, which leaves with nobody at work, whether the helper came or not; and the helper's thread
+/// ends when nobody leads any more.
+#[test]
+fn helpers_work_while_they_are_led() {
+    check(|| {
+        let hands = Arc::new(Hands::default());
+        let (at_work, is_led) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(false)));
+        let helper = {
+            let (hands, at_work, is_led) = (Arc::clone(&hands), Arc::clone(&at_work), Arc::clone(&is_led));
+            thread::spawn(move || {
+                hands.help(|| {
+                    assert!(*is_led.lock().unwrap(), "nobody leads");
+                    *at_work.lock().unwrap() += 1;
+                    *at_work.lock().unwrap() -= 1;
+                });
+            })
+        };
+        for _ in 0..2 {
+            *is_led.lock().unwrap() = true;
+            hands.together(1, || ());
+            assert_eq!(*at_work.lock().unwrap(), 0, "the leader leaves alone");
+            *is_led.lock().unwrap() = false;
+        }
+        hands.close();
+        helper.join().unwrap();
+    });
 }
 
 #[test]

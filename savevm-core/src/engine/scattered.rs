@@ -9,6 +9,7 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::buffer::Buffer;
 use super::window::SLOW_WRITES;
@@ -18,6 +19,10 @@ use crate::sync::{Condvar, Mutex, lock, wait};
 /// Memory that takes longer than this for a chunk gets its chunks from its own thread: a chunk may stand for 32 MiB of zeros, which take
 /// a few milliseconds to look at, and where a machine is busy a copy takes as long as its turn does.
 const QUICK: Duration = Duration::from_millis(20);
+
+/// A credit wakes the source, and costs both sides a call: in a fast stream one goes out for half of the window, and otherwise for
+/// every chunk, for the source can send a page again when the chunk that had it before is acknowledged.
+const GRANT_EVERY: Duration = Duration::from_millis(2);
 
 /// The chunks of memory between the channels and their places.
 #[derive(Debug)]
@@ -38,6 +43,11 @@ struct State {
     next: u64,
     /// The first that the source may not send yet.
     granted: u64,
+    granted_at: Option<Instant>,
+    /// Chunks behind the last credit were read while the guest ran: its pages may be dirty again.
+    owes_word: bool,
+    /// The source has stopped its guest, and waits for those.
+    is_switched: bool,
     /// Slow writes in a row.
     slow_writes: u32,
     /// Of all chunks before `next`.
@@ -84,6 +94,9 @@ impl Scattered {
             slots: (0..frames).map(|_| Slot::Missing).collect(),
             next: 0,
             granted: 0,
+            granted_at: None,
+            owes_word: false,
+            is_switched: false,
             slow_writes: 0,
             received: Chunk::default(),
             end: None,
@@ -131,6 +144,7 @@ impl Scattered {
             let chunk = *chunk;
             state.received.sum = state.received.sum.then(chunk.sum);
             state.received.precopy_bytes = state.received.precopy_bytes.saturating_add(chunk.precopy_bytes);
+            state.owes_word |= chunk.precopy_bytes > 0;
             state.next = state.next.saturating_add(1);
             state.slots.pop_front();
             state.slots.push_back(Slot::Missing);
@@ -141,20 +155,31 @@ impl Scattered {
         }
     }
 
-    /// Sends a credit if there is one worth it: each chunk that is written up to is, for the source takes it for an
-    /// acknowledgement. There is none behind the end.
+    /// The source's guest stands: what was read before is acknowledged as soon as it is written.
+    pub(crate) fn switch(&self) {
+        lock(&self.state).is_switched = true;
+    }
+
+    /// Sends a credit if there is one worth it. There is none behind the end.
     ///
     /// # Errors
     /// What `send` says.
-    pub(crate) fn grant<E>(&self, send: impl FnOnce(u64) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn grant<E>(&self, now: Instant, send: impl FnOnce(u64) -> Result<(), E>) -> Result<(), E> {
         let _turn = lock(&self.granting);
         let mut state = lock(&self.state);
         let grant = state.next.saturating_add(self.frames);
+        let more = grant.saturating_sub(state.granted);
+        let is_opened = state.granted > 0;
         let is_enough = state.end.is_some_and(|frames| frames <= state.granted);
-        if grant <= state.granted || is_enough {
+        if !is_opened || more == 0 || is_enough {
             return Ok(());
         }
-        state.granted = grant;
+        let is_late = state.granted_at.is_none_or(|at| now.saturating_duration_since(at) >= GRANT_EVERY);
+        let is_waited_for = state.is_switched && state.owes_word;
+        if more < (self.frames / 2).max(1) && !is_late && !is_waited_for {
+            return Ok(());
+        }
+        (state.granted, state.granted_at, state.owes_word) = (grant, Some(now), false);
         drop(state);
         send(grant)
     }
@@ -239,14 +264,22 @@ mod test {
         Chunk { sum: digest.sum(), precopy_bytes: 1 }
     }
 
-    fn granted(memory: &Scattered) -> Option<u64> {
+    fn granted(memory: &Scattered, now: Instant) -> Option<u64> {
         let mut granted = None;
-        let sent = memory.grant(|frames| {
+        let sent = memory.grant(now, |frames| {
             granted = Some(frames);
             Ok::<(), ()>(())
         });
         assert!(sent.is_ok());
         granted
+    }
+
+    /// Writes one more chunk, read while the guest ran or not, and says what is granted for it.
+    fn write(memory: &Scattered, sequence: u64, precopy_bytes: u64, now: Instant) -> Option<u64> {
+        let buffer = Pool::new(1, 1).take();
+        assert!(buffer.is_some_and(|buffer| matches!(memory.put(sequence, buffer), Ok(Some(_)))));
+        memory.written(sequence, Chunk { precopy_bytes, ..chunk(b"a") }, QUICK_WRITE);
+        granted(memory, now)
     }
 
     #[test]
@@ -259,9 +292,10 @@ mod test {
         }
         memory.written(2, chunk(b"state"), QUICK_WRITE);
         memory.written(1, chunk(b"ice "), QUICK_WRITE);
-        assert_eq!(granted(&memory), None, "the first is missing");
+        let now = Instant::now();
+        assert_eq!(granted(&memory, now), None, "the first is missing");
         memory.written(0, chunk(b"dev"), QUICK_WRITE);
-        assert_eq!((granted(&memory), granted(&memory)), (Some(6), None));
+        assert_eq!((granted(&memory, now), granted(&memory, now)), (Some(6), None));
         memory.end(3);
         let Job::End(received) = memory.next() else { panic!("all is written") };
         assert_eq!(received.precopy_bytes, 3);
@@ -304,6 +338,37 @@ mod test {
     }
 
     #[test]
+    fn a_fast_stream_gets_a_credit_for_half_a_window_and_a_slow_one_for_every_chunk() {
+        let (memory, began) = (Scattered::new(8), Instant::now());
+        memory.first_grant();
+        assert_eq!(write(&memory, 0, 1, began), Some(9), "nobody knows yet how fast it is");
+        let fast: Vec<_> = (1..=8).map(|sequence| write(&memory, sequence, 1, began)).collect();
+        assert_eq!(fast, [None, None, None, Some(13), None, None, None, Some(17)]);
+        for n in 1..=3 {
+            assert_eq!(write(&memory, 8 + n, 1, began + GRANT_EVERY * n as u32), Some(17 + n));
+        }
+    }
+
+    #[test]
+    fn once_the_guest_stands_what_was_read_before_is_acknowledged_at_once() {
+        let (memory, now) = (Scattered::new(8), Instant::now());
+        memory.first_grant();
+        assert_eq!(write(&memory, 0, 1, now), Some(9));
+        assert_eq!(write(&memory, 1, 1, now), None);
+        memory.switch();
+        assert_eq!(granted(&memory, now), Some(10), "the source may wait for it");
+        assert_eq!(write(&memory, 2, 1, now), Some(11), "on another channel it was still under way");
+        assert_eq!(write(&memory, 3, 0, now), None, "nothing can make this dirty again");
+    }
+
+    #[test]
+    fn what_takes_no_credit_is_granted_none() {
+        let memory = Scattered::new(8);
+        memory.switch();
+        assert_eq!(granted(&memory, Instant::now()), None);
+    }
+
+    #[test]
     fn behind_the_end_there_is_no_credit() {
         let pool = Pool::new(1, 8);
         let memory = Scattered::new(2);
@@ -312,7 +377,7 @@ mod test {
         let buffers: Vec<_> = (0..2).map(|sequence| memory.put(sequence, pool.take().unwrap()).unwrap()).collect();
         assert_eq!(buffers.len(), 2);
         memory.written(0, chunk(b"a"), QUICK_WRITE);
-        assert_eq!(granted(&memory), None);
+        assert_eq!(granted(&memory, Instant::now()), None);
         memory.close();
         assert!(matches!(memory.next(), Job::Closed));
     }

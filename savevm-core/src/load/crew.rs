@@ -196,7 +196,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if self.one_way {
             return Ok(());
         }
-        passage.scattered.grant(|frames| {
+        passage.scattered.grant(Instant::now(), |frames| {
             self.trace(index).granted(frames);
             self.wire.send(Message::Credit { device: link::number(index), frames })
         })
