@@ -21,7 +21,7 @@ use super::buffer::{Buffer, Pool};
 use super::credit::Credit;
 use super::hands::Hands;
 use super::lane::{Lane, Outgoing};
-use super::scattered::{Chunk, Job, Scattered};
+use super::scattered::{Chunk, Job, Scattered, Worth};
 use super::task::{Gate, Mailbox, Task};
 use super::window::{Window, Work};
 use crate::digest::DigestSum;
@@ -149,8 +149,8 @@ fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
 /// Writes a chunk of memory, beside others, and sends the credit that is due.
 fn write_memory(memory: &Scattered, written: &Mutex<Vec<u64>>, credits: &Mutex<Vec<u64>>, sequence: u64) {
     written.lock().unwrap().push(sequence);
-    memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 1 }, Duration::ZERO);
-    let sent = memory.grant(Instant::now(), |frames| {
+    memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 0 }, Duration::ZERO);
+    let sent = memory.grant(Worth::Any, Instant::now(), |frames| {
         let written = written.lock().unwrap().len();
         assert!(frames <= u64::try_from(written).unwrap() + 3, "a credit for what is not written");
         let mut credits = credits.try_lock().expect("one credit at a time");
@@ -171,8 +171,6 @@ fn receivers_and_memory(is_slow: bool) {
             memory.assume_slow();
         }
         memory.first_grant();
-        // From here on each chunk is worth a credit, whatever the time is.
-        memory.switch();
         let (written, credits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let receive = |number: u8, is_last: bool| {
             let (pool, memory) = (Arc::clone(&pool), Arc::clone(&memory));
@@ -197,6 +195,7 @@ fn receivers_and_memory(is_slow: bool) {
                     assert_eq!(received.sum.bytes, 2);
                     break;
                 }
+                Job::Grant => panic!("there is no time in a model"),
                 Job::Closed => panic!("nobody closed it"),
             }
         }

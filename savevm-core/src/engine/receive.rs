@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that reads one channel.
 
-use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
 
@@ -167,16 +166,6 @@ impl Receiver<'_, '_, '_, '_> {
         }
     }
 
-    /// The source's guest stands: what it has sent of memory, and what becomes dirty last, waits for the word that it arrived.
-    fn acknowledge_memory(&self) -> Result<(), Cause> {
-        for (index, passage) in self.wire.passages().iter().enumerate() {
-            passage.scattered.switch();
-            let credit = |frames| self.wire.send(Message::Credit { device: link::number(index), frames });
-            passage.scattered.grant(Instant::now(), credit)?;
-        }
-        Ok(())
-    }
-
     /// A control frame, passed on to whom it concerns. False after the last one.
     fn control(&mut self) -> Result<bool, Cause> {
         let Some(incoming) = self.message(true)? else { return Ok(false) };
@@ -205,7 +194,6 @@ impl Receiver<'_, '_, '_, '_> {
             }
             Incoming::Switchover => {
                 self.is_stopped = true;
-                self.acknowledge_memory()?;
                 if self.channel == 0 {
                     wire.board.report(Event::Control(incoming));
                 }
