@@ -323,7 +323,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                     start(scope, wire, "read mem", || memory.run())?;
                     for hand in 1..wire.channel_count() {
                         // One thread fewer is slower, and no failure.
-                        let _ = start(scope, wire, &format!("read mem {hand}"), || memory.help());
+                        let _ = start(scope, wire, &format!("read mem {hand}"), move || memory.help(hand));
                     }
                 }
                 let homes = course.open(&offers, &regions)?;

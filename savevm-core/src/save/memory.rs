@@ -99,9 +99,10 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
         }
     }
 
-    /// What a helper's thread does.
-    pub(super) fn help(&self) {
-        self.hands.help(|| self.lend());
+    /// What a helper's thread does. Each has a channel that it prefers: who sends and who receives then often share a core, and what
+    /// is in its cache.
+    pub(super) fn help(&self, channel: u16) {
+        self.hands.help(|| self.lend(channel));
     }
 
     fn act(&self, task: Task, passage: &Passage) -> Result<Done, Cause> {
@@ -141,7 +142,7 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
                 (lap.left_bytes, lap.sent_bytes, lap.sending) = (bytes_max, 0, Duration::ZERO);
                 lap.attempt.covered_bytes()
             };
-            self.hands.together(self.others(bytes_max), || self.lend());
+            self.hands.together(self.others(bytes_max), || self.lend(0));
             let Lap { attempt, progress, sent_bytes, sending, written_frames, has_failed, .. } = &mut *lock(&self.lap);
             if *has_failed {
                 // The board knows why.
@@ -175,17 +176,17 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
     }
 
     /// One hand's part of a task.
-    fn lend(&self) {
-        if let Err(cause) = self.move_frames() {
+    fn lend(&self, channel: u16) {
+        if let Err(cause) = self.move_frames(channel) {
             lock(&self.lap).has_failed = true;
             self.wire.board.fail(cause);
         }
     }
 
-    fn move_frames(&self) -> Result<(), Cause> {
+    fn move_frames(&self, channel: u16) -> Result<(), Cause> {
         let mut sending = Duration::ZERO;
         while let Some(blank) = self.take()? {
-            sending = sending.saturating_add(self.move_frame(blank)?);
+            sending = sending.saturating_add(self.move_frame(blank, channel)?);
         }
         let mut lap = lock(&self.lap);
         lap.sending = lap.sending.max(sending);
@@ -223,7 +224,7 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
     }
 
     /// Fills a frame and sends it. Says how long the sending took.
-    fn move_frame(&self, blank: Blank) -> Result<Duration, Cause> {
+    fn move_frame(&self, blank: Blank, channel: u16) -> Result<Duration, Cause> {
         let Blank { sequence, mut buffer, length_max, batch } = blank;
         let wire = self.wire;
         wire.board.in_device(|| self.fill(&mut buffer, length_max, batch, sequence))?;
@@ -243,7 +244,7 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
             wire.passage(self.index)?.bytes.store(total, Ordering::Relaxed);
         }
         let send_began = Instant::now();
-        wire.send_data(self.index, sequence, buffer, Route::InTurn)?;
+        wire.send_data(self.index, sequence, buffer, Route::Near(channel))?;
         if wire.role == Role::File {
             // What is read back from a file comes in its order, whole, or not at all.
             lock(&self.lap).attempt.acknowledged(sequence.saturating_add(1));
