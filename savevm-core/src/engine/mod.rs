@@ -18,7 +18,8 @@
 //! # One channel while it is enough
 //!
 //! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]). Guest memory
-//! takes the channels in turn: its chunks need no order, so each is written by whoever receives it ([`scattered`]).
+//! has a hand for every channel: its chunks need no order, so each is read and sent by whoever is free ([`hands`]), and
+//! written by whoever receives it ([`scattered`]).
 //!
 //! # No hand-over without need
 //!
