@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use vfio_uapi::open::{Roots, VfioDevice, find, receive_fds};
@@ -30,7 +31,10 @@ impl Nodes {
         let roots = Roots::default();
         let look_for = |id: &&str| find(&roots, id)?.ok_or_else(|| format!("there is no VFIO device {id}").into());
         let found = ids.iter().map(look_for).collect::<Outcome<Vec<VfioDevice>>>()?;
-        let open = |path| File::options().read(true).write(true).open(path).map(OwnedFd::from);
+        let open = |path: PathBuf| {
+            let file = File::options().read(true).write(true).open(&path);
+            file.map(OwnedFd::from).map_err(|error| format!("cannot open {}: {error}", path.display()))
+        };
         let by_cdev = found.iter().all(|device| device.cdev.is_some());
         let space = open(if by_cdev { roots.iommufd() } else { roots.container() })?;
         let mut devices = Vec::new();
