@@ -56,16 +56,16 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     quiet: bool,
     /// Leave out nothing that takes minutes, on simulated devices: let every system call of a migration fail instead of every
-    /// twentieth, and load devices of 1 GiB under a limit of memory instead of 64 MiB.
+    /// twentieth, and load devices of 1 GiB under a limit of memory instead of 64 MiB. About 20 minutes on two processors.
     #[arg(long, global = true)]
     full: bool,
     /// Where to write report.html, junit.xml and report.json [default: target/hw-test/TARGET].
     #[arg(long, global = true, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// Limit for one test, in seconds [default: 30, in the VM 120].
+    /// Limit for one test, in seconds [default: 30; vm and qemu 120; with --full 300].
     #[arg(long, global = true, value_name = "SECONDS")]
     test_timeout: Option<u64>,
-    /// Limit for one suite process, in seconds [default: 300, in the VM 1200].
+    /// Limit for one suite process, in seconds [default: 300; device 600; qemu 900; vm 1200; with --full 3600].
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<u64>,
 }
