@@ -90,6 +90,9 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
     let mut runs = Vec::new();
     for guest in guests(args) {
         let label = guest.compared();
+        if contract::list(plan.filter, &[&label], true).is_empty() {
+            continue;
+        }
         let mdevs = [Mdev::numbered(guest.kind, 1), Mdev::numbered(guest.kind, 2)];
         let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", guest.kind.name()));
         let mut job = GuestJob::new(binary.clone(), log, limits.overall);
