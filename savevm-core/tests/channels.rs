@@ -13,7 +13,6 @@
 mod common;
 
 use core::time::Duration;
-use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -172,45 +171,6 @@ fn the_targets_channels_may_come_in_any_order() {
     let (left, mut right) = channels(3);
     right.rotate_left(1);
     migrate_over(&source, &target, (left, right), &mut (), &mut (), &save_options(), &load_options()).assert_moved();
-}
-
-/// A connection on which nothing goes faster than so much per write.
-struct Narrow(UnixStream);
-
-impl Write for Narrow {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        std::thread::sleep(Duration::from_millis(if bytes.len() > 1024 { 16 } else { 0 }));
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_device_spreads_where_one_channel_is_the_limit() {
-    let took = |count| {
-        let config = ["model=plain caps=1 dirty=0 stop=16MiB seed=1"];
-        let (source, target) = (devices(&config), devices(&config));
-        let ends = (0..count)
-            .map(|_| {
-                let (left, right) = connection();
-                let cut = left.try_clone().unwrap();
-                let narrow = Channel::new(left.try_clone().unwrap(), Narrow(left));
-                let narrow = narrow.with_shutdown(move |how| drop(cut.shutdown(how)));
-                (narrow, Channel::unix(right).unwrap())
-            })
-            .unzip();
-        let began = Instant::now();
-        let both = migrate_over(&source, &target, ends, &mut (), &mut (), &save_options(), &load_options());
-        both.assert_moved();
-        (began.elapsed(), both.source.unwrap().counters.channels)
-    };
-    let (alone, _) = took(1);
-    let (shared, channels) = took(4);
-    assert!(channels.iter().all(|channel| channel.frames > 10), "{channels:?}");
-    assert!(shared < alone.mul_f64(0.8), "{shared:?} over four channels, {alone:?} over one");
 }
 
 #[test]

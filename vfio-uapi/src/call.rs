@@ -106,6 +106,8 @@ pub enum Call {
     Open,
     /// Reading sysfs during discovery.
     Sysfs,
+    /// `recvmsg` of fds on a unix socket.
+    ReceiveFds,
 }
 
 impl Call {
@@ -160,6 +162,7 @@ impl Call {
             Self::Destroy => "IOMMU_DESTROY",
             Self::Open => "open",
             Self::Sysfs => "reading sysfs",
+            Self::ReceiveFds => "recvmsg of fds",
         }
     }
 
@@ -199,6 +202,7 @@ impl Call {
             Self::HwInfo | Self::HwptAlloc | Self::SetDirtyTracking | Self::GetDirtyBitmap => iommu::hwpt(self, errno),
             Self::Open => open(errno),
             Self::Sysfs => None,
+            Self::ReceiveFds => receive_fds(errno),
         }
         .or_else(|| on_any_device_call(self, errno))
         .unwrap_or_else(|| errno.desc())
@@ -215,7 +219,7 @@ type Meaning = Option<&'static str>;
 
 /// What holds for every call that reaches a device's driver.
 fn on_any_device_call(call: Call, errno: Errno) -> Meaning {
-    if matches!(call, Call::Open | Call::Sysfs) {
+    if matches!(call, Call::Open | Call::Sysfs | Call::ReceiveFds) {
         return None;
     }
     Some(match errno {
@@ -407,6 +411,14 @@ fn open(errno: Errno) -> Meaning {
         Errno::ENOENT => {
             "no such node: the device is not bound to a vfio driver, or the kernel lacks this way of opening"
         }
+        _ => return None,
+    })
+}
+
+fn receive_fds(errno: Errno) -> Meaning {
+    Some(match errno {
+        Errno::EAGAIN => "nothing came in the time the socket waits",
+        Errno::ECONNRESET => "the peer has closed the connection with bytes of ours unread",
         _ => return None,
     })
 }

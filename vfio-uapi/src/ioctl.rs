@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Every unsafe operation of the crate: the ioctls themselves, the fds they return, and the mapping of memory that devices get.
+//! Every unsafe operation of the crate: the ioctls themselves, the fds they return, the mapping of memory that devices get, and the fds
+//! that come over a unix socket.
 //!
 //! The numbers belong to VFIO and iommufd alone (type `;`, 0x64–0x7f and 0x80–0xff, in the kernel's registry of ioctl
 //! numbers), so an fd of another kind answers ENOTTY or EINVAL. Where VFIO reuses a number on another kind of its own
@@ -31,6 +32,7 @@ pub(crate) mod hwpt;
 pub(crate) mod iommufd;
 #[cfg(feature = "contract")]
 pub(crate) mod mock;
+pub(crate) mod rights;
 pub(crate) mod shared;
 #[cfg(test)]
 mod test;

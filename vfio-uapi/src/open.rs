@@ -3,8 +3,9 @@
 //! The two ways to a device fd, and finding the devices there are.
 //!
 //! *By group*: [`Container`] and [`Group`], on every kernel. *By character device*: [`Iommufd`] and [`Cdev`], on
-//! kernels that have both. Every type here wraps an fd, owned or borrowed: a sandboxed program hands in open fds and
-//! needs no path. [`discover`], [`open_by_group`] and [`open_by_cdev`] are for programs that may open files.
+//! kernels that have both. Every type here wraps an fd, owned or borrowed: a sandboxed program hands in open fds, which
+//! [`receive_fds`] takes from one that may open files, and needs no path. [`discover`], [`open_by_group`] and
+//! [`open_by_cdev`] are for the latter.
 //!
 //! A device whose group is open cannot be bound through its character device, and the other way round (EBUSY).
 
@@ -19,6 +20,10 @@ mod cdev;
 mod container;
 mod discover;
 mod group;
+mod handed;
+#[cfg(test)]
+#[cfg(not(miri))]
+mod handed_test;
 mod hwpt;
 #[cfg(test)]
 #[cfg(not(miri))]
@@ -34,6 +39,7 @@ pub use cdev::{BindError, Cdev, CdevId};
 pub use container::{Container, DmaAccess};
 pub use discover::{Bus, VfioDevice, discover, discover_in, find};
 pub use group::{Group, GroupStatus};
+pub use handed::receive_fds;
 pub use hwpt::{AfterRead, HwCapabilities, HwInfo, Hwpt, HwptFlags, IovaRanges, TrackedHwpt, Unchanged};
 pub use iommufd::{Ioas, Iommufd};
 pub use type1::{DirtyPagesInfo, IommuInfo};

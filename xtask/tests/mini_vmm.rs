@@ -43,6 +43,20 @@ fn a_guest_whose_devices_write_moves() {
     }
 }
 
+/// Character devices in the first migration, groups in the second, and a launcher for each side of either.
+#[test]
+fn nodes_may_come_from_a_launcher() {
+    let (output, text) = mini_vmm(&["--memory", "32", "--launch"]);
+    assert!(output.status.success(), "{text}");
+    let count = |part: &str| text.matches(part).count();
+    assert_eq!(count("handed over 3 fds"), 4, "{text}");
+    assert_eq!(count("memory and devices are equal on both sides"), 2, "{text}");
+    assert!(
+        count("0000:a1:00.0: the page table of iommufd") > 0 && count("000000000001: the type1 container") > 0,
+        "{text}"
+    );
+}
+
 /// The seed has all three machines, and attempts that the source cancels and that lose their target.
 #[test]
 fn attempts_that_are_cut_lose_nothing() {

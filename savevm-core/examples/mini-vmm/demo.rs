@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Both sides on this machine, on simulated devices behind a preload library.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -57,6 +56,17 @@ impl Simulated {
     }
 }
 
+/// A process that ends with this value.
+pub(crate) struct Side(pub(crate) Child);
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Where both sides meet, and what they leave behind for a comparison.
 pub(crate) struct Stage {
     pub(crate) folder: PathBuf,
@@ -86,6 +96,18 @@ impl Stage {
         Ok(command)
     }
 
+    /// Starts a side, and a launcher where it is to have one.
+    fn start(&self, arguments: &Arguments, machine: &Simulated, words: [&str; 2]) -> Outcome<(Side, Option<Side>)> {
+        let mut command = self.side(arguments, machine, &words)?;
+        let mut launcher = None;
+        if arguments.launches {
+            let fds = self.folder.join(format!("{}.fds", words[0])).display().to_string();
+            launcher = Some(Side(self.side(arguments, machine, &["launch", &fds])?.spawn()?));
+            command.args(["--fds", &fds]);
+        }
+        Ok((Side(command.spawn()?), launcher))
+    }
+
     fn evidence(&self, side: &str) -> PathBuf {
         self.folder.join(format!("{side}.evidence"))
     }
@@ -113,34 +135,25 @@ pub(crate) fn downtime([source, target]: &[Evidence; 2]) -> (f64, f64) {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome<()> {
     let stage = Stage::new()?;
-    let [machine, ..] = &MACHINES;
-    let socket = stage.folder.join("socket").display().to_string();
     // Ctrl-C goes to the children: the source cancels, and the target hears of it.
     let _ignored = crate::cancel_on_signals()?;
-    let mut target = stage.side(arguments, machine, &["target", &socket])?.spawn()?;
-    let source = stage.side(arguments, machine, &["source", &socket])?.spawn();
-    let outcome = both(source, &mut target);
-    if outcome.is_err() {
-        // A source that never came would be waited for.
-        let _ = target.kill();
-    }
-    let target = target.wait()?;
-    if !outcome? || !target.success() {
+    let [by_cdev, _, by_group] = &MACHINES;
+    let machines = if arguments.launches { &[by_cdev, by_group][..] } else { &[by_cdev] };
+    machines.iter().try_for_each(|machine| demonstrate(&stage, arguments, machine))
+}
+
+fn demonstrate(stage: &Stage, arguments: &Arguments, machine: &Simulated) -> Outcome<()> {
+    let socket = stage.folder.join("socket").display().to_string();
+    let (mut target, _launcher) = stage.start(arguments, machine, ["target", &socket])?;
+    let (mut source, _launcher) = stage.start(arguments, machine, ["source", &socket])?;
+    // The target of a source that failed is not waited for.
+    if !source.0.wait()?.success() || !target.0.wait()?.success() {
         return Err("no migration".into());
     }
     let (predicted, took) = downtime(&stage.compare("source")?);
     println!("memory and devices are equal on both sides");
     println!("without the digests nothing would have run for {took:.1} ms; predicted were {predicted:.1} ms");
     Ok(())
-}
-
-/// Whether the source succeeded. A target whose source did not is ended.
-fn both(source: io::Result<Child>, target: &mut Child) -> Outcome<bool> {
-    let is_gone = source?.wait()?.success();
-    if !is_gone {
-        target.kill()?;
-    }
-    Ok(is_gone)
 }
 
 /// The preload library, in the folder of either profile.

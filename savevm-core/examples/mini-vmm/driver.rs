@@ -11,8 +11,8 @@ use crate::Outcome;
 use crate::devices::{Opened, again};
 use crate::guest::{Guest, PAGE_BYTES, RAM_START};
 
-/// The vfio driver of the devices it knows.
-const KNOWN: &str = "softvfio-plain";
+/// The PCI id of the devices it knows.
+const KNOWN: &str = "1af4:10f0";
 const BAR0: u32 = 0;
 /// Registers of eight bytes. Where a device writes, and what it writes, follows from its seed and the number of the write.
 const SEED: u64 = 0x00;
@@ -38,7 +38,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// For a device that writes to `window`, if this guest knows such devices. A real one has a driver in a real guest.
     pub(crate) fn of(opened: &Opened, window: Range<u64>) -> Outcome<Option<Self>> {
-        if opened.driver != KNOWN {
+        if opened.pci_id != KNOWN {
             return Ok(None);
         }
         let device = Device::with_label(again(&opened.device)?, opened.device.label());

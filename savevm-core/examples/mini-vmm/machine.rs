@@ -10,10 +10,11 @@ use savevm_core::kernel::KernelDevice;
 use savevm_core::ram::GuestMemory;
 use vfio_uapi::open::SharedMemory;
 
-use crate::Outcome;
-use crate::devices;
+use crate::devices::{self, Opening};
 use crate::driver::{self, Driver};
 use crate::guest::{Guest, RAM_START, wait_until};
+use crate::nodes::Nodes;
+use crate::{Arguments, Outcome};
 
 /// More than the account of any guest here takes.
 const LEDGER_BYTES_MAX: u64 = 64 << 20;
@@ -33,19 +34,23 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Opens the devices. The two sides call them by their place: `device0`, `device1`.
-    pub(crate) fn new(mebibytes: u64, ids: &[&str]) -> Outcome<Self> {
-        Self::with_log(mebibytes, ids, |guest| Box::new(HostLog::new("vCPU", move |request| guest.answer(request))))
+    pub(crate) fn new(arguments: &Arguments, ids: &[&str]) -> Outcome<Self> {
+        Self::with_log(arguments, ids, |guest| Box::new(HostLog::new("vCPU", move |request| guest.answer(request))))
     }
 
     /// With a log of what the vCPU writes.
     pub(crate) fn with_log(
-        mebibytes: u64,
+        arguments: &Arguments,
         ids: &[&str],
         log: impl FnOnce(Arc<Guest>) -> Box<dyn DirtyTracker>,
     ) -> Outcome<Self> {
-        let guest = Guest::new(mebibytes, ids.len())?;
+        let guest = Guest::new(arguments.memory_mib, ids.len())?;
         let shared = SharedMemory::map(guest.file()?, 0, guest.bytes())?;
-        let opening = devices::open(ids, &shared)?;
+        let opening = match &arguments.fds {
+            _ if ids.is_empty() => Opening::default(),
+            Some(launcher) => devices::open(ids, Nodes::receive(launcher, ids.len())?, &shared)?,
+            None => devices::open(ids, Nodes::open(ids)?, &shared)?,
+        };
         let mut tracking = tracking(&guest, opening.trackers.len() + 1)?;
         for tracker in opening.trackers.into_iter().chain([log(Arc::clone(&guest))]) {
             tracking.add_tracker(tracker).map_err(|_| "there is no room for a tracker")?;
@@ -56,8 +61,8 @@ impl Machine {
                 drivers.extend(Driver::of(&opened, window)?);
             }
             choices.push(format!("{}: {}", opened.device.label(), opened.tracked_by));
-            // A VMM says more: format and versions of the stream (`savevm_core::identity`).
-            devices.push(KernelDevice::new(opened.device, format!("device{index}"), opened.driver)?);
+            // A VMM says more: driver, format and versions of the stream (`savevm_core::identity`).
+            devices.push(KernelDevice::new(opened.device, format!("device{index}"), opened.pci_id)?);
         }
         Ok(Self { guest, devices, drivers, tracking, choices })
     }

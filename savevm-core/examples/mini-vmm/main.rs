@@ -15,7 +15,16 @@
 //! mini-vmm source /run/vm.sock 0000:3b:00.2 0000:3b:00.5
 //! ```
 //!
-//! A VMM's part is in this file, `machine` (who writes to memory, and who reports it) and `devices` (how devices get at memory);
+//! A VMM that may open no nodes gets them from one who may, and then needs no path of a device:
+//!
+//! ```sh
+//! mini-vmm launch /run/fds.sock 0000:3b:00.2 0000:3b:00.5
+//! mini-vmm source /run/vm.sock 0000:3b:00.2 0000:3b:00.5 --fds /run/fds.sock
+//! ```
+//!
+//! `--launch` alone shows that on simulated devices, with character devices and with groups.
+//!
+//! A VMM's part is in this file, `machine` (who writes to memory, and who reports it) `nodes` and `devices` (how devices get at memory);
 //! `guest` and `driver` are what runs inside. `proof` is none of a VMM's business: `--runs 100 --seed 1` migrates a hundred guests, cancels and
 //! kills up to three attempts of each at random, and fails if a byte or a count is lost.
 
@@ -28,6 +37,7 @@ mod driver;
 mod evidence;
 mod guest;
 mod machine;
+mod nodes;
 mod proof;
 mod screen;
 
@@ -56,6 +66,10 @@ const CHANNELS: usize = 2;
 pub(crate) struct Arguments {
     pub(crate) memory_mib: u64,
     pub(crate) downtime_ms: u64,
+    /// Where a launcher has the devices' nodes open.
+    pub(crate) fds: Option<String>,
+    /// Whether the sides of the demonstration have launchers.
+    pub(crate) launches: bool,
     /// Where to say what one has when nothing runs, for a comparison.
     pub(crate) evidence: Option<PathBuf>,
     pub(crate) proof: proof::Arguments,
@@ -73,8 +87,11 @@ fn main() -> ExitCode {
             [] => demo::run(&arguments),
             ["source", socket, devices @ ..] => source(&arguments, socket, devices),
             ["target", socket, devices @ ..] => target(&arguments, socket, devices),
+            ["launch", socket, devices @ ..] => nodes::Nodes::open(devices)?.launch(socket),
             ["proof-source", devices @ ..] => proof::source(&arguments, devices),
-            _ => Err("usage: mini-vmm [--memory MIB] [--downtime MS] [source|target SOCKET DEVICE…]\n       \
+            _ => Err("usage: mini-vmm [--memory MIB] [--downtime MS] [--launch]\n       \
+                      mini-vmm [--memory MIB] [--downtime MS] [--fds SOCKET] source|target SOCKET DEVICE…\n       \
+                      mini-vmm launch SOCKET DEVICE…\n       \
                       mini-vmm --runs N [--seed S] [--memory MIB] [--forget-a-word]"
                 .into()),
         }
@@ -96,6 +113,8 @@ fn arguments() -> Outcome<Arguments> {
         match word.as_str() {
             "--memory" => found.memory_mib = number(&word, &value()?)?,
             "--downtime" => found.downtime_ms = number(&word, &value()?)?,
+            "--fds" => found.fds = Some(value()?),
+            "--launch" => found.launches = true,
             "--evidence" => found.evidence = Some(value()?.into()),
             "--runs" => found.proof.runs = number(&word, &value()?)?,
             "--seed" => found.proof.seed = number(&word, &value()?)?,
@@ -123,15 +142,16 @@ fn cancel_on_signals() -> Outcome<Cancel> {
 
 /// The target may still be on its way.
 fn connect(socket: &str) -> Outcome<Vec<Channel<'static>>> {
-    let connect = || {
-        let mut stream = None;
-        guest::wait_until(Duration::from_secs(10), || {
-            stream = UnixStream::connect(socket).ok();
-            stream.is_some()
-        });
-        Ok(Channel::unix(stream.ok_or_else(|| format!("nobody listens at {socket}"))?)?)
-    };
-    (0..CHANNELS).map(|_| connect()).collect()
+    (0..CHANNELS).map(|_| Ok(Channel::unix(connected(socket)?)?)).collect()
+}
+
+fn connected(socket: &str) -> Outcome<UnixStream> {
+    let mut stream = None;
+    guest::wait_until(Duration::from_secs(10), || {
+        stream = UnixStream::connect(socket).ok();
+        stream.is_some()
+    });
+    stream.ok_or_else(|| format!("nobody listens at {socket}").into())
 }
 
 /// One attempt to move everything, up to the point of no return and over it.
@@ -154,7 +174,7 @@ fn migrate(
 
 fn source(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
     let cancel = cancel_on_signals()?;
-    let mut machine = Machine::new(arguments.memory_mib, ids)?;
+    let mut machine = Machine::new(arguments, ids)?;
     let guest = Arc::clone(&machine.guest);
     guest::with_vcpu(&guest, || {
         machine.boot()?;
@@ -191,7 +211,7 @@ fn gone(arguments: &Arguments, machine: &Machine, screen: &Screen<'_>, committed
 }
 
 fn target(arguments: &Arguments, socket: &str, ids: &[&str]) -> Outcome<()> {
-    let mut machine = Machine::new(arguments.memory_mib, ids)?;
+    let mut machine = Machine::new(arguments, ids)?;
     let guest = Arc::clone(&machine.guest);
     let listener = UnixListener::bind(socket)?;
     let accept = |_| Ok(Channel::unix(listener.accept()?.0)?);

@@ -151,9 +151,23 @@ impl<'a> Lane<'a> {
     fn send_now(&self, item: Outgoing, pool: Option<&Pool>) -> Result<(), FrameError> {
         let written = self.write(item, pool, true);
         let mut state = lock(&self.state);
-        state.count(written.as_ref().copied().unwrap_or(0));
-        self.free(state);
+        if matches!(written, Err(FrameError::Write { .. } | FrameError::AfterError { .. })) {
+            // Who comes next would report that the stream failed before, perhaps earlier than this thread reports why.
+            self.close(state);
+        } else {
+            state.count(written.as_ref().copied().unwrap_or(0));
+            self.free(state);
+        }
         written.map(drop)
+    }
+
+    /// Nothing goes out any more.
+    fn close(&self, mut state: MutexGuard<'_, State>) {
+        state.is_busy = false;
+        state.end = End::Closed;
+        state.queue.clear();
+        drop(state);
+        self.notify_ended();
     }
 
     /// The channel is idle again: wakes who comes next.
@@ -215,11 +229,7 @@ impl<'a> Lane<'a> {
                     self.free(state);
                 }
                 Err(error) => {
-                    state.is_busy = false;
-                    state.end = End::Closed;
-                    state.queue.clear();
-                    drop(state);
-                    self.notify_ended();
+                    self.close(state);
                     return Err(error);
                 }
             }
@@ -280,5 +290,56 @@ impl<'a> Lane<'a> {
 fn recycle(item: Outgoing, pool: Option<&Pool>) {
     if let (Outgoing::Data { buffer, .. }, Some(pool)) = (item, pool) {
         pool.give(buffer);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod test {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::mpsc::{self, Receiver};
+    use std::thread;
+    use std::vec::Vec;
+
+    use stream_codec::frame::Limits;
+
+    use super::*;
+
+    /// Fails when it is told to.
+    struct Full(Receiver<()>);
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_who_met_with_the_failure_reports_it() {
+        let (fails, full) = mpsc::channel();
+        let lane =
+            Arc::new(Lane::new(FrameWriter::new(Box::new(Full(full)) as Box<dyn Write + Send>, Limits::DEFAULT)));
+        let complete = || Outgoing::Plain(Message::Complete);
+        let senders: Vec<_> = (0..3)
+            .map(|_| {
+                let lane = Arc::clone(&lane);
+                thread::spawn(move || lane.send_in_turn(complete(), None))
+            })
+            .collect();
+        // One is writing, the others stand in line.
+        while lane.depth() < 3 {
+            thread::yield_now();
+        }
+        fails.send(()).unwrap();
+        let outcomes: Vec<_> = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+        let errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+        assert!(matches!(errors.as_slice(), [FrameError::Write { .. }]), "{errors:?}");
+        assert!(lane.send(complete(), None).is_ok(), "nothing more is taken");
+        assert!(lane.run(|| None).is_ok(), "and nothing is left to send");
     }
 }

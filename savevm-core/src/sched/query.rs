@@ -38,3 +38,41 @@ impl Budget {
         self.pause_windows = 1;
     }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_millis(100);
+
+    /// How long after a question, whose answer was that much, the next one may come.
+    fn pauses(answers: &[bool]) -> alloc::vec::Vec<u32> {
+        let mut budget = Budget::default();
+        assert_eq!(budget.due_at(WINDOW), Duration::ZERO, "the first may come at once");
+        let pause = |moved: &bool| {
+            budget.asked(7 * WINDOW);
+            budget.answered(*moved);
+            let pause = budget.due_at(WINDOW).saturating_sub(7 * WINDOW);
+            assert!(pause.as_millis() % 100 == 0, "{pause:?}");
+            u32::try_from(pause.as_millis() / 100).unwrap()
+        };
+        answers.iter().map(pause).collect()
+    }
+
+    #[test]
+    fn a_question_is_followed_by_a_pause_that_grows_while_nothing_moves() {
+        assert_eq!(pauses(&[true, true, true]), [1, 1, 1]);
+        assert_eq!(pauses(&[false; 6]), [2, 4, 8, 16, 16, 16]);
+        assert_eq!(pauses(&[false, false, true, false]), [2, 4, 1, 2]);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_yet_is_not_asked_again_in_its_window() {
+        let mut budget = Budget::default();
+        budget.asked(3 * WINDOW);
+        assert_eq!(budget.due_at(WINDOW), 4 * WINDOW);
+        budget.answered(false);
+        budget.hurry();
+        assert_eq!(budget.due_at(WINDOW), 4 * WINDOW, "who is in a hurry waits for a window too");
+    }
+}

@@ -80,7 +80,7 @@ impl Group {
         Self::Suite,
     ];
 
-    /// The name used in events, in reports and by `--filter`.
+    /// The name used in events and in reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Features => "features",
@@ -165,6 +165,18 @@ pub(crate) struct TestId {
     pub group: Group,
     /// Unique within the group.
     pub name: String,
+}
+
+/// A test as a report shows it and `--filter` looks at it: in which run, in which area, which one.
+pub(crate) fn row(label: &str, group: Group, name: &str) -> String {
+    format!("{label} · {group}: {name}")
+}
+
+impl TestId {
+    /// Its row in the run of this label.
+    pub(crate) fn row(&self, label: &str) -> String {
+        row(label, self.group, &self.name)
+    }
 }
 
 impl fmt::Display for TestId {

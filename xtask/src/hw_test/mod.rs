@@ -42,7 +42,8 @@ pub(crate) struct Args {
     /// Where to run; `soft` when left out.
     #[command(subcommand)]
     target: Option<Target>,
-    /// Run only the tests whose "group: name" contains TEXT.
+    /// Run only the tests whose row in the report, "LABEL · GROUP: NAME", contains TEXT, in any case: part of a test's name, a
+    /// group ("migrate: "), or the label of a run ("little memory", "mlx5").
     #[arg(long, global = true, value_name = "TEXT")]
     filter: Option<String>,
     /// Name the tests and stop.
@@ -55,16 +56,16 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     quiet: bool,
     /// Leave out nothing that takes minutes, on simulated devices: let every system call of a migration fail instead of every
-    /// twentieth, and load devices of 1 GiB under a limit of memory instead of 64 MiB.
+    /// twentieth, and load devices of 1 GiB under a limit of memory instead of 64 MiB. About 20 minutes on two processors.
     #[arg(long, global = true)]
     full: bool,
     /// Where to write report.html, junit.xml and report.json [default: target/hw-test/TARGET].
     #[arg(long, global = true, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// Limit for one test, in seconds [default: 30, in the VM 120].
+    /// Limit for one test, in seconds [default: 30; vm and qemu 120; with --full 300].
     #[arg(long, global = true, value_name = "SECONDS")]
     test_timeout: Option<u64>,
-    /// Limit for one suite process, in seconds [default: 300, in the VM 1200].
+    /// Limit for one suite process, in seconds [default: 300; device 600; qemu 900; vm 1200; with --full 3600].
     #[arg(long, global = true, value_name = "SECONDS")]
     timeout: Option<u64>,
 }
@@ -144,46 +145,59 @@ const EXIT_MISSING: u8 = 2;
 
 /// Runs the command.
 pub(crate) fn main(args: &Args) -> ExitCode {
-    if args.list {
-        let filter = args.filter.as_deref();
-        let names = match args.target {
-            Some(Target::Qemu(_)) => target::qemu::list(filter),
-            Some(Target::Vm(_)) => contract::list(filter, true),
-            _ => contract::list(filter, false),
-        };
-        out!("{names}");
-        return ExitCode::SUCCESS;
-    }
+    let plan = args.plan();
     let target = args.target.clone().unwrap_or(Target::Soft);
+    if args.list {
+        return list(&target, &plan).map_or_else(ends_for, |names| {
+            out!("{names}");
+            ExitCode::SUCCESS
+        });
+    }
     let begin = Instant::now();
     let started_unix_s = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     let mut progress = if args.quiet { Progress::quiet() } else { Progress::for_stderr() };
-    let outcome = run(&target, args, &mut progress);
+    let outcome = run(&target, &plan, &mut progress);
     progress.clear();
     let runs = match outcome {
         Ok(runs) => runs,
-        Err(missing) => {
-            eprintln!("{missing}");
-            return ExitCode::from(EXIT_MISSING);
-        }
+        Err(missing) => return ends_for(missing),
     };
     let duration_ms = begin.elapsed().as_secs_f64() * 1e3;
     let report = Report::new(target.name(), args.filter.clone(), started_unix_s, duration_ms, runs);
     conclude(args, &target, &report)
 }
 
-fn run(target: &Target, args: &Args, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
-    let plan = Plan {
-        filter: args.filter.as_deref(),
-        test_timeout: args.test_timeout.map(Duration::from_secs),
-        timeout: args.timeout.map(Duration::from_secs),
-        full: args.full,
-    };
+impl Args {
+    fn plan(&self) -> Plan<'_> {
+        Plan {
+            filter: self.filter.as_deref(),
+            test_timeout: self.test_timeout.map(Duration::from_secs),
+            timeout: self.timeout.map(Duration::from_secs),
+            full: self.full,
+        }
+    }
+}
+
+fn ends_for(missing: Missing) -> ExitCode {
+    eprintln!("{missing}");
+    ExitCode::from(EXIT_MISSING)
+}
+
+fn list(target: &Target, plan: &Plan<'_>) -> Result<String, Missing> {
+    Ok(match target {
+        Target::Soft => target::soft::list(plan)?,
+        Target::Vm(vm) => target::vm::list(vm, plan.filter),
+        Target::Qemu(qemu) => target::qemu::list(qemu, plan.filter),
+        Target::Device(device) => contract::list(plan.filter, &[&device.id], false),
+    })
+}
+
+fn run(target: &Target, plan: &Plan<'_>, progress: &mut Progress) -> Result<Vec<Run>, Missing> {
     match target {
-        Target::Soft => target::soft::run(&plan, progress),
-        Target::Vm(vm) => target::vm::run(vm, &plan, progress),
-        Target::Qemu(qemu) => target::qemu::run(qemu, &plan, progress),
-        Target::Device(device) => target::device::run(device, &plan, progress),
+        Target::Soft => target::soft::run(plan, progress),
+        Target::Vm(vm) => target::vm::run(vm, plan, progress),
+        Target::Qemu(qemu) => target::qemu::run(qemu, plan, progress),
+        Target::Device(device) => target::device::run(device, plan, progress),
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::event::{Event, Outcome};
+use super::event::{Event, Outcome, row};
 use super::record::Run;
 
 /// Shows events as they come.
@@ -62,7 +62,7 @@ impl Progress {
     pub(crate) fn event(&mut self, run: &Run, event: &Event) {
         if let Event::TestFinished { group, name, outcome: Outcome::Failed, reason, .. } = event {
             let reason = reason.as_deref().unwrap_or("no reason given");
-            self.say(&format!("FAILED {} · {group}: {name}\n       {reason}", run.label));
+            self.say(&format!("FAILED {}\n       {reason}", row(&run.label, *group, name)));
         }
         if let Shape::Bar(bar) = &self.shape {
             draw(bar, run, event);

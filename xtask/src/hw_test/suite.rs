@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Instant;
 
+use clap::FromArgMatches;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::utsname::{UtsName, uname};
@@ -40,9 +41,12 @@ pub(crate) struct Args {
     /// What to expect where drivers differ, instead of what the PCI id suggests.
     #[arg(long, value_name = "NAME", value_parser = profile)]
     profile: Option<Profile>,
-    /// Run only the tests whose "group: name" contains TEXT.
+    /// Run only the tests whose row in the report, "LABEL · GROUP: NAME", contains TEXT.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// What the report calls this run.
+    #[arg(long, value_name = "LABEL", default_value = "")]
+    label: String,
     /// How to open the devices; by group if there is one when left out.
     #[arg(long)]
     access: Option<Access>,
@@ -95,6 +99,31 @@ struct Pair {
     profile: Option<Profile>,
 }
 
+impl Args {
+    /// What a suite with this command line, `suite` first, would be told; its own parser says what is wrong with it.
+    pub(super) fn parse(command_line: &[String]) -> Result<Self, clap::Error> {
+        let command = <Self as clap::Args>::augment_args(clap::Command::new("suite"));
+        Self::from_arg_matches(&command.try_get_matches_from(command_line)?)
+    }
+
+    /// The tests that are asked for, of devices with `caps`.
+    pub(super) fn tests(&self, caps: Capabilities, has_qemu: bool) -> Vec<Test> {
+        let with_qemu = if has_qemu { contract::with_qemu(!self.no_faults) } else { Vec::new() };
+        let tests = match self.sweep_every {
+            Some(_) => contract::sweep(),
+            None if self.in_little_memory => contract::in_little_memory(),
+            None => contract::tests(caps, !self.no_faults).into_iter().chain(with_qemu).collect(),
+        };
+        let tests = tests.into_iter();
+        let tests = tests.filter(|test| !self.migrations_only || test.group == Group::Migrate);
+        let is_asked_for = |phase: &str| self.faults_at.is_empty() || self.faults_at.iter().any(|asked| asked == phase);
+        let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
+        let is_over = |channels| self.faults_over.is_none_or(|asked| asked == channels);
+        let tests = tests.filter(|test| test.fault_channels().is_none_or(is_over));
+        tests.filter(|test| contract::selects(self.filter.as_deref(), &self.label, &test.id())).collect()
+    }
+}
+
 impl Pair {
     fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split('=').map(str::to_owned);
@@ -124,19 +153,7 @@ pub(crate) fn main(args: &Args) -> ExitCode {
             return ExitCode::from(EXIT_UNUSABLE);
         }
     };
-    let with_qemu = if stock.is_some() { contract::with_qemu(!args.no_faults) } else { Vec::new() };
-    let tests = match args.sweep_every {
-        Some(_) => contract::sweep(),
-        None if args.in_little_memory => contract::in_little_memory(),
-        None => contract::tests(first.caps, !args.no_faults).into_iter().chain(with_qemu).collect(),
-    };
-    let tests = tests.into_iter();
-    let tests = tests.filter(|test| !args.migrations_only || test.group == Group::Migrate);
-    let is_asked_for = |phase: &str| args.faults_at.is_empty() || args.faults_at.iter().any(|asked| asked == phase);
-    let tests = tests.filter(|test| test.fault_phase().is_none_or(is_asked_for));
-    let is_over = |channels| args.faults_over.is_none_or(|asked| asked == channels);
-    let tests = tests.filter(|test| test.fault_channels().is_none_or(is_over));
-    let tests: Vec<Test> = tests.filter(|test| contract::selects(args.filter.as_deref(), &test.id())).collect();
+    let tests = args.tests(first.caps, stock.is_some());
     let kernel = KernelVersion::parse(&facts.kernel);
     let planned = tests.iter().map(Test::id).collect();
     emitter.emit(&Event::SuiteStarted { protocol: PROTOCOL, facts, planned });

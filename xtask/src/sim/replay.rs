@@ -6,7 +6,7 @@
 //! durations since any fixed moment.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,11 +18,16 @@ use crate::out::outln;
 
 const FORMAT: &str = "savevm-sched-log/1";
 
+/// The longest is the first, with some hundred bytes for each section.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
 /// Run a scheduler's event log again, and see that it decides the same
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 LOG is what `cargo xtask migrate source --log FILE` writes of a real migration and `cargo xtask sim --seed N --runs 1 --log FILE` of a
 simulated one: JSON lines, the configuration first, then every event with its time, every answer, and every decision with its reason.
+
+A line has 1 MiB at most.
 
 Exit status: 0 the same came out; 1 something else did; 2 the log cannot be read.")]
 pub(crate) struct ReplayArgs {
@@ -56,21 +61,45 @@ pub(crate) fn write(writer: &mut impl Write, entry: Logged<'_>) -> io::Result<()
 }
 
 fn read(path: &Path) -> Result<(Config, Vec<Record>), String> {
-    let at = |line: usize, error: &dyn core::fmt::Display| format!("{}:{line}: {error}", path.display());
     let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-    let mut lines = BufReader::new(file).lines();
-    let first = lines.next().ok_or_else(|| at(1, &"the log is empty"))?.map_err(|error| at(1, &error))?;
+    parse(BufReader::new(file)).map_err(|(line, error)| format!("{}:{line}: {error}", path.display()))
+}
+
+/// Reads a log, or says in which line it is none.
+fn parse(mut log: impl BufRead) -> Result<(Config, Vec<Record>), (usize, String)> {
     let what = "this is no log of a scheduler, which `sim` and `migrate source` write with --log";
-    let head: Head = serde_json::from_str(&first).map_err(|error| at(1, &format_args!("{what}: {error}")))?;
+    let mut line = Vec::new();
+    if !read_line(&mut log, &mut line).map_err(|error| (1, format!("{what}: {error}")))? {
+        return Err((1, "the log is empty".into()));
+    }
+    let head: Head = serde_json::from_slice(&line).map_err(|error| (1, format!("{what}: {error}")))?;
     if head.format != FORMAT {
-        return Err(at(1, &format_args!("the format is {}, not {FORMAT}", head.format)));
+        return Err((1, format!("the format is {}, not {FORMAT}", head.format)));
     }
     let mut records = Vec::new();
-    for (number, line) in (2..).zip(lines) {
-        let line = line.map_err(|error| at(number, &error))?;
-        records.push(serde_json::from_str(&line).map_err(|error| at(number, &error))?);
+    for number in 2.. {
+        if !read_line(&mut log, &mut line).map_err(|error| (number, error))? {
+            break;
+        }
+        records.push(serde_json::from_slice(&line).map_err(|error| (number, error.to_string()))?);
     }
     Ok((head.config, records))
+}
+
+/// Reads the next line, without its end, into `line`. False where there is none.
+fn read_line(log: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, String> {
+    line.clear();
+    // One more for its end.
+    let room = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    log.take(room).read_until(b'\n', line).map_err(|error| error.to_string())?;
+    let has_end = line.last() == Some(&b'\n');
+    if has_end {
+        let _ = line.pop();
+    }
+    if line.len() > LINE_BYTES_MAX {
+        return Err(format!("the line is longer than {LINE_BYTES_MAX} bytes, which no log of a scheduler comes near"));
+    }
+    Ok(has_end || !line.is_empty())
 }
 
 /// Runs the log again. The exit status is the answer.
@@ -120,5 +149,76 @@ fn describe(divergence: &Divergence) -> String {
             format!("line {}: the log has {logged:?}, now it is {now:?}", record + 2)
         }
         other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use std::io::{Cursor, repeat};
+
+    use savevm_core::sched::{Event, Kind, Section};
+    use vfio_mig_fsm::Capabilities;
+
+    use super::*;
+
+    /// A first line for so many sections.
+    fn head(sections: usize) -> Vec<u8> {
+        let section = |index| Section::new(format!("device{index}"), Kind::Device, Capabilities::P2pPreCopy);
+        let mut line = Vec::new();
+        write(&mut line, Logged::Config(&Config::new((0..sections).map(section).collect()))).unwrap();
+        line
+    }
+
+    /// A record that takes up so many bytes.
+    fn record(length: usize) -> Vec<u8> {
+        let mut line = Vec::new();
+        let record = Record::Event { at: core::time::Duration::ZERO, event: Event::Cancel };
+        write(&mut line, Logged::Record(&record)).unwrap();
+        let _ = line.pop();
+        line.resize(length.max(line.len()), b' ');
+        line
+    }
+
+    #[test]
+    fn the_most_sections_fit_into_a_line() {
+        let sections = usize::try_from(savevm_core::Limits::default().devices_max).unwrap();
+        let line = head(sections);
+        assert!(line.len() < LINE_BYTES_MAX / 2, "{} bytes", line.len());
+        assert_eq!(parse(&*line).unwrap().0.sections.len(), sections);
+    }
+
+    #[test]
+    fn a_line_up_to_the_limit_is_read_with_an_end_or_without() {
+        for end in ["", "\n", "\r\n"] {
+            let room = LINE_BYTES_MAX - end.len().saturating_sub(1);
+            let log = [&*head(1), &*record(room), end.as_bytes()].concat();
+            assert_eq!(parse(&*log).unwrap().1.len(), 1, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_beyond_the_limit_is_refused_with_its_number() {
+        let check = |log: &mut dyn BufRead, expected: usize| {
+            let (line, error) = parse(log).unwrap_err();
+            assert_eq!(line, expected, "{error}");
+            assert!(error.contains("longer than 1048576 bytes"), "{error}");
+        };
+        check(&mut &*[head(1), record(80), b"\n".into(), record(LINE_BYTES_MAX + 1)].concat(), 3);
+        check(&mut &*[head(1), record(80), b"\n".into(), record(LINE_BYTES_MAX + 1), b"\n".into()].concat(), 3);
+        // Without an end at all, as a device file has none.
+        check(&mut BufReader::new(repeat(b'x')), 1);
+        check(&mut BufReader::new(Cursor::new(head(1)).chain(repeat(b' '))), 2);
+    }
+
+    #[test]
+    fn a_log_that_is_none_says_so() {
+        for (log, line, part) in
+            [(&b""[..], 1, "empty"), (b"{}", 1, "no log of a scheduler"), (b"\xff\n", 1, "no log of a scheduler")]
+        {
+            let (found, error) = parse(log).unwrap_err();
+            assert!(found == line && error.contains(part), "{found}: {error}");
+        }
+        let (line, error) = parse(&*[head(1), b"\n".into()].concat()).unwrap_err();
+        assert!(line == 2 && error.contains("EOF"), "{line}: {error}");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use super::cut::{Cut, Who};
-use crate::demo::{self, Simulated, Stage};
+use crate::demo::{self, Side, Simulated, Stage};
 use crate::guest::wait_until;
 use crate::{Arguments, Outcome};
 
@@ -22,17 +22,6 @@ pub(super) struct Report {
     pub(super) cuts: Vec<(Who, String)>,
     pub(super) predicted_ms: f64,
     pub(super) downtime_ms: f64,
-}
-
-/// A process that ends with this value.
-struct Side(Child);
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        // It has ended already where all went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Side {

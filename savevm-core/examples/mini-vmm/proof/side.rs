@@ -16,7 +16,7 @@ use crate::{Arguments, Outcome, connect, gone, guest, migrate};
 /// A source that is told line by line where to go, and when to cancel: `SOCKET` or `SOCKET WHEN`. It answers `kept`, with the phase, once
 /// its guest runs on with nothing lost, or `gone`.
 pub(crate) fn source(arguments: &Arguments, ids: &[&str]) -> Outcome<()> {
-    let mut machine = Machine::with_log(arguments.memory_mib, ids, |guest| -> Box<dyn DirtyTracker> {
+    let mut machine = Machine::with_log(arguments, ids, |guest| -> Box<dyn DirtyTracker> {
         if arguments.proof.forgets {
             return Box::new(forgetful(guest));
         }

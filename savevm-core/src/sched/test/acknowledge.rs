@@ -82,12 +82,7 @@ fn an_acknowledgement_of_an_old_generation_is_worth_nothing() {
     let mut anew = fake(1 << 20, 0, 0);
     anew.reinits_when_quiet = 1;
     let mut rig = Rig::new(Config::new(vec![device("a")]), vec![anew], 1_000_000_000);
-    let reopened = |decision: &Decision| matches!(decision, Decision::Reopened { .. });
-    while rig.decided(reopened).is_none() {
-        let end = rig.now + MS;
-        let _ = rig.run(end);
-        rig.now = end;
-    }
+    rig.run_until_decided(|decision| matches!(decision, Decision::Reopened { .. }));
     rig.acknowledges = false;
     let _ = rig.run(Duration::from_secs(1));
     let section = crate::sched::SectionId::new(0);

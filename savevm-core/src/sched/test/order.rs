@@ -7,7 +7,7 @@ use std::vec;
 use vfio_mig_fsm::State;
 
 use super::rig::{MS, Rig, device, fake, memory};
-use crate::sched::{Cause, Config, Event, Outcome, Phase, Restored, SectionId, Step};
+use crate::sched::{Cause, Config, Decision, Event, Outcome, Phase, Restored, SectionId, Sizes, Step};
 
 fn two() -> Rig {
     let mut slow = fake(1 << 20, 0, 4 << 20);
@@ -29,6 +29,43 @@ fn all_are_quiet_before_the_guest_is_paused_and_it_is_paused_before_any_stops() 
     let stopped = rig.first(|step| is_request(step, State::StopCopy)).unwrap();
     assert!(paused >= quiet + 50 * MS, "the slow one was waited for: quiet {quiet:?}, paused {paused:?}");
     assert!(stopped >= paused + MS, "stopped {stopped:?} before the vCPUs stood");
+}
+
+#[test]
+fn one_device_that_is_not_quiet_yet_keeps_the_guest_running() {
+    let mut rig = two();
+    rig.run_until_decided(|decision| matches!(decision, Decision::Switch(..)));
+    // From here on what happens is what is said, each time so late that everybody may be asked again.
+    let mut moment = |event: Event| {
+        rig.now += 200 * MS;
+        rig.scheduler.handle(rig.now, event);
+        let steps: vec::Vec<Step> = (0..10).map(|_| rig.scheduler.poll(rig.now)).collect();
+        (rig.scheduler.phase(), steps)
+    };
+    let [slow, quick] = [0, 1].map(SectionId::new);
+    let (phase, steps) = moment(Event::Transitioned { section: quick });
+    assert_eq!(phase, Phase::Quiescing, "the slow one is on its way: {steps:?}");
+    assert!(steps.contains(&Step::Query { section: quick }), "the quick one is there: {steps:?}");
+    let sizes = Sizes::new(0, 0, 4 << 20);
+    let (phase, steps) = moment(Event::Queried { section: quick, sizes });
+    assert_eq!(phase, Phase::Quiescing, "the slow one is still on its way: {steps:?}");
+    let (phase, steps) = moment(Event::Transitioned { section: slow });
+    assert_eq!(phase, Phase::Quiescing, "it is quiet, and not asked yet: {steps:?}");
+    let (phase, steps) = moment(Event::Queried { section: slow, sizes });
+    assert!(phase == Phase::Quiet && steps.contains(&Step::PauseGuest), "{phase:?}: {steps:?}");
+}
+
+#[test]
+fn behind_the_barrier_each_device_that_may_have_begun_anew_is_asked_once() {
+    let mut never = device("never");
+    never.reinitialises = false;
+    let config = Config::new(vec![device("slow"), device("quick"), never]);
+    let mut rig = Rig::new(config, [two().sections, vec![fake(1 << 20, 0, 0)]].concat(), 1_000_000_000);
+    assert_eq!(rig.run(Duration::from_secs(5)), Step::Ready);
+    let quiet = rig.first(|step| is_request(step, State::PreCopyP2p)).unwrap();
+    let paused = rig.first(|step| *step == Step::PauseGuest).unwrap();
+    let asked = |fake: &super::rig::Fake| fake.queries.iter().filter(|at| (quiet..=paused).contains(*at)).count();
+    assert_eq!(rig.sections.iter().map(asked).collect::<vec::Vec<_>>(), [1, 1, 0]);
 }
 
 #[test]

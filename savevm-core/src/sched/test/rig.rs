@@ -13,6 +13,9 @@ pub(super) const MS: Duration = Duration::from_millis(1);
 /// More polls in one run are a scheduler that does not come to rest.
 const POLLS_MAX: usize = 100_000;
 
+/// By then every decision that a test waits for has been made.
+const DECIDED_BY: Duration = Duration::from_secs(20);
+
 /// A section that is numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Fake {
@@ -105,7 +108,10 @@ impl Rig {
             self.inflight_bytes_seen = self.inflight_bytes_seen.max(self.scheduler.inflight_bytes());
             self.decisions.extend(core::iter::from_fn(|| self.scheduler.take_decision()));
             let until = match step {
-                Step::Wait { until } => until,
+                Step::Wait { until } => {
+                    assert!(until.is_none_or(|at| at > self.now), "at {:?} it waits until {until:?}", self.now);
+                    until
+                }
                 Step::Ready | Step::Ended => return step,
                 _ => {
                     self.steps.push((self.now, step));
@@ -125,6 +131,16 @@ impl Rig {
             }
         }
         panic!("no end of it at {:?}, the last step was {:?}", self.now, self.steps.last());
+    }
+
+    /// Runs, a millisecond at a time, until it has decided so; what it decides never is not waited for for ever.
+    pub(super) fn run_until_decided(&mut self, wanted: impl Fn(&Decision) -> bool) {
+        while self.decided(&wanted).is_none() {
+            assert!(self.now < DECIDED_BY, "undecided at {:?}: {:?}", self.now, self.decisions);
+            let end = self.now + MS;
+            let _ = self.run(end);
+            self.now = end;
+        }
     }
 
     pub(super) fn happen(&mut self, event: Event) {

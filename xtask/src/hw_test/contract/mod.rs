@@ -266,21 +266,22 @@ fn simulated_machine() -> Option<String> {
     std::env::var("SOFTVFIO").ok().filter(|text| text.contains('='))
 }
 
-/// Whether `filter` selects the test.
-pub(crate) fn selects(filter: Option<&str>, id: &TestId) -> bool {
-    filter.is_none_or(|filter| id.to_string().to_lowercase().contains(&filter.to_lowercase()))
+/// Whether `filter` selects the test in the run of this label: whether its row in a report contains it, in any case.
+pub(crate) fn selects(filter: Option<&str>, label: &str, id: &TestId) -> bool {
+    filter.is_none_or(|filter| id.row(label).to_lowercase().contains(&filter.to_lowercase()))
 }
 
 /// Whether `filter` selects a test that needs a stock QEMU.
-pub(crate) fn selects_qemu(filter: Option<&str>) -> bool {
-    with_qemu(true).iter().any(|test| selects(filter, &test.id()))
+pub(crate) fn selects_qemu(filter: Option<&str>, label: &str) -> bool {
+    with_qemu(true).iter().any(|test| selects(filter, label, &test.id()))
 }
 
-/// The tests of a device that has everything, one per line.
-pub(crate) fn list(filter: Option<&str>, has_qemu: bool) -> String {
+/// The tests of a device that has everything, as far as they are selected in a run of one of these labels, one per line.
+pub(crate) fn list(filter: Option<&str>, labels: &[&str], has_qemu: bool) -> String {
     let more = if has_qemu { with_qemu(true) } else { Vec::new() };
     let ids = tests(Capabilities::P2pPreCopy, true).into_iter().chain(more).map(|test| test.id());
-    ids.filter(|id| selects(filter, id)).map(|id| format!("{id}\n")).collect()
+    let is_selected = |id: &TestId| labels.iter().any(|label| selects(filter, label, id));
+    ids.filter(is_selected).map(|id| format!("{id}\n")).collect()
 }
 
 #[cfg(test)]
@@ -312,12 +313,23 @@ mod unit {
 
     #[test]
     fn a_filter_selects_by_group_and_name() {
-        let all = list(None, false);
+        let all = list(None, &["mtty"], false);
         assert!(all.lines().count() > 100);
-        assert!(!all.contains("qemu: ") && list(Some("qemu: "), true).lines().count() >= 4);
-        let some = list(Some("arcs: running ->"), true);
+        assert!(!all.contains("qemu: ") && list(Some("qemu: "), &["mtty"], true).lines().count() >= 4);
+        let some = list(Some("arcs: running ->"), &["mtty"], true);
         assert_eq!(some.lines().count(), 7);
         assert!(some.lines().all(|line| line.starts_with("arcs: RUNNING -> ")));
-        assert_eq!(list(Some("no such test"), true), "");
+        assert_eq!(list(Some("no such test"), &["mtty"], true), "");
+    }
+
+    #[test]
+    fn a_filter_selects_by_the_label_of_the_run_too() {
+        let id = TestId { group: Group::Migrate, name: "over TCP".into() };
+        let check = |filter, expected| assert_eq!(selects(Some(filter), "4 devices in little memory", &id), expected);
+        check("Little Memory", true);
+        check("memory · migrate: over", true);
+        check("8 devices", false);
+        let labels = ["mtty", "mtty, two ports"];
+        assert_eq!(list(Some("two ports ·"), &labels, false), list(None, &labels, false));
     }
 }

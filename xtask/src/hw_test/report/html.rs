@@ -4,7 +4,7 @@
 
 use core::fmt::Write;
 
-use super::super::event::{Group, Outcome, Phase};
+use super::super::event::{Group, Outcome, Phase, row};
 use super::super::record::{Counts, Record, Run};
 use super::{Report, chart, escape};
 
@@ -80,10 +80,8 @@ fn problems(page: &mut String, report: &Report) {
     for (run, test) in failed {
         let _ = write!(
             page,
-            "<article class=\"failure\"><h3>{} · {}: {}</h3><pre>{}</pre>",
-            escape(&run.label),
-            test.group,
-            escape(&test.name),
+            "<article class=\"failure\"><h3>{}</h3><pre>{}</pre>",
+            escape(&row(&run.label, test.group, &test.name)),
             escape(test.reason.as_deref().unwrap_or("no reason given"))
         );
         if !test.output.is_empty() {

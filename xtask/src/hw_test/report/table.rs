@@ -5,7 +5,7 @@
 use core::fmt::Write;
 use std::collections::BTreeMap;
 
-use super::super::event::{Facts, Group, Outcome};
+use super::super::event::{self, Facts, Group, Outcome};
 use super::super::record::{Counts, Record, Run};
 use super::Report;
 
@@ -100,7 +100,7 @@ fn row<'a>(
 
 fn failures(text: &mut String, report: &Report, paint: &Paint) {
     for (run, test) in with(report, Outcome::Failed) {
-        let title = format!("failed  {} · {}: {}", run.label, test.group, test.name);
+        let title = format!("failed  {}", event::row(&run.label, test.group, &test.name));
         let _ = writeln!(text, "\n{}", paint.on("31;1", &title));
         indent(text, test.reason.as_deref().unwrap_or("no reason given"), "  ");
         for detail in &test.details {
@@ -124,7 +124,7 @@ fn skips(text: &mut String, report: &Report, paint: &Paint) {
     let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (run, test) in with(report, Outcome::Skipped) {
         let reason = test.reason.as_deref().unwrap_or("no reason given");
-        reasons.entry(reason).or_default().push(format!("{} · {}: {}", run.label, test.group, test.name));
+        reasons.entry(reason).or_default().push(event::row(&run.label, test.group, &test.name));
     }
     if reasons.is_empty() {
         return;

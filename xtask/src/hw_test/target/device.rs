@@ -8,7 +8,7 @@ use super::super::progress::Progress;
 use super::super::record::Run;
 use super::super::supervise::supervise;
 use super::super::{Missing, Plan};
-use super::suite_command;
+use super::{suite_arguments, this_executable};
 
 /// A real device, which will be reset again and again
 #[derive(Clone, Debug, clap::Args)]
@@ -34,7 +34,8 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
             "If nobody needs it, repeat with --yes-this-device-will-be-reset.",
         ));
     }
-    let mut command = suite_command(plan)?;
+    let mut command = this_executable()?;
+    command.args(suite_arguments(&args.id, plan));
     for id in [Some(&args.id), args.peer.as_ref()].into_iter().flatten() {
         exists(id)?;
         command.args(["--device", id]);

@@ -20,21 +20,20 @@ pub(crate) fn build_folder() -> PathBuf {
     folder.map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }
 
-/// Arguments of `xtask suite` that are the same everywhere: events to standard output.
-pub(crate) fn suite_arguments(plan: &Plan<'_>) -> Vec<String> {
-    let mut arguments: Vec<String> = ["suite", "--events", "-"].map(Into::into).into();
+/// Arguments of `xtask suite` that are the same everywhere: events to standard output, and what `--filter` looks at in the
+/// run that a report calls `label`.
+pub(crate) fn suite_arguments(label: &str, plan: &Plan<'_>) -> Vec<String> {
+    let mut arguments: Vec<String> = ["suite", "--events", "-", "--label", label].map(Into::into).into();
     if let Some(filter) = plan.filter {
         arguments.extend(["--filter".into(), filter.into()]);
     }
     arguments
 }
 
-/// `xtask suite` of this very executable.
-pub(crate) fn suite_command(plan: &Plan<'_>) -> Result<Command, Missing> {
+/// A command of this very executable.
+pub(crate) fn this_executable() -> Result<Command, Missing> {
     let executable = std::env::current_exe().map_err(|error| {
         Missing::new(format!("This program cannot find its own executable: {error}."), "Mount /proc.")
     })?;
-    let mut command = Command::new(executable);
-    command.args(suite_arguments(plan));
-    Ok(command)
+    Ok(Command::new(executable))
 }

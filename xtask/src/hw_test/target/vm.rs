@@ -47,6 +47,14 @@ struct Guest {
     no_qemu: Option<&'static str>,
 }
 
+impl Guest {
+    /// The label of the comparison with the simulator, in which the guest's own stands too: a filter selects the same tests of
+    /// both.
+    fn compared(&self) -> String {
+        format!("{}, simulated", self.label)
+    }
+}
+
 const DISTRIBUTION_ONLY: &str =
     "QEMU is run inside the guest on the distribution's kernel only, without --kernel built";
 
@@ -79,23 +87,23 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
     let remedy = "Install the C library for static linking: apt-get install libc6-dev.";
     let binary = vm::build_static_xtask().map_err(|error| Missing::new(format!("{error}"), remedy))?;
     let limits = plan.limits(TEST_LIMIT_S, OVERALL_LIMIT_S);
-    let guests = match args.kernel {
-        KernelKind::Stock => STOCK,
-        KernelKind::Built => BUILT,
-    };
     let mut runs = Vec::new();
-    for guest in guests {
+    for guest in guests(args) {
+        let label = guest.compared();
+        if contract::list(plan.filter, &[&label], true).is_empty() {
+            continue;
+        }
         let mdevs = [Mdev::numbered(guest.kind, 1), Mdev::numbered(guest.kind, 2)];
         let log = build_folder().join("hw-test/vm").join(format!("console-{}.log", guest.kind.name()));
         let mut job = GuestJob::new(binary.clone(), log, limits.overall);
-        job.args = suite_arguments(plan);
+        job.args = suite_arguments(&label, plan);
         job.args.extend(["--test-timeout".into(), limits.test.as_secs().to_string()]);
         for mdev in &mdevs {
             job.args.extend(["--device".into(), mdev.uuid.clone()]);
         }
         job.args.extend(guest.access.into_iter().flat_map(|access| ["--access".to_owned(), access.to_owned()]));
         job.mdevs = mdevs.into();
-        if contract::selects_qemu(plan.filter) {
+        if contract::selects_qemu(plan.filter, &label) {
             give_qemu(&mut job, guest, &provisioned.qemu);
         }
         let (kernel, qemu) = (&provisioned.kernel, &provisioned.qemu);
@@ -108,6 +116,19 @@ pub(crate) fn run(args: &Args, plan: &Plan<'_>, progress: &mut Progress) -> Resu
         runs.extend([real, compared]);
     }
     Ok(runs)
+}
+
+/// The names of the tests.
+pub(crate) fn list(args: &Args, filter: Option<&str>) -> String {
+    let labels: Vec<String> = guests(args).iter().map(Guest::compared).collect();
+    contract::list(filter, &labels.iter().map(String::as_str).collect::<Vec<_>>(), true)
+}
+
+fn guests(args: &Args) -> &'static [Guest] {
+    match args.kernel {
+        KernelKind::Stock => STOCK,
+        KernelKind::Built => BUILT,
+    }
 }
 
 /// Puts the emulator that boots the guest into it, or the reason why that one is none to migrate to and from.
@@ -129,7 +150,7 @@ fn give_qemu(job: &mut GuestJob, guest: &Guest, qemu: &Qemu) {
 
 /// Runs the same tests on the simulator, and says where it ends one differently.
 fn against_simulator(guest: &Guest, real: &Run, plan: &Plan<'_>, progress: &mut Progress) -> Result<Run, Missing> {
-    let compared = format!("{}, simulated", guest.label);
+    let compared = guest.compared();
     let release = real.facts.as_ref().map_or("", |facts| facts.kernel.as_str());
     let Some(flavour) = flavour(release) else {
         let reason = format!("the simulator has no flavour of kernel '{release}', only of Debian's 6.12 and of 7.3");
