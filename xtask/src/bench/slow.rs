@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `slow`: where something other than this program is the limit, it should be the only limit, and memory should not grow.
+//!
+//! First the buffers that a target counts itself, in this process; then the peak of a whole process (`peers/patient`).
 
 use std::time::Instant;
 
@@ -34,6 +36,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         },
         rounds,
     )?;
+    outcomes.extend(super::peers::patient::run(setting)?);
     for mebibytes in [8_u32, 32] {
         let rate = f64::from(mebibytes) * MEBIBYTE;
         let comparison = Comparison {
