@@ -11,6 +11,9 @@ use crc_fast::CrcAlgorithm;
 /// Byte count and CRC-64/NVME of everything fed so far.
 #[derive(Clone, Copy)]
 pub struct Digest {
+    /// What was appended, and all before it.
+    before: DigestSum,
+    /// Fed since then.
     bytes: u64,
     crc: crc_fast::Digest,
 }
@@ -19,7 +22,7 @@ impl Digest {
     /// The digest of nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { bytes: 0, crc: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) }
+        Self { before: DigestSum::default(), bytes: 0, crc: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) }
     }
 
     /// Feeds the next bytes. Segmentation does not matter, order does.
@@ -28,10 +31,22 @@ impl Digest {
         self.crc.update(bytes);
     }
 
+    /// Feeds bytes that somebody else has summed up.
+    pub fn append(&mut self, sum: DigestSum) {
+        *self = Self { before: self.sum().then(sum), ..Self::new() };
+    }
+
     /// Count and checksum so far.
     #[must_use]
     pub fn sum(&self) -> DigestSum {
-        DigestSum { bytes: self.bytes, crc64_nvme: self.crc.finalize() }
+        let fed = DigestSum { bytes: self.bytes, crc64_nvme: self.crc.finalize() };
+        if self.before.bytes == 0 { fed } else { self.before.then(fed) }
+    }
+
+    /// How many bytes so far.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.before.bytes.saturating_add(self.bytes)
     }
 }
 
@@ -134,6 +149,22 @@ mod test {
             assert_eq!(sum(left).then(sum(right)), sum(&bytes), "cut at {cut}");
         }
         assert_eq!(DigestSum::default().then(sum(&bytes)), sum(&bytes), "before the first piece");
+    }
+
+    #[test]
+    fn a_digest_goes_on_behind_what_others_summed_up() {
+        let sum = |bytes: &[u8]| {
+            let mut digest = Digest::new();
+            digest.update(bytes);
+            digest.sum()
+        };
+        let mut digest = Digest::new();
+        digest.append(sum(b"de"));
+        digest.update(b"vice");
+        digest.append(sum(b" st"));
+        digest.append(sum(b""));
+        digest.update(b"ate");
+        assert_eq!((digest.sum(), digest.bytes()), (sum(b"device state"), 12));
     }
 
     #[test]

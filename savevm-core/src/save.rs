@@ -15,8 +15,9 @@
 mod course;
 mod drive;
 mod experience;
-mod part;
+mod memory;
 mod precopy;
+mod read;
 mod set;
 mod worker;
 
@@ -51,7 +52,7 @@ use crate::trace::Trace;
 use course::Course;
 use drive::Drive;
 pub use experience::Experience;
-use part::Part;
+use memory::Memory;
 pub use precopy::Precopy;
 use set::SourceSet;
 use worker::Worker;
@@ -296,9 +297,11 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
         let regions = self.set.regions();
         let SourceSet { devices, memory, progress, vmm, experience, .. } = &mut self.set;
         let (wire, readers) = (&self.wire, &mut self.readers);
-        let memory_parts = memory.iter_mut().map(Part::Memory);
-        let parts = devices.iter_mut().map(Part::Device).chain(memory_parts);
-        let workers = parts.zip(progress.iter_mut()).enumerate();
+        let memory_index = devices.len();
+        let (of_devices, of_memory) = progress.split_at_mut_checked(memory_index).unwrap_or_default();
+        let memory = memory.as_mut().zip(of_memory.first_mut());
+        let memory = memory.map(|(attempt, progress)| Memory::new(wire, memory_index, attempt, progress));
+        let workers = devices.iter_mut().zip(of_devices).enumerate();
         thread::scope(|scope| {
             let _lead = Lead(wire);
             let sums = offers.iter().map(|_| DigestSum::default()).collect();
@@ -311,10 +314,17 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 }
                 course.greet(offers.len())?;
                 course.vmm.enter(Phase::Open)?;
-                for (index, (part, progress)) in workers {
+                for (index, (device, progress)) in workers {
                     let (spread, lap_began, sending) = (Spread::new(), Instant::now(), Duration::ZERO);
-                    let worker = Worker { wire, index, part, progress, spread, lap_began, sending };
+                    let worker = Worker { wire, index, device, progress, spread, lap_began, sending };
                     start(scope, wire, &format!("read {index}"), move || worker.run())?;
+                }
+                if let Some(memory) = &memory {
+                    start(scope, wire, "read mem", || memory.run())?;
+                    for hand in 1..wire.channel_count() {
+                        // One thread fewer is slower, and no failure.
+                        let _ = start(scope, wire, &format!("read mem {hand}"), move || memory.help(hand));
+                    }
                 }
                 let homes = course.open(&offers, &regions)?;
                 let chunk_bytes = wire.pool().map_or(1, |pool| u64::try_from(pool.buffer_len()).unwrap_or(u64::MAX));

@@ -18,7 +18,8 @@
 //! # One channel while it is enough
 //!
 //! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]). Guest memory
-//! takes the channels in turn: its chunks need no order, so each is written by whoever receives it ([`scattered`]).
+//! has a hand for every channel: its chunks need no order, so each is read and sent by whoever is free ([`hands`]), and
+//! written by whoever receives it ([`scattered`]).
 //!
 //! # No hand-over without need
 //!
@@ -31,6 +32,7 @@ pub(crate) mod board;
 pub(crate) mod buffer;
 pub(crate) mod counters;
 pub(crate) mod credit;
+pub(crate) mod hands;
 pub(crate) mod helm;
 pub(crate) mod lane;
 #[cfg(all(loom, test))]

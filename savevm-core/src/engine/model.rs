@@ -8,6 +8,7 @@
 use core::time::Duration;
 use std::boxed::Box;
 use std::io;
+use std::time::Instant;
 use std::vec;
 use std::vec::Vec;
 
@@ -18,8 +19,9 @@ use stream_codec::frame::{Limits, Message};
 
 use super::buffer::{Buffer, Pool};
 use super::credit::Credit;
+use super::hands::Hands;
 use super::lane::{Lane, Outgoing};
-use super::scattered::{Chunk, Job, Scattered};
+use super::scattered::{Chunk, Job, Scattered, Worth};
 use super::task::{Gate, Mailbox, Task};
 use super::window::{Window, Work};
 use crate::digest::DigestSum;
@@ -148,7 +150,7 @@ fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
 fn write_memory(memory: &Scattered, written: &Mutex<Vec<u64>>, credits: &Mutex<Vec<u64>>, sequence: u64) {
     written.lock().unwrap().push(sequence);
     memory.written(sequence, Chunk { sum: DigestSum::new(1, 0), precopy_bytes: 0 }, Duration::ZERO);
-    let sent = memory.grant(|frames| {
+    let sent = memory.grant(Worth::Any, Instant::now(), |frames| {
         let written = written.lock().unwrap().len();
         assert!(frames <= u64::try_from(written).unwrap() + 3, "a credit for what is not written");
         let mut credits = credits.try_lock().expect("one credit at a time");
@@ -193,6 +195,7 @@ fn receivers_and_memory(is_slow: bool) {
                     assert_eq!(received.sum.bytes, 2);
                     break;
                 }
+                Job::Grant => panic!("there is no time in a model"),
                 Job::Closed => panic!("nobody closed it"),
             }
         }
@@ -213,6 +216,34 @@ fn chunks_of_memory_are_written_once_by_whoever_has_them() {
 #[test]
 fn chunks_of_slow_memory_are_written_once() {
     receivers_and_memory(true);
+}
+
+/// A helper works only while the leader does, which leaves with nobody at work, whether the helper came or not; and the helper's thread
+/// ends when nobody leads any more.
+#[test]
+fn helpers_work_while_they_are_led() {
+    check(|| {
+        let hands = Arc::new(Hands::default());
+        let (at_work, is_led) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(false)));
+        let helper = {
+            let (hands, at_work, is_led) = (Arc::clone(&hands), Arc::clone(&at_work), Arc::clone(&is_led));
+            thread::spawn(move || {
+                hands.help(|| {
+                    assert!(*is_led.lock().unwrap(), "nobody leads");
+                    *at_work.lock().unwrap() += 1;
+                    *at_work.lock().unwrap() -= 1;
+                });
+            })
+        };
+        for _ in 0..2 {
+            *is_led.lock().unwrap() = true;
+            hands.together(1, || ());
+            assert_eq!(*at_work.lock().unwrap(), 0, "the leader leaves alone");
+            *is_led.lock().unwrap() = false;
+        }
+        hands.close();
+        helper.join().unwrap();
+    });
 }
 
 #[test]

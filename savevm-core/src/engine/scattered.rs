@@ -9,15 +9,20 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::buffer::Buffer;
 use super::window::SLOW_WRITES;
 use crate::digest::DigestSum;
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, lock, wait, wait_timeout};
 
 /// Memory that takes longer than this for a chunk gets its chunks from its own thread: a chunk may stand for 32 MiB of zeros, which take
 /// a few milliseconds to look at, and where a machine is busy a copy takes as long as its turn does.
 const QUICK: Duration = Duration::from_millis(20);
+
+/// A credit wakes the source, and costs both sides a call. But the source can send a page again only when the chunk that had it before
+/// is acknowledged. So one goes out for half of the window where the stream is fast, and after this time in any case.
+const GRANT_EVERY: Duration = Duration::from_millis(2);
 
 /// The chunks of memory between the channels and their places.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ struct State {
     next: u64,
     /// The first that the source may not send yet.
     granted: u64,
+    granted_at: Option<Instant>,
+    /// The memory's own thread waits, and not for the time of a credit.
+    is_asleep: bool,
     /// Slow writes in a row.
     slow_writes: u32,
     /// Of all chunks before `next`.
@@ -70,10 +78,19 @@ pub(crate) struct Chunk {
 pub(crate) enum Job {
     /// Write the chunk of this number.
     Write(u64, Buffer),
+    /// Make known what has room, little as it is.
+    Grant,
     /// Everything is written: what there was.
     End(Chunk),
     /// Stop.
     Closed,
+}
+
+/// How much room a credit is worth sending for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Worth {
+    Much,
+    Any,
 }
 
 impl Scattered {
@@ -84,6 +101,8 @@ impl Scattered {
             slots: (0..frames).map(|_| Slot::Missing).collect(),
             next: 0,
             granted: 0,
+            granted_at: None,
+            is_asleep: false,
             slow_writes: 0,
             received: Chunk::default(),
             end: None,
@@ -141,20 +160,33 @@ impl Scattered {
         }
     }
 
-    /// Sends a credit if there is one worth it: each chunk that is written up to is, for the source takes it for an
-    /// acknowledgement. There is none behind the end.
+    /// Sends a credit if there is one worth it, or for all there is. There is none behind the end.
     ///
     /// # Errors
     /// What `send` says.
-    pub(crate) fn grant<E>(&self, send: impl FnOnce(u64) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn grant<E>(
+        &self,
+        worth: Worth,
+        now: Instant,
+        send: impl FnOnce(u64) -> Result<(), E>,
+    ) -> Result<(), E> {
         let _turn = lock(&self.granting);
         let mut state = lock(&self.state);
-        let grant = state.next.saturating_add(self.frames);
-        let is_enough = state.end.is_some_and(|frames| frames <= state.granted);
-        if grant <= state.granted || is_enough {
+        let more = state.ungranted(self.frames);
+        if more == 0 {
             return Ok(());
         }
-        state.granted = grant;
+        let is_late = state.granted_at.is_none_or(|at| now.saturating_duration_since(at) >= GRANT_EVERY);
+        if worth == Worth::Much && more < (self.frames / 2).max(1) && !is_late {
+            let is_asleep = core::mem::take(&mut state.is_asleep);
+            drop(state);
+            if is_asleep {
+                self.changed.notify_all();
+            }
+            return Ok(());
+        }
+        let grant = state.granted.saturating_add(more);
+        (state.granted, state.granted_at) = (grant, Some(now));
         drop(state);
         send(grant)
     }
@@ -182,7 +214,17 @@ impl Scattered {
                 drop(lock(&self.granting));
                 return Job::End(received);
             }
-            state = wait(&self.changed, state);
+            if state.ungranted(self.frames) == 0 {
+                state.is_asleep = true;
+                state = wait(&self.changed, state);
+                state.is_asleep = false;
+                continue;
+            }
+            let is_late;
+            (state, is_late) = wait_timeout(&self.changed, state, GRANT_EVERY);
+            if is_late && state.ungranted(self.frames) > 0 {
+                return Job::Grant;
+            }
         }
     }
 
@@ -218,6 +260,12 @@ impl State {
         }
     }
 
+    /// How many frames there is room for that the source does not know of, and may need to.
+    fn ungranted(&self, frames: u64) -> u64 {
+        let is_enough = self.granted == 0 || self.end.is_some_and(|frames| frames <= self.granted);
+        if is_enough { 0 } else { self.next.saturating_add(frames).saturating_sub(self.granted) }
+    }
+
     fn is_complete(&self) -> bool {
         self.end.is_some_and(|frames| self.next >= frames)
     }
@@ -225,6 +273,7 @@ impl State {
 
 #[cfg(all(test, not(loom)))]
 mod test {
+    use std::thread;
     use std::vec::Vec;
 
     use super::super::buffer::Pool;
@@ -239,14 +288,22 @@ mod test {
         Chunk { sum: digest.sum(), precopy_bytes: 1 }
     }
 
-    fn granted(memory: &Scattered) -> Option<u64> {
+    fn granted(memory: &Scattered, worth: Worth, now: Instant) -> Option<u64> {
         let mut granted = None;
-        let sent = memory.grant(|frames| {
+        let sent = memory.grant(worth, now, |frames| {
             granted = Some(frames);
             Ok::<(), ()>(())
         });
         assert!(sent.is_ok());
         granted
+    }
+
+    /// Writes one more chunk, read while the guest ran or not, and says what is granted for it.
+    fn write(memory: &Scattered, sequence: u64, precopy_bytes: u64, now: Instant) -> Option<u64> {
+        let buffer = Pool::new(1, 1).take();
+        assert!(buffer.is_some_and(|buffer| matches!(memory.put(sequence, buffer), Ok(Some(_)))));
+        memory.written(sequence, Chunk { precopy_bytes, ..chunk(b"a") }, QUICK_WRITE);
+        granted(memory, Worth::Much, now)
     }
 
     #[test]
@@ -259,9 +316,10 @@ mod test {
         }
         memory.written(2, chunk(b"state"), QUICK_WRITE);
         memory.written(1, chunk(b"ice "), QUICK_WRITE);
-        assert_eq!(granted(&memory), None, "the first is missing");
+        let now = Instant::now();
+        assert_eq!(granted(&memory, Worth::Much, now), None, "the first is missing");
         memory.written(0, chunk(b"dev"), QUICK_WRITE);
-        assert_eq!((granted(&memory), granted(&memory)), (Some(6), None));
+        assert_eq!((granted(&memory, Worth::Much, now), granted(&memory, Worth::Much, now)), (Some(6), None));
         memory.end(3);
         let Job::End(received) = memory.next() else { panic!("all is written") };
         assert_eq!(received.precopy_bytes, 3);
@@ -304,6 +362,40 @@ mod test {
     }
 
     #[test]
+    fn a_fast_stream_gets_a_credit_for_half_a_window_and_a_slow_one_for_every_chunk() {
+        let (memory, began) = (Scattered::new(8), Instant::now());
+        memory.first_grant();
+        assert_eq!(write(&memory, 0, 1, began), Some(9), "nobody knows yet how fast it is");
+        let fast: Vec<_> = (1..=8).map(|sequence| write(&memory, sequence, 1, began)).collect();
+        assert_eq!(fast, [None, None, None, Some(13), None, None, None, Some(17)]);
+        for n in 1..=3 {
+            assert_eq!(write(&memory, 8 + n, 1, began + GRANT_EVERY * n as u32), Some(17 + n));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_acknowledged_even_if_nothing_follows() {
+        let (memory, now) = (Scattered::new(8), Instant::now());
+        memory.first_grant();
+        assert_eq!(write(&memory, 0, 1, now), Some(9));
+        thread::scope(|scope| {
+            let own = scope.spawn(|| {
+                let job = memory.next();
+                (matches!(job, Job::Grant), granted(&memory, Worth::Any, now))
+            });
+            assert_eq!(write(&memory, 1, 1, now), None);
+            assert_eq!(own.join().unwrap(), (true, Some(10)));
+        });
+        assert_eq!(granted(&memory, Worth::Any, now), None);
+    }
+
+    #[test]
+    fn what_takes_no_credit_is_granted_none() {
+        let memory = Scattered::new(8);
+        assert_eq!(granted(&memory, Worth::Any, Instant::now()), None);
+    }
+
+    #[test]
     fn behind_the_end_there_is_no_credit() {
         let pool = Pool::new(1, 8);
         let memory = Scattered::new(2);
@@ -312,7 +404,7 @@ mod test {
         let buffers: Vec<_> = (0..2).map(|sequence| memory.put(sequence, pool.take().unwrap()).unwrap()).collect();
         assert_eq!(buffers.len(), 2);
         memory.written(0, chunk(b"a"), QUICK_WRITE);
-        assert_eq!(granted(&memory), None);
+        assert_eq!(granted(&memory, Worth::Any, Instant::now()), None);
         memory.close();
         assert!(matches!(memory.next(), Job::Closed));
     }

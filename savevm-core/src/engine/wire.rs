@@ -68,8 +68,8 @@ pub(crate) struct Passage {
 pub(crate) enum Route {
     /// The device's own.
     Home,
-    /// One after the other, so that the target's receivers all have something to write.
-    InTurn,
+    /// This one, or one that has less to do.
+    Near(u16),
     /// The one with the least to do, and that channel's thread sends it.
     Spread,
 }
@@ -172,7 +172,7 @@ impl<'a> Wire<'a> {
     pub(crate) fn send_data(&self, device: usize, sequence: u64, buffer: Buffer, route: Route) -> Result<(), Cause> {
         let channel = match route {
             Route::Home => self.home(device),
-            Route::InTurn => self.idlest(self.turn(sequence)),
+            Route::Near(channel) => self.idlest(channel),
             Route::Spread => self.idlest(self.home(device)),
         };
         let number = link::number(device);
@@ -203,12 +203,6 @@ impl<'a> Wire<'a> {
         // The first of equals.
         let others = (0..self.channel_count()).filter(|channel| *channel != preferred);
         core::iter::once(preferred).chain(others).min_by_key(depth).unwrap_or(preferred)
-    }
-
-    /// The channel whose turn it is.
-    fn turn(&self, sequence: u64) -> u16 {
-        let turn = sequence.checked_rem(u64::from(self.channel_count())).unwrap_or(0);
-        u16::try_from(turn).unwrap_or(0)
     }
 
     /// Leaves a control frame to the channel's thread.

@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::digest::Digest;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
-use crate::engine::scattered::{Chunk, Job};
+use crate::engine::scattered::{Chunk, Job, Worth};
 use crate::engine::task::{Done, Task};
 use crate::engine::window::{News, Work};
 use crate::engine::wire::Wire;
@@ -161,6 +161,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         loop {
             match self.wire.passage(index)?.scattered.next() {
                 Job::Write(sequence, buffer) => self.write_memory(index, sink, sequence, buffer)?,
+                Job::Grant => self.grant_memory(index, Worth::Any)?,
                 Job::End(received) => {
                     let mut station = self.station(index)?;
                     station.progress.received = received.sum;
@@ -196,7 +197,11 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if self.one_way {
             return Ok(());
         }
-        passage.scattered.grant(|frames| {
+        self.grant_memory(index, Worth::Much)
+    }
+
+    fn grant_memory(&self, index: usize, worth: Worth) -> Result<(), Cause> {
+        self.wire.passage(index)?.scattered.grant(worth, Instant::now(), |frames| {
             self.trace(index).granted(frames);
             self.wire.send(Message::Credit { device: link::number(index), frames })
         })

@@ -30,22 +30,36 @@ pub trait GuestMemory: Sync {
     /// # Errors
     /// As [`write`](Self::write).
     fn zero(&self, region: usize, offset: u64, length: u64) -> Result<(), MemoryError> {
-        let mut piece = [0; PIECE_LEN];
-        let mut done = 0_u64;
-        while done < length {
-            let piece_len = usize::try_from(length.saturating_sub(done)).unwrap_or(PIECE_LEN).min(PIECE_LEN);
-            let at = offset.saturating_add(done);
-            let Some(found) = piece.get_mut(..piece_len) else { break };
-            self.read(region, at, found)?;
-            if found.iter().fold(0, |any, byte| any | byte) != 0 {
-                found.fill(0);
-                self.write(region, at, found)?;
-            }
-            done = done.saturating_add(u64::try_from(piece_len).unwrap_or(u64::MAX));
-        }
-        Ok(())
+        zero_by_reading(self, region, offset, length)
     }
 }
 
+/// Writes zeros over what is not zero.
+pub(super) fn zero_by_reading(
+    memory: &(impl GuestMemory + ?Sized),
+    region: usize,
+    offset: u64,
+    length: u64,
+) -> Result<(), MemoryError> {
+    let mut piece = [0; PIECE_LEN];
+    let mut done = 0_u64;
+    while done < length {
+        let piece_len = usize::try_from(length.saturating_sub(done)).unwrap_or(PIECE_LEN).min(PIECE_LEN);
+        let at = offset.saturating_add(done);
+        let Some(found) = piece.get_mut(..piece_len) else { break };
+        memory.read(region, at, found)?;
+        for (block_at, block) in (at..).step_by(BLOCK_LEN).zip(found.chunks_mut(BLOCK_LEN)) {
+            if block.iter().fold(0, |any, byte| any | byte) != 0 {
+                block.fill(0);
+                memory.write(region, block_at, block)?;
+            }
+        }
+        done = done.saturating_add(u64::try_from(piece_len).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+/// What is read at a time.
+const PIECE_LEN: usize = 16 * BLOCK_LEN;
 /// The smallest page there is.
-const PIECE_LEN: usize = 4096;
+const BLOCK_LEN: usize = 4096;

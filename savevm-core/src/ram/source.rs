@@ -22,9 +22,6 @@ const SPAN_PAGES_MAX: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 18) - 1)
 /// Memory is read in pieces of this size: small enough for the caches, where its zeros are looked for and its digest is made.
 const PIECE_LEN: usize = 128 << 10;
 
-/// What is looked at for one frame at most, where all is zero and the frame does not fill.
-const LOOK_BYTES_MAX: u64 = 32 << 20;
-
 /// Guest memory that is to be moved, with the account of what the target lacks.
 pub struct Source<'a> {
     memory: &'a dyn GuestMemory,
@@ -139,17 +136,26 @@ impl core::fmt::Debug for Source<'_> {
     }
 }
 
-/// A frame, or why there is none.
+/// What is left when nothing could be taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Filled {
-    /// This many bytes.
-    Bytes(usize),
-    /// Nothing is dirty, but for what is on its way.
+pub(crate) enum Left {
+    /// Nothing, for now: the guest runs.
     Drained,
-    /// Nothing is dirty, and nothing can become so.
+    /// Nothing, and nothing can become dirty any more.
     End,
     /// What is dirty is on its way, and can go again when the target has it.
     OnItsWay,
+}
+
+/// Dirty pages of one region, on their way into frames.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    owed: Owed,
+    /// The region's number, as both sides have it.
+    region: usize,
+    page_bytes: u64,
+    /// The first byte of the region that is in no frame yet; none when all are.
+    from: Option<u64>,
 }
 
 /// One attempt to move it.
@@ -158,9 +164,9 @@ pub(crate) struct Attempt<'a> {
     source: Source<'a>,
     /// The account's regions, by the number both sides have for them.
     regions: Vec<RegionId>,
-    /// What is being put into frames, and the first byte that is not.
-    current: Option<(Owed, u64)>,
-    /// What was put into frames, with the number of the last of these.
+    /// What did not fit into its frame as a whole.
+    left_over: Vec<Batch>,
+    /// What was put into frames, by the number of the last of these.
     under_way: VecDeque<(u64, Owed)>,
     /// How much of memory was put into frames, pages that were written again once more.
     covered_bytes: u64,
@@ -170,7 +176,13 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     pub(crate) fn new(source: Source<'a>) -> Self {
         let regions = source.account.region_ids();
-        Self { source, regions, current: None, under_way: VecDeque::new(), covered_bytes: 0, is_stopped: false }
+        let (left_over, under_way) = (Vec::new(), VecDeque::new());
+        Self { source, regions, left_over, under_way, covered_bytes: 0, is_stopped: false }
+    }
+
+    /// What is moved.
+    pub(crate) fn memory(&self) -> &'a dyn GuestMemory {
+        self.source.memory
     }
 
     pub(crate) fn table(&self) -> &RegionTable {
@@ -224,97 +236,103 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Fills `buffer`, the frame of this number, with dirty memory.
-    pub(crate) fn fill(&mut self, buffer: &mut [u8], sequence: u64) -> Result<Filled, Cause> {
-        let buffer_len = buffer.len();
-        let mut writer = PagesWriter::new(buffer);
-        let mut looked_bytes = 0_u64;
-        while writer.room() > 0 && looked_bytes < LOOK_BYTES_MAX {
-            let Some((owed, from)) = self.next_owed(buffer_len)? else { break };
-            let region = self.regions.iter().position(|id| *id == owed.region()).unwrap_or(usize::MAX);
-            let page_bytes = self.table().regions().get(region).map_or(1, |region| region.page_bytes);
-            looked_bytes = looked_bytes.saturating_add(owed.pages().saturating_mul(page_bytes));
-            match put(self.source.memory, region, &owed, from, &mut writer, &mut self.covered_bytes)? {
-                Put::All => self.under_way.push_back((sequence, owed)),
-                Put::Until(from) => {
-                    self.current = Some((owed, from));
-                    break;
-                }
-            }
-        }
-        Ok(match writer.filled_len() {
-            0 if !self.is_stopped => Filled::Drained,
-            0 if self.source.account.dirty_bytes() > 0 => Filled::OnItsWay,
-            0 => Filled::End,
-            filled => Filled::Bytes(filled),
-        })
-    }
-
-    fn next_owed(&mut self, buffer_len: usize) -> Result<Option<(Owed, u64)>, Cause> {
-        if let Some(current) = self.current.take() {
-            return Ok(Some(current));
+    /// Dirty pages, no more than fit into a frame of `room` bytes if none of them is zero.
+    pub(crate) fn take(&mut self, room: usize) -> Result<Option<Batch>, Cause> {
+        if let Some(batch) = self.left_over.pop() {
+            return Ok(Some(batch));
         }
         let least = self.table().regions().iter().map(|region| region.page_bytes).min().unwrap_or(1);
         let each = least.saturating_add(u64::try_from(RECORD_BYTES).unwrap_or(u64::MAX));
-        let fitting = u64::try_from(buffer_len).unwrap_or(u64::MAX).checked_div(each);
+        let fitting = u64::try_from(room).unwrap_or(u64::MAX).checked_div(each);
         let pages_max = fitting.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN);
         let taken = self.source.account.take(Portion::new(pages_max, SPAN_PAGES_MAX));
-        taken.map(|owed| owed.map(|owed| (owed, 0))).map_err(|error| Cause::refused(alloc::format!("{error}")))
+        let Some(owed) = taken.map_err(|error| Cause::refused(alloc::format!("{error}")))? else { return Ok(None) };
+        let region = self.regions.iter().position(|id| *id == owed.region()).unwrap_or(usize::MAX);
+        let page_bytes = self.table().regions().get(region).map_or(1, |region| region.page_bytes);
+        Ok(Some(Batch { owed, region, page_bytes, from: Some(0) }))
+    }
+
+    /// A batch is in frames as far as it is: the last of them has this number, and so much memory went into it. Says whether that is
+    /// all of the batch; what is not is the first to be taken.
+    pub(crate) fn settle(&mut self, sequence: u64, batch: Batch, covered_bytes: u64) -> bool {
+        self.covered_bytes = self.covered_bytes.saturating_add(covered_bytes);
+        let is_whole = batch.from.is_none();
+        if is_whole {
+            // Who fills frames beside others may come behind who fills a later one.
+            let at = self.under_way.partition_point(|(other, _)| *other <= sequence);
+            self.under_way.insert(at, (sequence, batch.owed));
+        } else {
+            self.left_over.push(batch);
+        }
+        is_whole
+    }
+
+    /// Why nothing could be taken.
+    pub(crate) fn left(&self) -> Left {
+        match self.is_stopped {
+            false => Left::Drained,
+            true if self.dirty_bytes() > 0 => Left::OnItsWay,
+            true => Left::End,
+        }
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.source.account.dirty_bytes()
     }
 
     /// The target has everything that was sent, says its digest. Whether that is all there is, says the account.
     pub(crate) fn complete(&mut self) -> Result<(), Cause> {
         self.acknowledged(u64::MAX);
         let incomplete = |error: Incomplete| Cause::refused(alloc::format!("{}: {error}", super::NAME));
-        match &self.current {
-            Some(_) => Err(Cause::refused(String::from("guest memory: not all that was taken was sent"))),
-            None => self.source.account.check_complete().map_err(incomplete),
+        if !self.left_over.is_empty() {
+            return Err(Cause::refused(String::from("guest memory: not all that was taken was sent")));
         }
+        self.source.account.check_complete().map_err(incomplete)
     }
 
     /// The attempt is over, and failed if something is `lost`.
     pub(crate) fn end(&mut self, lost: Option<Target>) {
-        (self.current, self.is_stopped) = (None, false);
+        self.is_stopped = false;
+        self.left_over.clear();
         self.under_way.clear();
         self.source.account.end(lost);
     }
 }
 
-enum Put {
-    All,
-    /// Up to this byte of the region; the frame is full, or takes only what lies behind.
-    Until(u64),
-}
-
-/// Puts the pages of a batch into a frame, from byte `from` of the region on, and counts them.
-fn put(
-    memory: &dyn GuestMemory,
-    region: usize,
-    owed: &Owed,
-    from: u64,
-    writer: &mut PagesWriter<'_>,
-    covered_bytes: &mut u64,
-) -> Result<Put, Cause> {
-    let page_bytes = memory.regions().regions().get(region).map_or(1, |region| region.page_bytes);
-    let number = u16::try_from(region).map_err(|_| Cause::refused("more regions than the format can number"))?;
-    for run in owed.runs(NonZeroU64::MAX) {
-        let mut at = run.first.saturating_mul(page_bytes).max(from);
-        let end = run.first.saturating_add(run.count).saturating_mul(page_bytes);
-        while at < end {
-            let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
-            let length = left.min(PIECE_LEN).min(writer.room());
-            if length == 0 || !writer.takes(number, at) {
-                return Ok(Put::Until(at));
-            }
-            let Some(space) = writer.space(length) else { return Ok(Put::Until(at)) };
-            memory.read(region, at, space)?;
-            if !writer.push(number, at, length) {
-                return Ok(Put::Until(at));
-            }
-            let length = u64::try_from(length).unwrap_or(u64::MAX);
-            at = at.saturating_add(length);
-            *covered_bytes = covered_bytes.saturating_add(length);
-        }
+impl Batch {
+    /// How much memory it is at most.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.owed.pages().saturating_mul(self.page_bytes)
     }
-    Ok(Put::All)
+
+    /// Puts pages into a frame, and says how much of memory that was: up to the last of them, or until the frame is full or takes
+    /// only what lies behind.
+    pub(crate) fn put(&mut self, memory: &dyn GuestMemory, writer: &mut PagesWriter<'_>) -> Result<u64, Cause> {
+        let Some(from) = self.from else { return Ok(0) };
+        let number =
+            u16::try_from(self.region).map_err(|_| Cause::refused("more regions than the format can number"))?;
+        let mut covered_bytes = 0_u64;
+        for run in self.owed.runs(NonZeroU64::MAX) {
+            let mut at = run.first.saturating_mul(self.page_bytes).max(from);
+            let end = run.first.saturating_add(run.count).saturating_mul(self.page_bytes);
+            while at < end {
+                self.from = Some(at);
+                let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+                let length = left.min(PIECE_LEN).min(writer.room());
+                if length == 0 || !writer.takes(number, at) {
+                    return Ok(covered_bytes);
+                }
+                let Some(space) = writer.space(length) else { return Ok(covered_bytes) };
+                memory.read(self.region, at, space)?;
+                if !writer.push(number, at, length) {
+                    return Ok(covered_bytes);
+                }
+                let length = u64::try_from(length).unwrap_or(u64::MAX);
+                at = at.saturating_add(length);
+                covered_bytes = covered_bytes.saturating_add(length);
+            }
+        }
+        self.from = None;
+        Ok(covered_bytes)
+    }
 }

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread of one device of the source, or of its memory: it makes every call to the device, and sends what it reads.
+//! The thread of one device of the source: it makes every call to the device, and sends what it reads.
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::time::Instant;
 
-use stream_codec::frame::Role;
 use vfio_mig_fsm::State;
 
-use super::part::{Part, Then};
+use super::read::{self, Then};
 use super::set::Progress;
 use crate::device::{Call, Device, DeviceError};
 use crate::engine::board::Event;
-use crate::engine::buffer::Pool;
 use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Task};
 use crate::engine::wire::{Route, Wire};
@@ -20,11 +18,11 @@ use crate::error::Cause;
 use crate::hooks::Phase;
 use crate::trace::Activity;
 
-/// One device, or guest memory, and what is known of it.
+/// One device, and what is known of it.
 pub(super) struct Worker<'w, 'a, 'd, D> {
     pub(super) wire: &'w Wire<'a>,
     pub(super) index: usize,
-    pub(super) part: Part<'d, 'a, D>,
+    pub(super) device: &'d mut D,
     pub(super) progress: &'d mut Progress,
     pub(super) spread: Spread,
     /// When the chunk before was sent.
@@ -41,8 +39,6 @@ enum Chunk {
     Drained(u64),
     /// Nothing will follow.
     End,
-    /// Nothing before the target has written more frames than these.
-    Blocked { frames: u64 },
 }
 
 impl<D: Device> Worker<'_, '_, '_, D> {
@@ -69,47 +65,38 @@ impl<D: Device> Worker<'_, '_, '_, D> {
     }
 
     fn describe(&mut self) -> Result<Done, Cause> {
-        let (state, stop_copy_bytes) = self.part.describe(&self.wire.board)?;
+        let Self { wire, device, .. } = self;
+        let state = wire.board.in_device(|| device.state())?;
+        // For the target's display: a driver without an estimate does not stop a migration.
+        let stop_copy_bytes = wire.board.in_device(|| device.stop_copy_bytes()).unwrap_or(0);
         Ok(Done::Described { state, stop_copy_bytes })
     }
 
     fn transition(&mut self, to: State) -> Result<Done, Cause> {
-        let Self { wire, part, progress, .. } = self;
+        let Self { wire, device, progress, .. } = self;
         if progress.home.is_none() {
-            progress.home = Some(part.state(&wire.board)?);
+            progress.home = Some(wire.board.in_device(|| device.state())?);
         }
-        part.transition(&wire.board, to)?;
+        wire.board.in_device(|| device.transition(to))?;
         progress.state = Some(to);
         if to == State::StopCopy {
-            progress.precopy_bytes = progress.digest.sum().bytes;
+            progress.precopy_bytes = progress.digest.bytes();
         }
         Ok(Done::Moved)
     }
 
     fn query(&mut self) -> Result<Done, Cause> {
-        self.hear();
-        let sizes = self.part.query(&self.wire.board, self.progress.state)?;
+        let sizes = read::sizes(self.device, &self.wire.board, self.progress.state)?;
         self.progress.trace.sizes(&sizes);
         Ok(Done::Queried(sizes))
     }
 
-    /// Takes note of what the target has written.
-    fn hear(&mut self) {
-        if let Ok(passage) = self.wire.passage(self.index) {
-            self.part.acknowledged(passage.credit.written());
-        }
-    }
-
     /// Chunk by chunk, up to `bytes_max`.
     fn read(&mut self, bytes_max: u64) -> Result<Done, Cause> {
-        let (mut moved, covered_bytes) = (0_u64, self.part.covered_bytes());
+        let mut moved = 0_u64;
         self.sending = Duration::ZERO;
         while moved < bytes_max {
             let room = usize::try_from(bytes_max.saturating_sub(moved)).unwrap_or(usize::MAX);
-            let buffer_len = self.wire.pool().map_or(1, Pool::buffer_len);
-            if moved > 0 && room < self.part.piece_len_min(buffer_len) {
-                break;
-            }
             match self.send_chunk(room)? {
                 Chunk::Sent(bytes) => {
                     moved = moved.saturating_add(bytes);
@@ -127,28 +114,20 @@ impl<D: Device> Worker<'_, '_, '_, D> {
                 Chunk::Drained(_) if self.progress.state == Some(State::StopCopy) => {
                     let detail = "it says there is more to come, in STOP_COPY, where nothing can change";
                     let call = Call::SetState(State::StopCopy);
-                    return Err(DeviceError::contract(self.part.name(), call, detail).into());
+                    return Err(DeviceError::contract(self.device.name(), call, detail).into());
                 }
                 Chunk::Drained(_) => return Ok(Done::Drained),
-                Chunk::Blocked { .. } if moved > 0 => break,
-                Chunk::Blocked { frames } => {
-                    if !self.wire.passage(self.index)?.credit.wait_written(frames) {
-                        return Err(Cause::Cancelled);
-                    }
-                    self.hear();
-                }
                 Chunk::End if moved > 0 => break,
                 Chunk::End => {
                     let Progress { digest, sequence, watched, trace, .. } = &mut *self.progress;
-                    watched.end().map_err(Cause::tap(self.part.name()))?;
+                    watched.end().map_err(Cause::tap(self.device.name()))?;
                     trace.done("read to its end", digest.sum());
                     return Ok(Done::Ended { sum: digest.sum(), frames: *sequence });
                 }
             }
         }
-        let skipped_bytes = self.part.covered_bytes().saturating_sub(covered_bytes).saturating_sub(moved);
         let (sending, frames) = (self.sending, self.progress.sequence);
-        Ok(Done::Read { bytes: moved, skipped_bytes, sending, frames })
+        Ok(Done::Read { bytes: moved, skipped_bytes: 0, sending, frames })
     }
 
     /// Moves one chunk. Room at the target comes first, then a buffer, then the device: nothing is held while something
@@ -167,38 +146,31 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let waiting = asked.elapsed();
         let (Some(pool), false) = (wire.pool(), wire.board.is_stopped()) else { return Err(Cause::Cancelled) };
         let Some(mut buffer) = pool.take() else { return Err(Cause::Cancelled) };
-        let frames = passage.credit.written();
-        self.part.acknowledged(frames);
-        let then = self.part.fill(&wire.board, &mut buffer, pool.buffer_len().min(room), sequence)?;
+        let then = read::fill(self.device, &wire.board, &mut buffer, pool.buffer_len().min(room))?;
         let length = buffer.filled().len();
         if length == 0 {
             pool.give(buffer);
         } else {
             self.progress.digest.update(buffer.filled());
-            let total = self.progress.digest.sum().bytes;
+            let total = self.progress.digest.bytes();
             let limit = wire.limits.state_bytes_max;
             if total > limit {
-                return Err(Cause::TooLarge { device: self.part.name().into(), limit });
+                return Err(Cause::TooLarge { device: self.device.name().into(), limit });
             }
             let phase = if self.progress.state == Some(State::StopCopy) { Phase::StopCopy } else { Phase::PreCopy };
             let watched = self.progress.watched.data(phase, buffer.filled());
-            watched.map_err(Cause::tap(self.part.name()))?;
+            watched.map_err(Cause::tap(self.device.name()))?;
             let send_began = Instant::now();
-            let route = if self.spread.is_spread() { Route::Spread } else { self.part.route() };
+            let route = if self.spread.is_spread() { Route::Spread } else { Route::Home };
             wire.send_data(self.index, sequence, buffer, route)?;
             self.lap(length, waiting, send_began);
             self.progress.sequence = sequence.saturating_add(1);
-            if wire.role == Role::File {
-                // What is read back from a file comes in its order, whole, or not at all.
-                self.part.acknowledged(self.progress.sequence);
-            }
             passage.bytes.store(total, Ordering::Relaxed);
         }
         let bytes = u64::try_from(length).unwrap_or(u64::MAX);
         Ok(match then {
             Then::More => Chunk::Sent(bytes),
             Then::Drained => Chunk::Drained(bytes),
-            Then::Blocked => Chunk::Blocked { frames },
             Then::End => {
                 self.progress.has_ended = true;
                 if length == 0 { Chunk::End } else { Chunk::Sent(bytes) }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! This workspace: `save_with_memory` and `load_with_memory` as they come, without devices.
+//! This workspace: `save_with_memory` and `load_with_memory`, without devices, with the checksums of frames and without them. The
+//! digest over everything is always made.
 
 use core::time::Duration;
 use std::fs::File;
@@ -25,23 +26,25 @@ fn channels(connections: Vec<Connection>) -> Result<Vec<Channel<'static>>, Strin
 }
 
 /// The account is there before a migration begins, as a VMM's is.
-pub(super) fn save(file: File, connections: Vec<Connection>) -> Result<Duration, String> {
+pub(super) fn save(file: File, connections: Vec<Connection>, has_checksums: bool) -> Result<Duration, String> {
     let memory = memory(file)?;
     let ledger = Ledger::of(memory.regions(), u64::MAX).map_err(failed)?;
     let mut tracking = Tracking::new(ledger, 1, 0);
     let source = Source::new(&memory, &mut tracking).map_err(failed)?;
     let channels = channels(connections)?;
-    let mut devices: [FileDevice; 0] = [];
+    let (mut devices, mut options): ([FileDevice; 0], _) = ([], SaveOptions::default());
+    options.limits.payload_checksums = has_checksums;
     let began = Instant::now();
-    save::save_with_memory(&mut devices, source, channels, &mut (), &SaveOptions::default())
+    save::save_with_memory(&mut devices, source, channels, &mut (), &options)
         .and_then(save::Ready::commit)
         .map_err(failed)?;
     Ok(began.elapsed())
 }
 
-pub(super) fn load(file: File, connections: Vec<Connection>) -> Result<(), String> {
+pub(super) fn load(file: File, connections: Vec<Connection>, has_checksums: bool) -> Result<(), String> {
     let memory = memory(file)?;
-    let (mut devices, options): ([FileDevice; 0], _) = ([], LoadOptions::default());
+    let (mut devices, mut options): ([FileDevice; 0], _) = ([], LoadOptions::default());
+    options.limits.payload_checksums = has_checksums;
     load::load_with_memory(&mut devices, &memory, channels(connections)?, &mut (), &options)
         .and_then(load::Loaded::run)
         .map(drop)

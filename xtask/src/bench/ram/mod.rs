@@ -19,6 +19,8 @@ use super::{Goal, Outcome, Setting};
 use work::{Contents, Over, Work};
 
 const OURS: &str = "this workspace";
+/// With the checksum of each frame, which the others have none like.
+const CHECKED: &str = "this workspace, with checksums";
 const CHANNELS: usize = 2;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
@@ -34,7 +36,10 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         let work = Work::new(over, contents, is_touched, bytes)?;
         let baseline = Costly::new("bare pump", [None; 3], || side::measure(&work, side::How::Pump));
         let goals = [Some(Goal::AtLeast(0.8)), None, None];
-        let mut contenders = vec![Costly::new(OURS, goals, || side::measure(&work, side::How::Engine))];
+        let mut contenders = vec![
+            Costly::new(OURS, goals, || side::measure(&work, side::How::Engine)),
+            Costly::new(CHECKED, [None; 3], || side::measure(&work, side::How::Checked)),
+        ];
         let mut rivals = Vec::new();
         for emulator in &emulators {
             let name = super::peers::stock::name(emulator.series, super::peers::stock::Wiring::Multifd);

@@ -19,6 +19,8 @@ use crate::bench::peers::pump::{meet, tell};
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub(crate) enum How {
     Engine,
+    /// With the checksum of each frame, which is optional.
+    Checked,
     Pump,
 }
 
@@ -85,13 +87,13 @@ fn move_memory(args: &Args) -> Result<(), String> {
     let Some(seconds) = &args.seconds else {
         let connections = accept(args).map_err(|error| format!("cannot listen: {error}"))?;
         return match args.how {
-            How::Engine => engine::load(memory, connections),
+            How::Engine | How::Checked => engine::load(memory, connections, args.how == How::Checked),
             How::Pump => pump::load(&memory, connections),
         };
     };
     let connections = connect(args)?;
     let took = match args.how {
-        How::Engine => engine::save(memory, connections),
+        How::Engine | How::Checked => engine::save(memory, connections, args.how == How::Checked),
         How::Pump => pump::save(&memory, connections),
     }?;
     std::fs::write(seconds, took.as_secs_f64().to_string()).map_err(|error| format!("cannot leave the time: {error}"))
