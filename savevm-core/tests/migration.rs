@@ -397,6 +397,30 @@ fn a_cap_is_kept_while_the_guest_runs() {
     assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
 }
 
+/// What its guest makes would fill a task of eight chunks in four seconds. Decisions do not wait for that.
+#[test]
+fn a_device_that_trickles_does_not_hold_up_decisions() {
+    use core::time::Duration;
+    use savevm_core::sched::Verdict;
+    use std::time::Instant;
+
+    let config = "model=plain caps=7 initial=64KiB dirty=64MiB dirty-rate=2MiB/s stop=64KiB seed=1";
+    let (source, target) = (devices(&[config]), devices(&[config]));
+    let (mut save, mut load) = (save_options(), load_options());
+    (save.limits.chunk_bytes_max, load.limits.chunk_bytes_max) = (1 << 20, 1 << 20);
+    let mut rule = save::Precopy::default();
+    rule.window = Duration::from_millis(10);
+    rule.downtime_max = Duration::ZERO;
+    (rule.level, rule.rising, rule.infeasible, rule.late) =
+        (Verdict::Wait, Verdict::Wait, Verdict::Wait, Verdict::Switch);
+    rule.duration_max = Duration::from_millis(300);
+    save.precopy = Some(rule);
+    let began = Instant::now();
+    migrate_with(&source, &target, &mut (), &mut (), &save, &load).assert_moved();
+    let took = began.elapsed();
+    assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&took), "{took:?}");
+}
+
 /// Every step of the devices takes 10 ms, at least, and so does what is learned of it.
 #[test]
 fn what_one_migration_took_the_next_one_expects() {

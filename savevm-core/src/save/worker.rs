@@ -98,7 +98,15 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         while moved < bytes_max {
             let room = usize::try_from(bytes_max.saturating_sub(moved)).unwrap_or(usize::MAX);
             match self.send_chunk(room)? {
-                Chunk::Sent(bytes) => moved = moved.saturating_add(bytes),
+                Chunk::Sent(bytes) => {
+                    moved = moved.saturating_add(bytes);
+                    let is_full = usize::try_from(bytes).is_ok_and(|bytes| bytes >= buffer_len.min(room));
+                    // A device that takes its time: what its guest makes meanwhile would fill the task for as long as that takes, and
+                    // nobody could ask it anything, or decide.
+                    if !is_full && self.part.route() == Route::Home && self.progress.state != Some(State::StopCopy) {
+                        break;
+                    }
+                }
                 Chunk::Drained(bytes) if bytes > 0 || moved > 0 => {
                     moved = moved.saturating_add(bytes);
                     break;

@@ -196,11 +196,6 @@ impl Progress {
         self.state != Some(State::StopCopy) && made > settled_bytes / 32
     }
 
-    /// How fast it can be read, as far as that was seen: if all else fails, by reads that had to wait for the guest.
-    fn measured_read_bytes_per_s(&self) -> Option<u64> {
-        self.read_speed.bytes_per_s().or(self.trickle_speed.bytes_per_s())
-    }
-
     /// A new answer of the section about itself.
     pub(super) fn queried(&mut self, now: Duration, sizes: Sizes) {
         let before = self.sizes;
@@ -261,7 +256,9 @@ impl Progress {
     }
 
     fn read_bytes_per_s(&self, section: &Section) -> Option<u64> {
-        self.measured_read_bytes_per_s().or(section.profile.read_bytes_per_s)
+        // Reads that waited for the guest say how fast the guest is. They count if all else fails.
+        let known = self.read_speed.bytes_per_s().or(section.profile.read_bytes_per_s);
+        known.or(self.trickle_speed.bytes_per_s())
     }
 
     fn write_bytes_per_s(&self, section: &Section) -> Option<u64> {
@@ -326,7 +323,7 @@ impl Progress {
 
     /// Remembers speeds and the size, once everything was read.
     pub(super) fn learn_end(&mut self) {
-        self.learned.read_bytes_per_s = self.measured_read_bytes_per_s().or(self.learned.read_bytes_per_s);
+        self.learned.read_bytes_per_s = self.read_speed.bytes_per_s().or(self.learned.read_bytes_per_s);
         self.learned.write_bytes_per_s = self.write_speed.bytes_per_s().or(self.learned.write_bytes_per_s);
     }
 }

@@ -81,7 +81,7 @@ fn section(page: &mut String, what: &str, outcome: &Outcome) {
         let ratio = &measured.ratio;
         let verdict = verdict(measured).unwrap_or_default();
         let goal = measured.goal.map_or_else(String::new, |goal| goal.to_string());
-        let said = if verdict == "noisy" { "not judged: the baseline is noisy" } else { verdict };
+        let said = if verdict == "noisy" { "not judged: too much noise" } else { verdict };
         let _ = write!(
             page,
             "<td>{:.2}</td><td>{:.2} – {:.2}</td><td>{goal}</td><td class=\"{verdict}\">{said}</td></tr>",

@@ -16,6 +16,7 @@ pub(crate) enum Unit {
     SecondsPerGigabyte,
     Bytes,
     Milliseconds,
+    Percent,
     /// How many.
     Count,
 }
@@ -95,7 +96,7 @@ pub(crate) struct Measured {
     /// To the baseline, round by round.
     pub(crate) ratio: Spread,
     pub(crate) goal: Option<Goal>,
-    /// Nothing where there is no goal, or where the baseline itself varied too much to judge by.
+    /// Nothing where there is no goal, or where the machine was too restless to judge by.
     pub(crate) reached: Option<bool>,
 }
 
@@ -112,6 +113,11 @@ impl Outcome {
     /// Whether no goal was missed.
     pub(crate) fn is_reached(&self) -> bool {
         self.contenders.iter().all(|measured| measured.reached != Some(false))
+    }
+
+    /// What was measured is shown, and nobody judged by it.
+    pub(super) fn withhold_judgement(&mut self) {
+        self.contenders.iter_mut().for_each(|measured| measured.reached = None);
     }
 }
 

@@ -7,14 +7,19 @@
 //!
 //! A benchmark is a function that makes [`Comparison`]s; [`BENCHMARKS`] lists them.
 
+mod allocations;
 mod cancel;
+mod channels;
 mod codec;
+mod decision;
 mod dirty_scan;
 mod downtime;
 mod drawn;
 mod engine;
 mod growth;
 mod html;
+mod lean;
+mod limit;
 mod measure;
 mod peers;
 mod ram;
@@ -48,7 +53,11 @@ rotates, after one run of each that does not count. What counts is the ratio to 
 within a round: its median over the rounds is held against the goal, its quartiles say how far
 to trust it. Between runs only ratios can be compared.
 
-`ram` takes 2 GiB of memory, in /dev/shm.
+Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the baseline is
+what is allowed, and a ratio of 1 uses it up.
+
+`ram` takes 2 GiB of memory, in /dev/shm. `drawn`, `decision` and `slow` take minutes. `allocations`,
+`peers` and `slow` build what they run with cargo, where it is not up to date.
 
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
@@ -134,12 +143,27 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 12] = [
-    Benchmark { name: "cancel", about: "how long a cancel takes in the middle of a migration", run: cancel::run },
+const BENCHMARKS: [Benchmark; 16] = [
+    Benchmark {
+        name: "allocations",
+        about: "how often memory is allocated for a chunk, once a migration is under way",
+        run: allocations::run,
+    },
+    Benchmark { name: "cancel", about: "how long a cancel takes at a random moment of a migration", run: cancel::run },
+    Benchmark {
+        name: "channels",
+        about: "one device beside idle channels: what is decided while it moves, against the best fixed number",
+        run: channels::run,
+    },
     Benchmark {
         name: "codec",
         about: "decode device state, as QEMU and as we send it, against a bare read of the same file",
         run: codec::run,
+    },
+    Benchmark {
+        name: "decision",
+        about: "promises given and kept in 10 000 simulated scenarios, with QEMU's rule and an oracle beside",
+        run: decision::run,
     },
     Benchmark {
         name: "dirty-scan",
@@ -165,6 +189,11 @@ const BENCHMARKS: [Benchmark; 12] = [
         name: "growth",
         about: "what a byte costs as devices, channels, state or the memory for it grow",
         run: growth::run,
+    },
+    Benchmark {
+        name: "lean",
+        about: "a link of 100 KB/s, an idle guest, queries, eight devices that stop at once",
+        run: lean::run,
     },
     Benchmark {
         name: "peers",

@@ -60,7 +60,7 @@ fn judged(measured: &Measured) -> String {
     let quartiles = format!("{:.2} to {:.2}", ratio.quartile_low, ratio.quartile_high);
     let goal = measured.goal.map_or(String::new(), |goal| goal.to_string());
     let verdict = match measured.reached {
-        None if measured.goal.is_some() => "not judged: the baseline is noisy",
+        None if measured.goal.is_some() => "not judged: too much noise",
         None => "",
         Some(true) => "reached",
         Some(false) => "MISSED",
@@ -75,6 +75,7 @@ pub(super) fn value(unit: Unit, value: f64) -> String {
         Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
         Unit::Bytes => format!("{:.1} MiB", value / f64::from(1u32 << 20)),
         Unit::Milliseconds => format!("{value:.1} ms"),
+        Unit::Percent => format!("{value:.1} %"),
         Unit::Count => format!("{value:.0}"),
     }
 }

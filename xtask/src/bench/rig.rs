@@ -15,6 +15,7 @@ use savevm_core::{Cause, Channel, Device, Hooks};
 
 use super::Unit;
 use super::engine::failed;
+use super::peers::cost::float;
 
 /// Both ends of some connections.
 pub(super) type Ends = (Vec<Channel<'static>>, Vec<Channel<'static>>);
@@ -34,8 +35,7 @@ pub(super) const SPEED_AND_PRICE: [(&str, Unit); 2] =
 
 impl Ran {
     fn bytes(&self) -> f64 {
-        let bytes: u64 = self.source.devices.iter().map(|device| device.sum.bytes).sum();
-        f64::from(u32::try_from(bytes >> 10).unwrap_or(u32::MAX)) * 1024.0
+        float(self.source.devices.iter().map(|device| device.sum.bytes).sum())
     }
 
     pub(super) fn speed(&self) -> f64 {
@@ -46,6 +46,15 @@ impl Ran {
     pub(super) fn price(&self) -> f64 {
         self.processor.as_secs_f64() / (self.bytes() / 1e9).max(1e-9)
     }
+}
+
+/// Speed and price of what moves so many bytes.
+pub(super) fn speed_and_price(bytes: u64, work: impl FnOnce() -> Result<(), String>) -> Result<[f64; 2], String> {
+    let (began, used) = (Instant::now(), processor()?);
+    work()?;
+    let (elapsed, used) = (began.elapsed(), processor()?.saturating_sub(used));
+    let bytes = float(bytes);
+    Ok([bytes / elapsed.as_secs_f64().max(1e-9), used.as_secs_f64() / (bytes / 1e9).max(1e-9)])
 }
 
 /// Unix sockets without anything on top.
@@ -103,9 +112,14 @@ fn processor() -> Result<Duration, String> {
 
 /// A simulated device at either side, as softvfio's configurations describe them. The devices are to be kept.
 pub(super) fn simulated(config: &str) -> Result<([SimDevice; 2], [SimPort; 2]), String> {
+    simulated_as("device", config)
+}
+
+/// The same by another name: those of one migration differ.
+pub(super) fn simulated_as(name: &str, config: &str) -> Result<([SimDevice; 2], [SimPort; 2]), String> {
     let device = || SimConfig::parse(config).map_err(failed)?.device().map_err(failed);
     let devices = [device()?, device()?];
     let [here, there] = &devices;
-    let ports = [SimPort::open(here, "device").map_err(failed)?, SimPort::open(there, "device").map_err(failed)?];
+    let ports = [SimPort::open(here, name).map_err(failed)?, SimPort::open(there, name).map_err(failed)?];
     Ok((devices, ports))
 }

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `slow`: where something other than this program is the limit, it should be the only limit, and memory should not grow.
+//!
+//! First the buffers that a target counts itself, in this process; then the peak of a whole process (`peers/patient`).
 
+use core::time::Duration;
 use std::time::Instant;
 
+use savevm_core::device::Read;
 use savevm_core::load::LoadOptions;
 use savevm_core::save::{Precopy, SaveOptions};
-use savevm_core::{Hooks, Phase};
+use savevm_core::{Device, Hooks, Phase};
+use vfio_mig_fsm::State;
 
+use super::engine::failed;
 use super::measure::{Costly, Costs};
+use super::peers::cost::float;
 use super::rig::{migrate, simulated, unix};
 use super::{Comparison, Contender, Goal, Outcome, Setting, Unit};
 
@@ -23,17 +30,18 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         if setting.quick { [("16 MiB", 16), ("64 MiB", 64)] } else { [("64 MiB", 64), ("512 MiB", 512)] };
     let goals = [Some(Goal::AtLeast(0.90)), Some(Goal::AtMost(1.0))];
     let contender = |(name, mebibytes): (&'static str, u32)| Costly::new(name, goals, move || slow(mebibytes));
-    let alone = 1000.0 / f64::from(WRITE_MS_PER_MIB) * MEBIBYTE;
+    let alone = || alone(if setting.quick { 16 } else { 64 }, WRITE_MS_PER_MIB);
     let bound = f64::from(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
     let mut outcomes = setting.compare_costs(
         Costs {
             name: "slow/a target device of 3 ms by MiB".into(),
             metrics: [("speed", Unit::BytesPerSecond), ("memory of the target's buffers", Unit::Bytes)],
-            baseline: Costly::new("the device alone, the bound", [None; 2], move || Ok([alone, bound])),
+            baseline: Costly::new("the device alone, the bound", [None; 2], move || Ok([alone()?, bound])),
             contenders: sizes.map(contender).into_iter().collect(),
         },
         rounds,
     )?;
+    outcomes.extend(super::peers::patient::run(setting)?);
     for mebibytes in [8_u32, 32] {
         let rate = f64::from(mebibytes) * MEBIBYTE;
         let comparison = Comparison {
@@ -45,6 +53,23 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         outcomes.push(super::measure::compare(comparison, rounds)?);
     }
     Ok(outcomes)
+}
+
+/// How fast a device takes what is there to be written, in bytes per second: its delay, what it does beside, and what the machine's
+/// clock adds to a sleep.
+pub(super) fn alone(mebibytes: u32, write_ms_per_mib: u32) -> Result<f64, String> {
+    let config = format!("model=plain caps=1 stop={mebibytes}MiB seed=1 write-ms-per-mib={write_ms_per_mib}");
+    let (_devices, [mut here, mut there]) = simulated(&config)?;
+    here.transition(State::StopCopy).map_err(failed)?;
+    there.transition(State::Resuming).map_err(failed)?;
+    let (mut piece, mut bytes, mut took) = (vec![0; 1 << 20], 0_u64, Duration::ZERO);
+    while let Read::Bytes(length) = here.read(&mut piece).map_err(failed)? {
+        let began = Instant::now();
+        there.write(piece.get(..length).unwrap_or_default()).map_err(failed)?;
+        took = took.saturating_add(began.elapsed());
+        bytes = bytes.saturating_add(u64::try_from(length).unwrap_or(0));
+    }
+    Ok(float(bytes) / took.as_secs_f64().max(1e-9))
 }
 
 fn slow(mebibytes: u32) -> Result<[f64; 2], String> {
@@ -94,6 +119,13 @@ fn capped(mebibytes: u32) -> Result<f64, String> {
 #[cfg(test)]
 mod test {
     use super::{BUFFER_BYTES, slow};
+
+    /// It cannot be faster than its delay.
+    #[test]
+    fn a_device_alone_is_as_slow_as_it_is_told() {
+        let speed = super::alone(4, 8).unwrap() / super::MEBIBYTE;
+        assert!((10.0..=125.0).contains(&speed), "{speed} MiB/s at 8 ms by MiB");
+    }
 
     /// Whatever the machine is doing meanwhile, memory is bounded and the device is not outrun.
     #[test]

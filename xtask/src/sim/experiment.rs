@@ -41,23 +41,23 @@ struct Tally {
 
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Line {
-    limit_ms: u64,
-    rule: &'static str,
-    switchovers: usize,
+pub(crate) struct Line {
+    pub(crate) limit_ms: u64,
+    pub(crate) rule: &'static str,
+    pub(crate) switchovers: usize,
     /// Of the switchovers, in per cent.
-    broken_percent: f64,
+    pub(crate) broken_percent: f64,
     /// Actual ÷ limit.
-    ratio_p50: f64,
-    ratio_p95: f64,
-    feasible: u64,
+    pub(crate) ratio_p50: f64,
+    pub(crate) ratio_p95: f64,
+    pub(crate) feasible: u64,
     /// Of the feasible scenarios, in per cent.
-    met_percent: f64,
+    pub(crate) met_percent: f64,
     /// |predicted − actual| ÷ actual, in per cent; a rule that predicts nothing has none.
-    error_p50_percent: Option<f64>,
-    error_p95_percent: Option<f64>,
+    pub(crate) error_p50_percent: Option<f64>,
+    pub(crate) error_p95_percent: Option<f64>,
     /// How many were within the 95 % quantile, in per cent.
-    within_p95_percent: Option<f64>,
+    pub(crate) within_p95_percent: Option<f64>,
 }
 
 /// What came of some seeds.
@@ -69,7 +69,7 @@ struct Part {
 }
 
 /// Runs the experiment, on so many threads.
-pub(super) fn downtime(
+pub(crate) fn downtime(
     first_seed: u64,
     runs: u64,
     jobs: u64,

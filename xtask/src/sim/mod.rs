@@ -23,6 +23,7 @@ mod target_side;
 mod truth;
 mod world;
 
+pub(crate) use experiment::{Line, downtime};
 pub(crate) use replay::{ReplayArgs, write as write_log};
 pub(crate) use rng::Rng;
 pub(crate) use run::Args;

@@ -103,9 +103,11 @@ fn zeros_neither_stay_in_the_sizes_nor_slow_the_rest() {
 
 /// What is expected of 16 MiB that come when the guest stands, of a device that has 8 MiB at first, read in so many milliseconds, and
 /// then what its guest makes: 2 MiB in each read of 100 ms.
-fn expected_after_trickles(initial_ms: u32, announced: bool) -> Duration {
+fn expected_after_trickles(initial_ms: u32, announced: bool, known: Option<u64>) -> Duration {
     const MIB: u64 = 1 << 20;
-    let mut config = Config::new(vec![device("a")]);
+    let mut section = device("a");
+    section.profile.read_bytes_per_s = known;
+    let mut config = Config::new(vec![section]);
     config.switchover = crate::sched::Switchover::Manual;
     (config.chunk_bytes_max, config.bandwidth_bytes_per_s) = (8 * MIB, Some(2_000_000_000));
     let mut scheduler = SaveScheduler::new(config);
@@ -142,18 +144,21 @@ fn expected_after_trickles(initial_ms: u32, announced: bool) -> Duration {
 #[test]
 fn a_device_is_not_as_slow_as_its_guest() {
     // 60 ms to stop and to load, whatever there is; 16 MiB at 1 GiB/s, not at the guest's 20 MiB/s.
-    let found = expected_after_trickles(8, true);
+    let found = expected_after_trickles(8, true, None);
     assert!((60 * MS..100 * MS).contains(&found), "{found:?}");
 }
 
 #[test]
 fn a_device_that_is_slow_stays_slow() {
     // What was there at first came at 20 MiB/s.
-    let slow = expected_after_trickles(400, true);
+    let slow = expected_after_trickles(400, true, None);
     assert!(slow > 800 * MS, "{slow:?}");
     // It never said what there is: then what was seen is all that is known.
-    let unknown = expected_after_trickles(400, false);
+    let unknown = expected_after_trickles(400, false, None);
     assert!(unknown > 800 * MS, "{unknown:?}");
+    // What an earlier migration saw was no trickle.
+    let known = expected_after_trickles(400, false, Some(1 << 30));
+    assert!((60 * MS..100 * MS).contains(&known), "{known:?}");
 }
 
 /// When the last chunk is written, were reading and writing all that takes time.

@@ -17,6 +17,8 @@ pub(super) struct Work {
     pub(super) channels: usize,
     /// Of all devices together.
     pub(super) state_bytes: u64,
+    /// What is particular about the devices, as softvfio's configurations say it.
+    pub(super) options: &'static str,
     /// The simulated driver.
     pub(super) library: PathBuf,
     pub(super) folder: PathBuf,
@@ -44,8 +46,9 @@ impl Work {
         let device = |index: usize| SoftDevice {
             name: format!("d{index}"),
             options: format!(
-                "model=plain caps=3 initial=0 dirty=0 stop={stop} seed={}",
-                first_seed.saturating_add(index)
+                "model=plain caps=3 initial=0 dirty=0 stop={stop} seed={} {}",
+                first_seed.saturating_add(index),
+                self.options
             ),
             is_mediated: false,
         };
@@ -101,7 +104,14 @@ mod test {
     use super::*;
 
     fn work(state_bytes: u64) -> Work {
-        Work { devices: 2, channels: 1, state_bytes, library: PathBuf::new(), folder: std::env::temp_dir() }
+        Work {
+            devices: 2,
+            channels: 1,
+            state_bytes,
+            options: "",
+            library: PathBuf::new(),
+            folder: std::env::temp_dir(),
+        }
     }
 
     fn cost(work: &Work, source: &str, target: &str) -> Result<[f64; 3], String> {

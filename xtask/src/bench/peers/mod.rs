@@ -7,6 +7,7 @@
 
 pub(super) mod cost;
 mod ours;
+pub(super) mod patient;
 pub(super) mod process;
 pub(crate) mod pump;
 pub(super) mod stock;
@@ -31,7 +32,8 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let emulators = stock::emulators(setting);
     let mut outcomes = Vec::new();
     for (devices, channels) in [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4)] {
-        let work = Work { devices, channels, state_bytes, library: library.clone(), folder: setting.folder.clone() };
+        let (library, folder) = (library.clone(), setting.folder.clone());
+        let work = Work { devices, channels, state_bytes, options: "", library, folder };
         outcomes.extend(compare(setting, &work, &emulators)?);
     }
     Ok(outcomes)
