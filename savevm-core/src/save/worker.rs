@@ -11,6 +11,7 @@ use super::read::{self, Then};
 use super::set::Progress;
 use crate::device::{Call, Device, DeviceError};
 use crate::engine::board::Event;
+use crate::engine::buffer::Pool;
 use crate::engine::spread::{Lap, Spread};
 use crate::engine::task::{Done, Task};
 use crate::engine::wire::{Route, Wire};
@@ -100,10 +101,11 @@ impl<D: Device> Worker<'_, '_, '_, D> {
             match self.send_chunk(room)? {
                 Chunk::Sent(bytes) => {
                     moved = moved.saturating_add(bytes);
+                    let buffer_len = self.wire.pool().map_or(1, Pool::buffer_len);
                     let is_full = usize::try_from(bytes).is_ok_and(|bytes| bytes >= buffer_len.min(room));
                     // A device that takes its time: what its guest makes meanwhile would fill the task for as long as that takes, and
                     // nobody could ask it anything, or decide.
-                    if !is_full && self.part.route() == Route::Home && self.progress.state != Some(State::StopCopy) {
+                    if !is_full && self.progress.state != Some(State::StopCopy) {
                         break;
                     }
                 }
