@@ -313,8 +313,8 @@ fn a_cancel_waits_for_the_device_call_under_way_and_not_much_longer() {
         canceller.join().unwrap();
         both.assert_one_owner();
         assert!(both.source.is_err(), "{side}: the call took longer than the cancel");
-        // The call ends after 300 ms at the latest; the rest is for a machine with other things to do.
-        assert!(took < Duration::from_millis(300 + 700), "{side}: {took:?}");
+        // The call ends after 300 ms at the latest; the rest is for a machine with other things to do, and less than any patience here.
+        assert!(took < Duration::from_millis(300 + 2700), "{side}: {took:?}");
     }
 }
 

@@ -15,9 +15,7 @@ use stream_codec::frame::{Channel, Hello, Limits, Message, Role, Support, encode
 
 use super::check::{Checked, ensure, failed, must};
 use super::context::Ctx;
-use super::migrate::{
-    SHORT_SILENCE_S, SILENCE_S, expect_moved, expect_target_reset, open_all, prepare, start_source, start_target,
-};
+use super::migrate::{SILENCE_S, expect_moved, expect_target_reset, open_all, prepare, start_source, start_target};
 use super::process::Side;
 use super::{Need, Test, test};
 use crate::hw_test::event::Group;
@@ -121,7 +119,7 @@ fn crowd(ctx: &mut Ctx) -> Checked {
 fn nobody_else(ctx: &mut Ctx) -> Checked {
     prepare(ctx)?;
     let arguments = [TWO_CHANNELS, &["--wait", "1.5"]].concat();
-    let mut target = start_target(ctx, "tcp:127.0.0.1:0", (&arguments, &[]), SHORT_SILENCE_S)?;
+    let mut target = start_target(ctx, "tcp:127.0.0.1:0", (&arguments, &[]), "1")?;
     let began = Instant::now();
     let strangers = Strangers::of_every_kind(&target)?;
     for reason in ["in 1 s", "did not come within 1 s"] {
