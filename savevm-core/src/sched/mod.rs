@@ -56,6 +56,7 @@
 mod ack;
 mod bandwidth;
 mod bucket;
+mod channel;
 mod committed;
 mod config;
 mod decision;

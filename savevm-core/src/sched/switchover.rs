@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use vfio_mig_fsm::State;
 
+use super::channel::{self, Job};
 use super::config::{Kind, Section, Switchover};
 use super::decision::{Cause, Estimate, External, Phase};
 use super::grant::Grant;
@@ -110,12 +111,12 @@ impl SaveScheduler {
 
         let is_device = |section: &Section| matches!(section.kind, Kind::Device | Kind::Backend);
         let stops = self.sections().filter(|(_, section, _)| is_device(section));
-        let devices_stop = stops.map(|(_, section, _)| section.profile.stop).max_by_key(|stop| stop.expected);
-        let devices_stop = Term::from(devices_stop.unwrap_or_default());
+        let stops: alloc::vec::Vec<_> = stops.map(|(_, section, _)| Term::from(section.profile.stop)).collect();
+        let devices_stop = model::latest(&stops);
         let before = |section: &Section| if section.kind == Kind::Memory { devices_stop } else { Term::default() };
         let mut terms = alloc::vec::Vec::with_capacity(self.progress.len().saturating_add(1));
         let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
-        let mut order = alloc::vec::Vec::with_capacity(self.progress.len());
+        let mut jobs = alloc::vec::Vec::with_capacity(self.progress.len());
         // What needs no quiet state is read on meanwhile.
         let read_rate = bandwidth.bytes_per_s.min(self.config.rate_bytes_per_s.unwrap_or(u64::MAX));
         let mut read_on = units::bytes_in(delay, read_rate);
@@ -132,31 +133,17 @@ impl SaveScheduler {
             let load = Term::from(section.profile.load);
             let own = progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s);
             terms.push(before(section).then(own).then(load));
-            fixed.push(before(section).then(Term::from(section.profile.stop)).then(load));
-            let tail = units::time_for(bytes, progress.bytes_per_s(section).unwrap_or(u64::MAX));
+            let stops = before(section).then(Term::from(section.profile.stop));
+            fixed.push(stops.then(load));
             let write = progress.write_time(section, last_piece(bytes, self.config.chunk_bytes_max));
-            order.push((section.profile.load.expected.saturating_add(tail), bytes, write, section));
+            jobs.push(Job {
+                before: stops,
+                moving: Term::new(units::time_for(bytes, bytes_per_s), section.profile.size_spread_per_mille),
+                after: Term::new(write, 0).then(load),
+            });
         }
-        // The channel, in the order of the drain: the longest way to go first.
-        order.sort_by_key(|(tail, _, _, _)| core::cmp::Reverse(*tail));
-        let mut channel_free_at = units::time_for(external.bytes.saturating_add(self.inflight_bytes), bytes_per_s);
-        let mut last = Term::default();
-        // What one section has too much another may have too little: deviations of sizes add by their squares, that of the
-        // bandwidth is the same for all.
-        let mut sizes_us = 0;
-        for (_, bytes, write, section) in &order {
-            let moving = units::time_for(*bytes, bytes_per_s);
-            channel_free_at = channel_free_at.saturating_add(moving);
-            let size = Term::new(moving, section.profile.size_spread_per_mille);
-            sizes_us = units::hypotenuse(sizes_us, size.deviation_us);
-            let mut sent = Term::new(channel_free_at, bandwidth.spread_per_mille);
-            sent.deviation_us = units::hypotenuse(sent.deviation_us, sizes_us);
-            let done = sent.then(Term::new(*write, 0)).then(Term::from(section.profile.load));
-            if done.expected_us >= last.expected_us {
-                last = done;
-            }
-        }
-        terms.push(last);
+        let free_at = units::time_for(external.bytes.saturating_add(self.inflight_bytes), bytes_per_s);
+        terms.push(channel::last(&mut jobs, model::micros(free_at), bandwidth.spread_per_mille));
         let confidence = self.config.confidence_per_mille;
         Estimate {
             downtime: model::interval(first, &terms, confidence),
