@@ -332,7 +332,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 let config = precopy::config(&offers, &homes, rule, chunk_bytes, experience);
                 let mut drive = Drive::new(config, rule.is_some());
                 course.drive(&mut drive)?;
-                experience.learn(drive.learned(&offers));
+                experience.learn(drive.learned(&offers), drive.measured_bytes_per_s());
                 if wire.role == Role::File { Ok(()) } else { course.wait_receivers() }
             };
             let outcome = go();

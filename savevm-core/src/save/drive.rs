@@ -66,6 +66,11 @@ impl Drive {
         })
     }
 
+    /// What the channels carried, if that was seen.
+    pub(super) fn measured_bytes_per_s(&self) -> Option<u64> {
+        self.scheduler.measured_bytes_per_s()
+    }
+
     fn handle(&mut self, event: sched::Event) {
         let now = self.now();
         self.handle_at(now, event);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What migrations teach of devices, for the forecast of the next one.
+//! What migrations teach of devices and of their link, for the forecast of the next one.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::string::{String, ToString};
 
 use crate::sched::{Profile, Timing};
 
-/// How long devices of each identity took to stop, to load and to run, and how fast they are read.
+/// How long devices of each identity took to stop, to load and to run, how fast they are read, and what the connection carried.
 ///
 /// The first migration of a device guesses at these: tens of milliseconds, which is a large part of most limits. A VMM that hands what
 /// came of one migration ([`Committed::experience`](super::Committed::experience)) to the next
@@ -17,16 +17,17 @@ use crate::sched::{Profile, Timing};
 /// through it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(transparent))]
+#[cfg_attr(feature = "serde", serde(default))]
 pub struct Experience {
     profiles: BTreeMap<String, Profile>,
+    bandwidth_bytes_per_s: Option<u64>,
 }
 
 impl Experience {
     /// None.
     #[must_use]
     pub const fn new() -> Self {
-        Self { profiles: BTreeMap::new() }
+        Self { profiles: BTreeMap::new(), bandwidth_bytes_per_s: None }
     }
 
     /// What is known of devices of this identity.
@@ -40,13 +41,27 @@ impl Experience {
         self.profiles.insert(identity.into(), profile);
     }
 
+    /// What the last connection carried while it had enough to carry, in bytes per second. The next migration takes it for a guess, until
+    /// it has measured its own; a bandwidth that is given ([`Precopy::bandwidth_bytes_per_s`](super::Precopy::bandwidth_bytes_per_s))
+    /// counts before both.
+    #[must_use]
+    pub const fn bandwidth_bytes_per_s(&self) -> Option<u64> {
+        self.bandwidth_bytes_per_s
+    }
+
+    /// Takes another guess of what the connection carries, or none: where the next target is not like the last one.
+    pub const fn set_bandwidth(&mut self, bytes_per_s: Option<u64>) {
+        self.bandwidth_bytes_per_s = bytes_per_s;
+    }
+
     /// Every identity and what is known of it, in the order of the identities.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Profile)> {
         self.profiles.iter().map(|(identity, profile)| (identity.as_str(), profile))
     }
 
-    /// Takes in what a migration taught of its devices. Of several of one identity the slowest counts.
-    pub(super) fn learn<'d>(&mut self, learned: impl Iterator<Item = (&'d str, Profile)>) {
+    /// Takes in what a migration taught of its devices, and of its link if it did. Of several of one identity the slowest counts.
+    pub(super) fn learn<'d>(&mut self, learned: impl Iterator<Item = (&'d str, Profile)>, bandwidth: Option<u64>) {
+        self.bandwidth_bytes_per_s = bandwidth.or(self.bandwidth_bytes_per_s);
         let mut fresh: BTreeMap<&str, Profile> = BTreeMap::new();
         for (identity, profile) in learned {
             fresh.entry(identity).and_modify(|known| *known = slower(*known, profile)).or_insert(profile);
@@ -92,11 +107,15 @@ mod test {
     fn of_several_like_devices_the_slowest_counts() {
         let mut experience = Experience::new();
         experience.insert("nic", profile(500, None));
-        experience.learn(
-            [("nic", profile(5, Some(100))), ("gpu", profile(1, None)), ("nic", profile(9, Some(200)))].into_iter(),
-        );
+        let learned = [("nic", profile(5, Some(100))), ("gpu", profile(1, None)), ("nic", profile(9, Some(200)))];
+        experience.learn(learned.into_iter(), None);
         let nic = experience.get("nic").unwrap();
         assert_eq!((nic.stop.expected, nic.read_bytes_per_s), (Duration::from_millis(9), Some(100)));
+        assert_eq!(experience.bandwidth_bytes_per_s(), None);
+        for (measured, known) in [(Some(7), 7), (None, 7), (Some(9), 9)] {
+            experience.learn(core::iter::empty(), measured);
+            assert_eq!(experience.bandwidth_bytes_per_s(), Some(known), "after {measured:?}");
+        }
         assert_eq!(experience.iter().map(|(identity, _)| identity).collect::<std::vec::Vec<_>>(), ["gpu", "nic"]);
     }
 }

@@ -13,6 +13,8 @@ use super::units;
 const SAMPLE_TIME: Duration = Duration::from_millis(50);
 /// Less busy time than this says nothing: the bytes may all sit in a socket buffer.
 const PARTIAL_TIME_MIN: Duration = Duration::from_millis(1);
+/// Less busy time than this teaches nothing for a next migration: a socket's buffer would be a large part of it.
+const LESSON_MIN: Duration = Duration::from_millis(10);
 const SAMPLES_MAX: usize = 48;
 /// Deviation of a value that was given.
 const GIVEN_SPREAD_PER_MILLE: u32 = 20;
@@ -105,6 +107,12 @@ impl Meter {
             Some(rate) => Bandwidth { bytes_per_s: rate, spread_per_mille: GUESS_SPREAD_PER_MILLE, is_known: true },
             None => Bandwidth { bytes_per_s: self.guess, spread_per_mille: GUESS_SPREAD_PER_MILLE, is_known: false },
         }
+    }
+
+    /// What was seen of the channels, whatever was said of them.
+    pub(super) fn measured(&self) -> Option<u64> {
+        let partial = || units::rate(self.sample_bytes, self.sample_time).filter(|_| self.sample_time >= LESSON_MIN);
+        self.current.map(|current| current.bytes_per_s).or_else(partial)
     }
 
     /// Median, and the deviation that its lower side shows.

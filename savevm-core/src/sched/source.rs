@@ -158,6 +158,13 @@ impl SaveScheduler {
         self.progress.get(section.index()).map(|progress| progress.learned)
     }
 
+    /// What the channels carried while they had something to carry, in bytes per second: for the guess
+    /// ([`Config::bandwidth_guess_bytes_per_s`]) of a next migration over the same link. `None` where that was too little to tell.
+    #[must_use]
+    pub fn measured_bytes_per_s(&self) -> Option<u64> {
+        self.meter.measured()
+    }
+
     /// The oldest decision not yet taken, and when it was made.
     #[must_use]
     pub fn take_decision(&mut self) -> Option<(Duration, Decision)> {

@@ -241,7 +241,11 @@ fn the_bandwidth_is_measured_while_there_is_something_to_send() {
     let mut config = Config::new(vec![memory()]);
     config.rate_bytes_per_s = Some(1_000_000);
     let mut rig = Rig::new(config, vec![endless(64 << 20)], 10_000_000);
+    let _ = rig.run(5 * MS);
+    assert_eq!(rig.scheduler.measured_bytes_per_s(), None, "a few milliseconds are no measurement to go by next time");
     let _ = rig.run(Duration::from_secs(5));
+    let measured = rig.scheduler.measured_bytes_per_s().unwrap();
+    assert!(measured.abs_diff(10_000_000) <= 500_000, "{measured}");
     let estimate = rig.scheduler.estimate(rig.now, &External::default());
     assert!(estimate.bandwidth_is_known);
     let found = estimate.bandwidth_bytes_per_s;
