@@ -38,6 +38,8 @@ pub(crate) struct Board {
     last_ms: AtomicU64,
     /// Device calls under way: while there is one, the peer may be waiting for us.
     device_calls: AtomicUsize,
+    /// The peer owes an answer: it is waited for, whatever the devices do meanwhile.
+    is_owed_answer: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +59,7 @@ impl Board {
             started: Instant::now(),
             last_ms: AtomicU64::new(0),
             device_calls: AtomicUsize::new(0),
+            is_owed_answer: AtomicBool::new(false),
         }
     }
 
@@ -153,10 +156,29 @@ impl Board {
     /// Makes a call to a device, during which this side is not waiting for the peer.
     pub(crate) fn in_device<R>(&self, call: impl FnOnce() -> R) -> R {
         self.device_calls.fetch_add(1, Ordering::AcqRel);
+        let began = Instant::now();
         let result = call();
-        self.touch();
+        if self.is_owed_answer.load(Ordering::Acquire) {
+            self.excuse(began.elapsed());
+        } else {
+            self.touch();
+        }
         self.device_calls.fetch_sub(1, Ordering::AcqRel);
         result
+    }
+
+    /// Whether the peer owes an answer: then a device that is asked for its sizes again and again hides no silence.
+    pub(crate) fn owe_answer(&self, is_owed: bool) {
+        self.is_owed_answer.store(is_owed, Ordering::Release);
+    }
+
+    /// Time that was not silence.
+    fn excuse(&self, time: Duration) {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (now, time) = (ms(self.started.elapsed()), ms(time));
+        // Between the two nothing is lost but the time of a call beside this one.
+        let last = self.last_ms.load(Ordering::Relaxed);
+        self.last_ms.fetch_max(last.saturating_add(time).min(now), Ordering::Relaxed);
     }
 }
 
@@ -200,6 +222,25 @@ mod test {
 
     fn counts(board: &Board) -> std::string::String {
         std::format!("{:?}", board.take_failure())
+    }
+
+    #[test]
+    fn a_peer_that_owes_an_answer_is_silent_whatever_the_devices_do() {
+        const NAP: Duration = Duration::from_millis(40);
+        let board = Board::new();
+        std::thread::sleep(NAP);
+        board.in_device(|| ());
+        assert!(board.silence() < NAP, "nobody waits for the peer");
+        board.owe_answer(true);
+        std::thread::sleep(NAP);
+        board.in_device(|| ());
+        assert!(board.silence() >= NAP, "a short call is no word of the peer");
+        let before = board.silence();
+        board.in_device(|| std::thread::sleep(NAP * 4));
+        assert!(board.silence() < before + NAP * 3, "the time of a long call does not count");
+        board.touch();
+        board.owe_answer(false);
+        assert!(board.silence() < NAP);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Drive {
     /// Frames that each device has had.
     frames: Vec<u64>,
     finished: usize,
+    /// For each device the generation of initial bytes that the target has been asked for and has not acknowledged.
+    unanswered: Vec<Option<u32>>,
     /// Whether there is a pre-copy phase to speak of.
     has_precopy: bool,
     /// Why the scheduler gave up, if it did.
@@ -40,6 +42,7 @@ pub(super) struct Drive {
 impl Drive {
     pub(super) fn new(config: Config, has_precopy: bool) -> Self {
         let frames = vec![0; config.sections.len()];
+        let unanswered = vec![None; config.sections.len()];
         let scheduler = SaveScheduler::new(config);
         Self {
             scheduler,
@@ -47,6 +50,7 @@ impl Drive {
             last: Duration::ZERO,
             frames,
             finished: 0,
+            unanswered,
             has_precopy,
             gave_up: None,
             records: Vec::new(),
@@ -163,6 +167,9 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             wire.post(channel, Outgoing::Plain(Message::Switchover))?;
         }
         self.vmm.enter(Phase::StopCopy)?;
+        // The switchover may come without the last acknowledgements.
+        drive.unanswered.fill(None);
+        wire.board.owe_answer(false);
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);
         if drive.frames.is_empty() { self.end_channels() } else { Ok(()) }
@@ -178,7 +185,17 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         let index = section.index();
         let frames = drive.frames.get(index).copied().unwrap_or(0);
         let done = InitialDone { device: link::number(index), generation, frames };
-        wire.post(0, Outgoing::Plain(Message::InitialDone(done)))
+        wire.post(0, Outgoing::Plain(Message::InitialDone(done)))?;
+        self.note_answer(drive, index, Some(generation));
+        Ok(())
+    }
+
+    /// What the target owes an answer to, for a device.
+    fn note_answer(&self, drive: &mut Drive, index: usize, owed: Option<u32>) {
+        if let Some(slot) = drive.unanswered.get_mut(index) {
+            *slot = owed;
+        }
+        self.helm.wire.board.owe_answer(drive.unanswered.iter().any(Option::is_some));
     }
 
     fn finish_device(&mut self, drive: &mut Drive, section: SectionId) -> Result<(), Cause> {
@@ -205,6 +222,9 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
             None => {}
             Some(Event::Done { device, done }) => self.done(drive, device, done)?,
             Some(Event::Control(Incoming::InitialAck { index, generation })) => {
+                if drive.unanswered.get(index) == Some(&Some(generation)) {
+                    self.note_answer(drive, index, None);
+                }
                 drive.handle(sched::Event::Acknowledged { section: SectionId::new(index), generation });
             }
             Some(Event::Control(Incoming::Loaded { index, sum })) => drive.handle(sched::Event::Loaded {
