@@ -2,8 +2,8 @@
 //! `drawn`: is the promised downtime kept, and how far off is the prediction? Over real migrations of devices whose delays are drawn.
 //!
 //! Each device is migrated three times. What the first run taught is known to the others, as it is where a fleet's devices are alike; it
-//! is not given long, and does not count. The second knows of the link what the first and its own pre-copy
-//! saw, which may be a few hundred kilobytes that fit into a socket; the third is told the link's bandwidth, as whoever runs a fleet knows it. A migration of which
+//! is not given long, and does not count. The second knows of the link what the first and its own pre-copy saw, which may be a few
+//! hundred kilobytes that fit into a socket; the third is told its bandwidth, as whoever runs a fleet knows it. A migration of which
 //! the forecast says that it cannot keep the limit gives up, which breaks no promise.
 //!
 //! A machine that lets a thread sleep too long is late for reasons of its own: a watch beside each migration sleeps for a millisecond at
