@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the VMM hands in to talk over: connections that are read and written at the same time, and cut from outside.
 
+mod patient;
 mod turns;
 
 use core::fmt;
@@ -11,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::vec;
 use std::vec::Vec;
 
+use patient::Patient;
 use turns::Turns;
 
 /// Cuts a connection for writing, or altogether, from any thread.
@@ -56,23 +58,32 @@ impl<'a> Channel<'a> {
         self
     }
 
-    /// A TCP connection. Sets TCP_NODELAY, because a credit of 32 bytes must not wait for company.
+    /// The same with another reader, made of its own: one that looks at what passes, for instance.
+    #[must_use]
+    pub fn map_reader<R: Read + Send + 'a>(self, wrap: impl FnOnce(Box<dyn Read + Send + 'a>) -> R) -> Self {
+        Self { reader: Box::new(wrap(self.reader)), ..self }
+    }
+
+    /// A TCP connection. Sets TCP_NODELAY, because a credit of 32 bytes must not wait for company. Its reader waits as long as the
+    /// read time-out set now says, and by `poll`: `recv` would wake up for each piece that the writer gets rid of.
     ///
     /// # Errors
-    /// When the descriptor cannot be duplicated.
+    /// When the descriptor cannot be duplicated, or its options not be asked for or set.
     pub fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let (reader, handle) = (stream.try_clone()?, stream.try_clone()?);
+        let reader = Patient::new(stream.try_clone()?, stream.read_timeout()?);
+        let handle = stream.try_clone()?;
         // A connection that is gone already needs no cut.
         Ok(Self::new(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
     }
 
-    /// A Unix socket.
+    /// A Unix socket, which is waited for as a TCP connection is.
     ///
     /// # Errors
-    /// When the descriptor cannot be duplicated.
+    /// When the descriptor cannot be duplicated, or its options not be asked for.
     pub fn unix(stream: UnixStream) -> io::Result<Self> {
-        let (reader, handle) = (stream.try_clone()?, stream.try_clone()?);
+        let reader = Patient::new(stream.try_clone()?, stream.read_timeout()?);
+        let handle = stream.try_clone()?;
         Ok(Self::new(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
     }
 

@@ -18,12 +18,11 @@ pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexG
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same, and says whether this much time has passed. A model checker knows no time: there it waits for the notification.
+/// The same, for this much time at most. A model checker knows no time: there it waits for the notification.
 pub(crate) fn wait_timeout<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,
     patience: Duration,
-) -> (MutexGuard<'a, T>, bool) {
-    let (guard, result) = condvar.wait_timeout(guard, patience).unwrap_or_else(PoisonError::into_inner);
-    (guard, result.timed_out())
+) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, patience).unwrap_or_else(PoisonError::into_inner).0
 }

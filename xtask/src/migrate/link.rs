@@ -68,17 +68,11 @@ impl Write for Link {
 }
 
 fn plain(transport: Transport, is_known: bool) -> io::Result<Channel<'static>> {
-    let handle = transport.try_clone()?;
-    // A connection that is gone already needs no cut.
-    let cut = move |how| drop(handle.shutdown(how));
-    Ok(match transport {
-        Transport::Tcp(stream) => {
-            Channel::new(Sniffing { reader: stream.try_clone()?, is_known }, stream).with_shutdown(cut)
-        }
-        Transport::Unix(stream) => {
-            Channel::new(Sniffing { reader: stream.try_clone()?, is_known }, stream).with_shutdown(cut)
-        }
-    })
+    let channel = match transport {
+        Transport::Tcp(stream) => Channel::tcp(stream)?,
+        Transport::Unix(stream) => Channel::unix(stream)?,
+    };
+    Ok(channel.map_reader(|reader| Sniffing { reader, is_known }))
 }
 
 /// Notices a peer that speaks TLS, which a decoder would only call garbage.
