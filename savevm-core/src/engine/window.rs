@@ -8,9 +8,10 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::buffer::Buffer;
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait, wait_timeout};
 
 /// A device that takes longer than this for a chunk gets its chunks from its own thread. A wake-up costs about 20 µs,
 /// less than a hundredth of this.
@@ -37,16 +38,36 @@ struct State {
     /// The first that the source may not send yet.
     granted: u64,
     writer: Writer,
+    /// The writer is the device's own thread.
+    is_own: bool,
+    /// A receiver waits for the writer to let go.
+    is_awaited: bool,
     /// Slow writes in a row, up to the last one.
     slow_writes: u32,
     /// How many frames there are in all.
     end: Option<u64>,
     /// The generation of initial bytes to acknowledge, and how many frames have them.
     initial: Option<(u32, u64)>,
+    /// Whoever reads a file waits for room.
+    is_full: bool,
     is_closed: bool,
 }
 
 impl State {
+    fn offset(&self, sequence: u64) -> Option<usize> {
+        sequence.checked_sub(self.next).and_then(|offset| usize::try_from(offset).ok())
+    }
+
+    /// The device is quick, and its own thread has the chunk before this one.
+    fn is_before(&self, sequence: u64) -> bool {
+        let behind = match self.writer {
+            Writer::Writing => Some(1),
+            Writer::Written => Some(0),
+            Writer::Nobody | Writer::Wanted => None,
+        };
+        self.is_own && self.slow_writes == 0 && behind.is_some() && self.offset(sequence) == behind
+    }
+
     /// The generation that can be acknowledged now.
     fn take_initial(&mut self) -> Option<u32> {
         let (generation, _) = self.initial.filter(|(_, frames)| self.next >= *frames)?;
@@ -97,10 +118,13 @@ impl Window {
             next: 0,
             granted: 0,
             writer: Writer::Nobody,
+            is_own: false,
+            is_awaited: false,
             // Unknown: the first chunk is left to the device's thread.
             slow_writes: SLOW_WRITES,
             end: None,
             initial: None,
+            is_full: false,
             is_closed: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), frames }
@@ -116,6 +140,7 @@ impl Window {
     pub(crate) fn wait_room(&self, sequence: u64) -> bool {
         let mut state = lock(&self.state);
         while !state.is_closed && sequence >= state.next.saturating_add(self.frames) {
+            state.is_full = true;
             state = wait(&self.changed, state);
         }
         !state.is_closed
@@ -127,8 +152,8 @@ impl Window {
     /// # Errors
     /// The chunk, where there is no place for it: outside the window, or there twice.
     pub(crate) fn put(&self, sequence: u64, buffer: Buffer) -> Result<Option<Buffer>, Buffer> {
-        let mut state = lock(&self.state);
-        let offset = sequence.checked_sub(state.next).and_then(|offset| usize::try_from(offset).ok());
+        let mut state = self.wait_turn(sequence);
+        let offset = state.offset(sequence);
         let is_next = offset == Some(0);
         let is_mine = is_next && state.writer == Writer::Nobody && state.slow_writes < SLOW_WRITES;
         let taken_out = is_next && state.writer == Writer::Writing;
@@ -146,6 +171,20 @@ impl Window {
             self.want(&mut state);
         }
         Ok(None)
+    }
+
+    /// Once its thread has begun, a device would stay with it for as long as chunks come faster than they are written. So while that thread
+    /// has the chunk before this one in hand, and the device is quick, its receiver waits, for no longer than a quick write takes.
+    fn wait_turn(&self, sequence: u64) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        let mut left = QUICK;
+        while state.is_before(sequence) && !state.is_closed && !left.is_zero() {
+            state.is_awaited = true;
+            let since = Instant::now();
+            state = wait_timeout(&self.changed, state, left);
+            left = left.saturating_sub(since.elapsed());
+        }
+        state
     }
 
     /// The writer has written the chunk it had. Gives what is worth telling, which must go out before the role passes
@@ -181,11 +220,14 @@ impl Window {
         if let Some(generation) = state.take_initial() {
             return Some(generation);
         }
-        state.writer = Writer::Nobody;
+        (state.writer, state.is_own) = (Writer::Nobody, false);
+        let is_awaited = core::mem::take(&mut state.is_awaited);
         if matches!(state.slots.front(), Some(Some(_))) {
             self.want(&mut state);
-        } else {
-            // Perhaps everything is written, or a file has room again.
+        } else if core::mem::take(&mut state.is_full)
+            || is_awaited
+            || state.end.is_some_and(|frames| state.next >= frames)
+        {
             self.changed.notify_all();
         }
         None
@@ -206,7 +248,7 @@ impl Window {
             }
             if state.writer == Writer::Wanted {
                 if let Some(buffer) = state.slots.front_mut().and_then(Option::take) {
-                    state.writer = Writer::Writing;
+                    (state.writer, state.is_own) = (Writer::Writing, true);
                     return Work::Write(buffer);
                 }
             }
@@ -235,5 +277,94 @@ impl Window {
     #[cfg(all(loom, test))]
     pub(crate) fn assume_quick(&self) {
         lock(&self.state).slow_writes = 0;
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod test {
+    use std::{fs, thread};
+
+    use super::super::buffer::Pool;
+    use super::*;
+
+    fn chunk() -> Buffer {
+        Pool::new(1, 1).take().unwrap()
+    }
+
+    fn wrote(window: &Window, took: Duration) {
+        let _ = window.written(took);
+        while window.step_back().is_some() {}
+    }
+
+    /// A device that was found quick by its thread, which has the second chunk in hand now.
+    fn with_its_thread() -> Window {
+        let window = Window::new(8);
+        for sequence in 0..2 {
+            assert!(
+                window.put(sequence, chunk()).unwrap().is_none(),
+                "nobody knows how quick it is, or somebody is at it"
+            );
+            if sequence == 0 {
+                assert!(matches!(window.next(), Work::Write(_)));
+            }
+        }
+        wrote(&window, Duration::ZERO);
+        assert!(matches!(window.next(), Work::Write(_)));
+        window
+    }
+
+    #[test]
+    fn a_receiver_takes_a_quick_device_over_from_its_thread() {
+        let window = with_its_thread();
+        thread::scope(|scope| {
+            let receiver = scope.spawn(|| window.put(2, chunk()).unwrap().is_some());
+            while !lock(&window.state).is_awaited && !receiver.is_finished() {
+                thread::yield_now();
+            }
+            wrote(&window, Duration::ZERO);
+            // Where a machine is so busy that the wait ran out, the chunk is in its place.
+            let is_there = || matches!(lock(&window.state).slots.front(), Some(Some(_)));
+            assert!(receiver.join().unwrap() || is_there());
+        });
+    }
+
+    #[test]
+    fn it_waits_for_the_thread_no_longer_than_a_quick_write_takes() {
+        let window = with_its_thread();
+        let began = Instant::now();
+        assert!(window.put(2, chunk()).unwrap().is_none(), "the thread never comes back");
+        assert!(began.elapsed() >= QUICK);
+        wrote(&window, QUICK * 2);
+        assert!(matches!(window.next(), Work::Write(_)), "which is what it finds then");
+        let state = lock(&window.state);
+        assert!(state.slow_writes == 1 && !state.is_before(3), "a slow one is not waited for");
+    }
+
+    #[test]
+    fn what_receivers_write_does_not_wake_the_devices_thread() {
+        const CHUNKS: u64 = 50;
+        let sleeps = || -> u64 {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            line.trim().parse().unwrap()
+        };
+        let window = Window::new(8);
+        lock(&window.state).slow_writes = 0;
+        let slept = thread::scope(|scope| {
+            let own = scope.spawn(|| {
+                let before = sleeps();
+                assert!(matches!(window.next(), Work::End));
+                sleeps() - before
+            });
+            for sequence in 0..CHUNKS {
+                assert!(window.put(sequence, chunk()).unwrap().is_some());
+                wrote(&window, Duration::ZERO);
+                thread::sleep(Duration::from_millis(1));
+            }
+            window.end(CHUNKS);
+            own.join().unwrap()
+        });
+        assert!(slept < CHUNKS / 2, "it slept {slept} times");
     }
 }
