@@ -81,8 +81,7 @@ pub(super) fn config(
     let sections: Vec<Section> = offers.iter().zip(homes).map(section).collect();
     let devices = u64::try_from(sections.len()).unwrap_or(u64::MAX);
     let mut config = Config::new(sections);
-    config.bandwidth_guess_bytes_per_s =
-        experience.bandwidth_bytes_per_s().unwrap_or(config.bandwidth_guess_bytes_per_s);
+    config.bandwidth_guess_bytes_per_s = experience.bandwidth_bytes_per_s();
     let rule = rule.copied().unwrap_or_default();
     // A cap is kept more evenly in small steps.
     let batch = if rule.rate_bytes_per_s.is_some() { 1 } else { BATCH_CHUNKS };
@@ -110,9 +109,9 @@ mod test {
     fn what_the_last_link_carried_is_the_guess_of_the_next() {
         let mut experience = Experience::new();
         let config = |experience: &Experience, rule| config(&[], &[], rule, 1 << 20, experience);
-        let guess = config(&experience, None).bandwidth_guess_bytes_per_s;
-        experience.set_bandwidth(Some(guess + 1));
-        assert_eq!(config(&experience, None).bandwidth_guess_bytes_per_s, guess + 1);
+        assert_eq!(config(&experience, None).bandwidth_guess_bytes_per_s, None);
+        experience.set_bandwidth(Some(5));
+        assert_eq!(config(&experience, None).bandwidth_guess_bytes_per_s, Some(5));
         let given = Precopy { bandwidth_bytes_per_s: Some(7), ..Precopy::default() };
         assert_eq!(config(&experience, Some(&given)).bandwidth_bytes_per_s, Some(7), "that is no guess");
         assert_eq!(config(&experience, None).bandwidth_bytes_per_s, None, "and this is one");

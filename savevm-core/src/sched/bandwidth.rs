@@ -12,16 +12,18 @@ use super::units;
 /// Busy time in one sample.
 const SAMPLE_TIME: Duration = Duration::from_millis(50);
 /// Less busy time than this says nothing: the bytes may all sit in a socket buffer.
-const PARTIAL_TIME_MIN: Duration = Duration::from_millis(1);
-/// Less busy time than this teaches nothing for a next migration: a socket's buffer would be a large part of it.
+pub(super) const TELLING_TIME: Duration = Duration::from_millis(1);
+/// Less busy time than this says little, and teaches nothing for a next migration: a socket's buffer would be a large part of it.
 const LESSON_MIN: Duration = Duration::from_millis(10);
 const SAMPLES_MAX: usize = 48;
 /// Deviation of a value that was given.
 const GIVEN_SPREAD_PER_MILLE: u32 = 20;
 /// Deviation of what is known from few samples.
 const FEW_SPREAD_PER_MILLE: u32 = 150;
-/// Deviation of an assumption.
+/// Deviation of what another migration saw, or this one for a moment.
 const GUESS_SPREAD_PER_MILLE: u32 = 300;
+/// Where nobody has an idea: 10 Gbit/s, as hosts with devices to pass through have at least, and 1.25 Gbit/s in one of a hundred.
+const UNKNOWN: Bandwidth = Bandwidth { bytes_per_s: 1_250_000_000, spread_per_mille: 3000, is_known: false };
 /// From how many samples on their own deviation is believed.
 const FEW: usize = 8;
 
@@ -38,7 +40,7 @@ pub(super) struct Bandwidth {
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
     given: Option<u64>,
-    guess: u64,
+    guess: Option<u64>,
     unsent_bytes: u64,
     busy_since: Option<Duration>,
     sample_time: Duration,
@@ -49,7 +51,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) const fn new(given: Option<u64>, guess: u64) -> Self {
+    pub(super) const fn new(given: Option<u64>, guess: Option<u64>) -> Self {
         Self {
             given,
             guess,
@@ -103,9 +105,18 @@ impl Meter {
             return current;
         }
         let partial = units::rate(self.sample_bytes, self.sample_time).filter(|rate| *rate > 0);
-        match partial.filter(|_| self.sample_time >= PARTIAL_TIME_MIN) {
-            Some(rate) => Bandwidth { bytes_per_s: rate, spread_per_mille: GUESS_SPREAD_PER_MILLE, is_known: true },
-            None => Bandwidth { bytes_per_s: self.guess, spread_per_mille: GUESS_SPREAD_PER_MILLE, is_known: false },
+        match partial.filter(|_| self.sample_time >= TELLING_TIME) {
+            Some(rate) => {
+                let lack = units::scale(1000, units::nanos(LESSON_MIN), units::nanos(self.sample_time)).max(1000);
+                let spread = units::scale(u64::from(GUESS_SPREAD_PER_MILLE), lack, 1000);
+                let spread_per_mille = u32::try_from(spread).unwrap_or(u32::MAX);
+                Bandwidth { bytes_per_s: rate, spread_per_mille, is_known: true }
+            }
+            None => self.guess.map_or(UNKNOWN, |guess| Bandwidth {
+                bytes_per_s: guess.max(1),
+                spread_per_mille: GUESS_SPREAD_PER_MILLE,
+                is_known: false,
+            }),
         }
     }
 

@@ -231,8 +231,9 @@ pub struct Config {
     pub switchover_rate_bytes_per_s: Option<u64>,
     /// The bandwidth, where the caller knows it; what is measured does not override it.
     pub bandwidth_bytes_per_s: Option<u64>,
-    /// What to assume before anything was measured.
-    pub bandwidth_guess_bytes_per_s: u64,
+    /// What to assume before anything was measured: what an earlier migration saw, or the caller knows roughly. `None` where nobody
+    /// has an idea; then a fast link is expected and one of a tenth of its speed provided for.
+    pub bandwidth_guess_bytes_per_s: Option<u64>,
     /// The least share, in thousandths, of the sections whose initial bytes are not acknowledged.
     pub initial_share_per_mille: u32,
     /// Who starts the switchover.
@@ -259,7 +260,7 @@ impl Config {
             rate_bytes_per_s: None,
             switchover_rate_bytes_per_s: None,
             bandwidth_bytes_per_s: None,
-            bandwidth_guess_bytes_per_s: 125_000_000,
+            bandwidth_guess_bytes_per_s: None,
             initial_share_per_mille: 250,
             switchover: Switchover::Automatic,
             downtime_max: Duration::from_millis(300),

@@ -117,6 +117,8 @@ pub enum Hold {
         /// The generation that is missing.
         generation: u32,
     },
+    /// What the channels carry is not known, and enough is left to read for them to show it.
+    Bandwidth,
     /// The estimate exceeds the limit.
     Downtime {
         /// Where it is going.

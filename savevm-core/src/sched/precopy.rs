@@ -5,12 +5,14 @@ use core::time::Duration;
 
 use vfio_mig_fsm::State;
 
+use super::bandwidth::TELLING_TIME;
 use super::config::{Section, Switchover, Verdict};
 use super::decision::{Cause, Decision, Estimate, External, Hold, Phase, Trend, Why};
 use super::grant::Grant;
 use super::section::Progress;
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
+use super::units;
 
 /// How often a promise is withdrawn behind the barrier before it is taken at its word: each time costs the devices their quiet.
 const RETREATS_MAX: u32 = 16;
@@ -163,6 +165,11 @@ impl SaveScheduler {
         }
         if estimate.downtime.high > self.config.downtime_max {
             return Some(Hold::Downtime { trend });
+        }
+        // What is still to be read shows what the channels carry, at no cost to the guest.
+        let unread = self.progress.iter().map(Progress::unread_bytes).fold(0_u64, u64::saturating_add);
+        if !estimate.bandwidth_is_known && unread >= units::bytes_in(TELLING_TIME, estimate.bandwidth_bytes_per_s) {
+            return Some(Hold::Bandwidth);
         }
         // Sizes may be old because nothing moved; before a switchover they are asked for once more.
         let fresh = self.config.window.saturating_mul(2);

@@ -78,7 +78,7 @@ impl SaveScheduler {
     pub fn new(config: Config) -> Self {
         let count = config.sections.len();
         let bucket = Bucket::new(config.rate_bytes_per_s);
-        let meter = Meter::new(config.bandwidth_bytes_per_s, config.bandwidth_guess_bytes_per_s.max(1));
+        let meter = Meter::new(config.bandwidth_bytes_per_s, config.bandwidth_guess_bytes_per_s);
         Self {
             progress: config.sections.iter().map(Progress::new).collect(),
             phase: Phase::Setup,

@@ -23,6 +23,7 @@ impl fmt::Display for Hold {
             Self::Unacknowledged { section, generation } => {
                 write!(f, "the initial bytes of {section} are not acknowledged (generation {generation})")
             }
+            Self::Bandwidth => f.write_str("too little was sent to know what the channels carry"),
             Self::Downtime { trend } => write!(f, "a switchover now would take longer than allowed, and {trend}"),
             Self::Manual => f.write_str("the caller decides when to switch over"),
         }

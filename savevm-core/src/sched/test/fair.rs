@@ -279,7 +279,7 @@ fn credit_bounds_what_is_read() {
 
 #[test]
 fn a_window_without_demand_never_lowers_the_bandwidth() {
-    let mut meter = Meter::new(None, 1);
+    let mut meter = Meter::new(None, Some(1));
     let mut now = Duration::ZERO;
     let mut carry = |meter: &mut Meter, pause: Duration, bytes_per_s: u64| {
         for _ in 0..200 {
@@ -300,7 +300,7 @@ fn a_window_without_demand_never_lowers_the_bandwidth() {
 
 #[test]
 fn a_given_bandwidth_wins() {
-    let mut meter = Meter::new(Some(42), 1);
+    let mut meter = Meter::new(Some(42), Some(1));
     meter.offered(Duration::ZERO, 1_000_000);
     meter.sent(Duration::from_secs(1), 1_000_000);
     assert_eq!(meter.bandwidth().bytes_per_s, 42);

@@ -9,3 +9,4 @@ mod fair;
 mod order;
 mod rig;
 mod target;
+mod unknown;
