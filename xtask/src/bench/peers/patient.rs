@@ -2,10 +2,10 @@
 //! Target devices that are slower than everything else, in a process of its own: what it takes of memory, and how much time is lost
 //! beside theirs. How fast as many of them take what is there, at once and with nothing of this program in between, is measured before
 //! and after each round, and the mean counts. A machine on which the two differ by as much as may be lost has something else to do, and
-//! nothing is judged.
+//! nothing is judged. What a bare pump does with them (one thread for each, which reads and writes in turn) is there to be looked at.
 
 use super::cost::{Work, float};
-use super::ours;
+use super::{ours, pump};
 use crate::bench::limit::{Bound, Value, against};
 use crate::bench::measure::median;
 use crate::bench::slow;
@@ -24,15 +24,18 @@ const KEPT: f64 = 95.0;
 struct Round {
     /// Of the devices' own speed, in per cent.
     kept: f64,
+    /// The same of a bare pump.
+    pumped: f64,
     /// By how much that changed meanwhile, in per cent.
     drift: f64,
     peak: f64,
 }
 
 impl Round {
-    fn new(speed: f64, [before, after]: [f64; 2], peak: f64) -> Self {
+    fn new([speed, pumped]: [f64; 2], [before, after]: [f64; 2], peak: f64) -> Self {
         let own = f64::midpoint(before, after);
-        Self { kept: speed / own * 100.0, drift: (after - before).abs() / own * 100.0, peak }
+        let percent = |speed: f64| speed / own * 100.0;
+        Self { kept: percent(speed), pumped: percent(pumped), drift: percent((after - before).abs()), peak }
     }
 }
 
@@ -57,7 +60,8 @@ pub(in crate::bench) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
             let before = own()?;
             let [speed, _, peak] = ours::measure(&work)?;
             let after = own()?;
-            ran.push(Round::new(speed, [before, after], peak));
+            let [pumped, ..] = pump::measure(&work)?;
+            ran.push(Round::new([speed, pumped], [before, after], peak));
         }
         let of = |value: fn(&Round) -> f64| ran.iter().map(value).collect::<Vec<f64>>();
         let mebibytes = float(each) / MEBIBYTE;
@@ -66,6 +70,7 @@ pub(in crate::bench) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         };
         let speeds = vec![
             Value::judged("speed", of(|round| round.kept)),
+            Value::shown("a bare pump's", of(|round| round.pumped)),
             Value::shown("their own, after from before", of(|round| round.drift)),
         ];
         let what = format!("speed, of what {devices} take at once, before and after");
@@ -87,8 +92,8 @@ mod test {
 
     #[test]
     fn a_round_is_held_against_the_mean_of_before_and_after() {
-        let Round { kept, drift, peak } = Round::new(95.0, [90.0, 110.0], 7.0);
-        assert_eq!((kept, drift, peak), (95.0, 20.0, 7.0));
-        assert_eq!(Round::new(50.0, [110.0, 90.0], 0.0).drift, 20.0, "whichever way");
+        let Round { kept, pumped, drift, peak } = Round::new([95.0, 80.0], [90.0, 110.0], 7.0);
+        assert_eq!((kept, pumped, drift, peak), (95.0, 80.0, 20.0, 7.0));
+        assert_eq!(Round::new([50.0; 2], [110.0, 90.0], 0.0).drift, 20.0, "whichever way");
     }
 }
