@@ -79,6 +79,13 @@ impl DigestSum {
         Self { bytes, crc64_nvme }
     }
 
+    /// The sum of these bytes alone.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut digest = Digest::new();
+        digest.update(bytes);
+        digest.sum()
+    }
+
     /// The sum over these bytes and those of `next` behind them, without the bytes: in microseconds, however many they are.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
@@ -139,32 +146,22 @@ mod test {
     fn sums_of_pieces_make_the_sum_of_the_whole() {
         let bytes: std::vec::Vec<u8> =
             (0..70_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-        let sum = |bytes: &[u8]| {
-            let mut digest = Digest::new();
-            digest.update(bytes);
-            digest.sum()
-        };
         for cut in [0, 1, 7, 8, 4096, 65_537, 70_000] {
             let (left, right) = bytes.split_at(cut);
-            assert_eq!(sum(left).then(sum(right)), sum(&bytes), "cut at {cut}");
+            assert_eq!(DigestSum::of(left).then(DigestSum::of(right)), DigestSum::of(&bytes), "cut at {cut}");
         }
-        assert_eq!(DigestSum::default().then(sum(&bytes)), sum(&bytes), "before the first piece");
+        assert_eq!(DigestSum::default().then(DigestSum::of(&bytes)), DigestSum::of(&bytes), "before the first piece");
     }
 
     #[test]
     fn a_digest_goes_on_behind_what_others_summed_up() {
-        let sum = |bytes: &[u8]| {
-            let mut digest = Digest::new();
-            digest.update(bytes);
-            digest.sum()
-        };
         let mut digest = Digest::new();
-        digest.append(sum(b"de"));
+        digest.append(DigestSum::of(b"de"));
         digest.update(b"vice");
-        digest.append(sum(b" st"));
-        digest.append(sum(b""));
+        digest.append(DigestSum::of(b" st"));
+        digest.append(DigestSum::of(b""));
         digest.update(b"ate");
-        assert_eq!((digest.sum(), digest.bytes()), (sum(b"device state"), 12));
+        assert_eq!((digest.sum(), digest.bytes()), (DigestSum::of(b"device state"), 12));
     }
 
     #[test]

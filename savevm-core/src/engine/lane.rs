@@ -6,10 +6,12 @@
 //! chunks of a device that uses every channel) queues, in order, and the channel's own thread sends it. The queue is as
 //! long as there are buffers, and a few control frames.
 
+use core::time::Duration;
 use std::boxed::Box;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::string::String;
+use std::time::Instant;
 
 use stream_codec::frame::io::{Error as FrameError, FrameWriter};
 use stream_codec::frame::{self, Abort, AbortCode, DeviceOpen, Message};
@@ -68,6 +70,10 @@ pub(crate) struct Lane<'a> {
 struct State {
     queue: VecDeque<Outgoing>,
     is_busy: bool,
+    /// When what is going out began to.
+    began: Option<Instant>,
+    /// What the last chunk took.
+    took: Duration,
     in_line: usize,
     end: End,
     frames: u64,
@@ -75,8 +81,33 @@ struct State {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            queue: VecDeque::with_capacity(16),
+            is_busy: false,
+            began: None,
+            took: Duration::ZERO,
+            in_line: 0,
+            end: End::Open,
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    fn load(&self) -> (usize, Option<Instant>) {
+        let depth = self.queue.len().saturating_add(self.in_line).saturating_add(usize::from(self.is_busy));
+        let began = self.began.filter(|_| self.is_busy);
+        (depth, began.and_then(|began| began.checked_add(self.took)))
+    }
+
+    fn begin(&mut self) {
+        self.is_busy = true;
+        self.began = Some(Instant::now());
+    }
+
     fn count(&mut self, bytes: u64) {
         if bytes > 0 {
+            self.took = self.began.map_or(Duration::ZERO, |began| began.elapsed());
             self.frames = self.frames.saturating_add(1);
             self.bytes = self.bytes.saturating_add(bytes);
         }
@@ -95,10 +126,8 @@ enum End {
 
 impl<'a> Lane<'a> {
     pub(crate) fn new(writer: FrameWriter<Box<dyn Write + Send + 'a>>) -> Self {
-        let (queue, end) = (VecDeque::with_capacity(16), End::Open);
-        let state = State { queue, is_busy: false, in_line: 0, end, frames: 0, bytes: 0 };
         let (changed, freed) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::new(state), changed, freed, writer: Mutex::new(writer) }
+        Self { state: Mutex::new(State::new()), changed, freed, writer: Mutex::new(writer) }
     }
 
     /// The writer, for what is no frame: limits, and the position.
@@ -121,7 +150,7 @@ impl<'a> Lane<'a> {
             state.queue.push_back(item);
             return Ok(());
         }
-        state.is_busy = true;
+        state.begin();
         drop(state);
         self.send_now(item, pool)
     }
@@ -142,7 +171,7 @@ impl<'a> Lane<'a> {
             recycle(item, pool);
             return Ok(());
         }
-        state.is_busy = true;
+        state.begin();
         drop(state);
         self.send_now(item, pool)
     }
@@ -203,8 +232,12 @@ impl<'a> Lane<'a> {
 
     /// How much is waiting or going out: 0 for an idle channel.
     pub(crate) fn depth(&self) -> usize {
-        let state = lock(&self.state);
-        state.queue.len().saturating_add(state.in_line).saturating_add(usize::from(state.is_busy))
+        self.load().0
+    }
+
+    /// The same, and when what is going out will be gone, if that takes as long as the last chunk.
+    pub(crate) fn load(&self) -> (usize, Option<Instant>) {
+        lock(&self.state).load()
     }
 
     /// The channel's thread: sends what is queued until nothing more will come.
@@ -219,7 +252,7 @@ impl<'a> Lane<'a> {
             }
             let Some(item) = state.queue.pop_front() else { return Ok(()) };
             let is_last = state.queue.is_empty();
-            state.is_busy = true;
+            state.begin();
             drop(state);
             let written = self.write(item, pool(), is_last);
             let mut state = lock(&self.state);
@@ -317,6 +350,26 @@ mod test {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_next_chunk_goes_where_there_will_be_room_first() {
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let busy = |began_ms, took_ms| {
+            let mut state = State::new();
+            state.begin();
+            (state.began, state.took) = (Some(now + ms(began_ms)), ms(took_ms));
+            state
+        };
+        let (idle, first, second, slow) = (State::new(), busy(0, 10), busy(5, 10), busy(0, 100));
+        let mut queued = busy(0, 1);
+        queued.queue.push_back(Outgoing::Plain(Message::Complete));
+        let ascending = [&idle, &first, &second, &slow, &queued].map(State::load);
+        assert!(ascending.is_sorted_by(|one, next| one < next), "{ascending:?}");
+        let mut done = busy(0, 10);
+        done.is_busy = false;
+        assert_eq!(done.load(), idle.load(), "what has gone keeps nobody waiting");
     }
 
     #[test]

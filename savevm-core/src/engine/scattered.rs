@@ -284,14 +284,11 @@ mod test {
 
     use super::super::buffer::Pool;
     use super::*;
-    use crate::digest::Digest;
 
     const QUICK_WRITE: Duration = Duration::ZERO;
 
     fn chunk(bytes: &[u8]) -> Chunk {
-        let mut digest = Digest::new();
-        digest.update(bytes);
-        Chunk { sum: digest.sum(), precopy_bytes: 1 }
+        Chunk { sum: DigestSum::of(bytes), precopy_bytes: 1 }
     }
 
     fn granted(memory: &Scattered, worth: Worth, now: Instant) -> Option<u64> {

@@ -5,11 +5,19 @@
 //! chunk changes hands. It pays only where one channel is slower than the device: then the device's thread spends its
 //! time in sending, and not in reading or in waiting for credit; and only where another channel has nothing to do all
 //! the while. So that is what it takes to try; and only a rate that rises makes it stay.
+//!
+//! On a slow channel the chunks that it takes to know are what spreading loses: while one goes, each of the others could have carried
+//! one. So a few that leave no doubt are enough. They must be alike: a channel is slow evenly, a busy machine is not. And they must take
+//! long: where they do not, there is nothing to be gained by haste.
 
 use core::time::Duration;
 
 /// Chunks over which a rate is measured.
 const SAMPLE_CHUNKS: u32 = 16;
+/// Chunks in a row that leave no doubt.
+const CLEAR_CHUNKS: u32 = 4;
+/// What each of them takes at least.
+const CLEAR_TIME: Duration = Duration::from_millis(4);
 /// Chunks after a change that do not count: what is in flight belongs to the time before.
 const SETTLE_CHUNKS: u32 = 8;
 /// Chunks from a failed try to the next; doubled each time.
@@ -33,12 +41,53 @@ pub(crate) struct Lap {
 const NO_LAPS: Lap =
     Lap { bytes: 0, whole: Duration::ZERO, sending: Duration::ZERO, waiting: Duration::ZERO, idle: u64::MAX };
 
+impl Lap {
+    fn add(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.whole = self.whole.saturating_add(other.whole);
+        self.sending = self.sending.saturating_add(other.sending);
+        self.waiting = self.waiting.saturating_add(other.waiting);
+        self.idle &= other.idle;
+    }
+
+    /// It was slow, and nearly all of it was sending.
+    fn is_clear(&self) -> bool {
+        self.whole >= CLEAR_TIME && self.sending.saturating_mul(10) >= self.whole.saturating_mul(9)
+    }
+}
+
+/// Chunks in a row that were clear, and alike.
+#[derive(Clone, Copy, Debug)]
+struct Clear {
+    chunks: u32,
+    sum: Lap,
+    shortest: Duration,
+    longest: Duration,
+}
+
+const NOT_CLEAR: Clear = Clear { chunks: 0, sum: NO_LAPS, shortest: Duration::MAX, longest: Duration::ZERO };
+
+impl Clear {
+    fn lap(&mut self, lap: Lap) {
+        let (shortest, longest) = (self.shortest.min(lap.whole), self.longest.max(lap.whole));
+        if !lap.is_clear() {
+            *self = NOT_CLEAR;
+        } else if longest > shortest.saturating_mul(2) {
+            *self = Self { chunks: 1, sum: lap, shortest: lap.whole, longest: lap.whole };
+        } else {
+            (self.shortest, self.longest, self.chunks) = (shortest, longest, self.chunks.saturating_add(1));
+            self.sum.add(lap);
+        }
+    }
+}
+
 /// The decision for one device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
     mode: Mode,
     chunks: u32,
     sum: Lap,
+    clear: Clear,
     pause_chunks: u32,
 }
 
@@ -56,7 +105,7 @@ enum Mode {
 
 impl Spread {
     pub(crate) const fn new() -> Self {
-        Self { mode: Mode::Keeping, chunks: 0, sum: NO_LAPS, pause_chunks: PAUSE_CHUNKS }
+        Self { mode: Mode::Keeping, chunks: 0, sum: NO_LAPS, clear: NOT_CLEAR, pause_chunks: PAUSE_CHUNKS }
     }
 
     /// Whether the next chunk may go on any channel.
@@ -73,11 +122,13 @@ impl Spread {
         if self.is_spread() && self.chunks <= SETTLE_CHUNKS {
             return;
         }
-        self.sum.bytes = self.sum.bytes.saturating_add(lap.bytes);
-        self.sum.whole = self.sum.whole.saturating_add(lap.whole);
-        self.sum.sending = self.sum.sending.saturating_add(lap.sending);
-        self.sum.waiting = self.sum.waiting.saturating_add(lap.waiting);
-        self.sum.idle &= lap.idle;
+        self.sum.add(lap);
+        if self.mode == Mode::Keeping {
+            self.clear.lap(lap);
+            if self.clear.chunks >= CLEAR_CHUNKS && self.clear.sum.idle != 0 {
+                return self.enter(Mode::Trying(rate(self.clear.sum.bytes, self.clear.sum.whole)));
+            }
+        }
         let settle = if self.is_spread() { SETTLE_CHUNKS } else { 0 };
         if self.chunks >= SAMPLE_CHUNKS.saturating_add(settle) {
             self.judge();
@@ -96,16 +147,21 @@ impl Spread {
                     Mode::Keeping
                 });
             }
-            Mode::Trying(before) | Mode::Spread(before) if rate < before * 1.2 => {
+            Mode::Trying(before) if rate < before * 1.2 => {
                 self.enter(Mode::Resting(self.pause_chunks));
                 self.pause_chunks = self.pause_chunks.saturating_mul(2).min(PAUSE_CHUNKS_MAX);
             }
+            // It did help. Perhaps it still does, and the machine had something else to do for a moment: no reason for a rest.
+            Mode::Spread(before) if rate < before * 1.2 => self.enter(Mode::Keeping),
             Mode::Trying(before) | Mode::Spread(before) => self.enter(Mode::Spread(before)),
             Mode::Resting(_) => {}
         }
     }
 
     fn enter(&mut self, mode: Mode) {
+        if mode != self.mode {
+            self.clear = NOT_CLEAR;
+        }
         self.mode = mode;
         self.chunks = 0;
         self.sum = NO_LAPS;
@@ -135,7 +191,7 @@ mod test {
 
     #[test]
     fn a_device_that_is_not_held_up_keeps_its_channel() {
-        for steady in [lap(10, 5, 0), lap(10, 9, 2), lap(10, 0, 9)] {
+        for steady in [lap(10, 5, 0), lap(10, 8, 2), lap(10, 0, 9)] {
             let mut spread = Spread::new();
             laps(&mut spread, 200, steady);
             assert!(!spread.is_spread(), "{steady:?}");
@@ -145,12 +201,52 @@ mod test {
     #[test]
     fn a_slow_channel_is_tried_beside_others_and_left_if_that_helps() {
         let mut spread = Spread::new();
-        laps(&mut spread, SAMPLE_CHUNKS, lap(10, 9, 0));
+        laps(&mut spread, SAMPLE_CHUNKS - 1, lap(10, 8, 0));
+        assert!(!spread.is_spread());
+        spread.lap(lap(10, 8, 0));
         assert!(spread.is_spread());
         laps(&mut spread, 500, lap(4, 0, 0));
         assert!(spread.is_spread(), "it is faster");
-        laps(&mut spread, 100, lap(10, 0, 0));
+        laps(&mut spread, 2 * (SETTLE_CHUNKS + SAMPLE_CHUNKS), lap(10, 0, 0));
         assert!(!spread.is_spread(), "it no longer is");
+        laps(&mut spread, CLEAR_CHUNKS, lap(10, 9, 0));
+        assert!(spread.is_spread(), "and may be again");
+    }
+
+    #[test]
+    fn a_few_chunks_that_leave_no_doubt_are_enough() {
+        let mut spread = Spread::new();
+        // Into the socket's buffer they went at once. The end of a sample changes nothing.
+        laps(&mut spread, SAMPLE_CHUNKS - 2, lap(1, 0, 0));
+        laps(&mut spread, CLEAR_CHUNKS - 1, lap(10, 9, 0));
+        assert!(!spread.is_spread());
+        spread.lap(lap(10, 9, 0));
+        assert!(spread.is_spread());
+        // What is to be beaten is the rate of those that were slow: 100 MiB/s.
+        laps(&mut spread, 500, lap(8, 0, 0));
+        assert!(spread.is_spread());
+        laps(&mut spread, 100, lap(9, 0, 0));
+        assert!(!spread.is_spread());
+    }
+
+    #[test]
+    fn chunks_that_were_slow_now_and_then_leave_a_doubt() {
+        let tried_after = |lap_of: &dyn Fn(u32) -> Lap| {
+            let mut spread = Spread::new();
+            (0..SAMPLE_CHUNKS).find(|round| {
+                spread.lap(lap_of(*round));
+                spread.is_spread()
+            })
+        };
+        assert_eq!(tried_after(&|_| lap(10, 9, 0)), Some(CLEAR_CHUNKS - 1));
+        let uneven = |round: u32| if round % CLEAR_CHUNKS == 3 { lap(21, 20, 0) } else { lap(10, 9, 0) };
+        assert_eq!(tried_after(&uneven), Some(SAMPLE_CHUNKS - 1), "a busy machine");
+        let reads = |round: u32| if round % CLEAR_CHUNKS == 3 { lap(10, 8, 0) } else { lap(10, 9, 0) };
+        assert_eq!(tried_after(&reads), Some(SAMPLE_CHUNKS - 1), "the device takes its time");
+        let quick = |_| Lap { whole: MS * 3, sending: MS * 3, ..lap(0, 0, 0) };
+        assert_eq!(tried_after(&quick), Some(SAMPLE_CHUNKS - 1), "there is no hurry");
+        let busy = |round: u32| Lap { idle: if round == 1 { 0 } else { 2 }, ..lap(10, 9, 0) };
+        assert_eq!(tried_after(&busy), None, "the other channel had work");
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) enum Route {
     Home,
     /// This one, or one that has less to do.
     Near(u16),
-    /// The one with the least to do, and that channel's thread sends it.
+    /// The one that will be free first, and that channel's thread sends it.
     Spread,
 }
 
@@ -173,7 +173,7 @@ impl<'a> Wire<'a> {
         let channel = match route {
             Route::Home => self.home(device),
             Route::Near(channel) => self.idlest(channel),
-            Route::Spread => self.idlest(self.home(device)),
+            Route::Spread => self.soonest(self.home(device)),
         };
         let number = link::number(device);
         let length = u32::try_from(buffer.filled().len()).unwrap_or(u32::MAX);
@@ -203,6 +203,14 @@ impl<'a> Wire<'a> {
         // The first of equals.
         let others = (0..self.channel_count()).filter(|channel| *channel != preferred);
         core::iter::once(preferred).chain(others).min_by_key(depth).unwrap_or(preferred)
+    }
+
+    /// The channel with the least to do, and of several the one that is done with it first: there are a few more chunks than channels,
+    /// and the next one should be there when a channel has need of it.
+    fn soonest(&self, preferred: u16) -> u16 {
+        let load = |channel: &u16| self.lane(*channel).map_or((usize::MAX, None), Lane::load);
+        let others = (0..self.channel_count()).filter(|channel| *channel != preferred);
+        core::iter::once(preferred).chain(others).min_by_key(load).unwrap_or(preferred)
     }
 
     /// Leaves a control frame to the channel's thread.

@@ -15,7 +15,7 @@ use vfio_mig_fsm::State;
 use super::filled::Filled;
 use super::set::Progress;
 use crate::device::Device;
-use crate::digest::Digest;
+use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
 use crate::engine::scattered::{Chunk, Job, Worth};
@@ -178,9 +178,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     /// Writes a chunk of memory, beside others that write theirs, and makes room known.
     fn write_memory(&self, index: usize, sink: Sink<'d>, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
         let passage = self.wire.passage(index)?;
-        let mut digest = Digest::new();
-        digest.update(buffer.filled());
-        let sum = digest.sum();
+        let sum = DigestSum::of(buffer.filled());
         let before = passage.bytes.fetch_add(sum.bytes, Ordering::Relaxed);
         let limit = self.wire.limits.state_bytes_max;
         if before.saturating_add(sum.bytes) > limit {

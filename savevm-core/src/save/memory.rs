@@ -229,11 +229,10 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
         let wire = self.wire;
         wire.board.in_device(|| self.fill(&mut buffer, length_max, batch, sequence))?;
         let length = u64::try_from(buffer.filled().len()).unwrap_or(u64::MAX);
-        let mut digest = Digest::new();
-        digest.update(buffer.filled());
+        let sum = DigestSum::of(buffer.filled());
         {
             let Lap { progress, sums, left_bytes, sent_bytes, .. } = &mut *lock(&self.lap);
-            sums.add(&mut progress.digest, sequence, digest.sum());
+            sums.add(&mut progress.digest, sequence, sum);
             *sent_bytes = sent_bytes.saturating_add(length);
             *left_bytes =
                 left_bytes.saturating_add(u64::try_from(length_max).unwrap_or(u64::MAX).saturating_sub(length));
@@ -308,18 +307,13 @@ mod test {
 
     #[test]
     fn sums_in_any_order_make_the_sum_of_all_in_theirs() {
-        let sum = |bytes: &[u8]| {
-            let mut digest = Digest::new();
-            digest.update(bytes);
-            digest.sum()
-        };
         let pieces = [&b"de"[..], b"vi", b"ce ", b"state"];
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 3, 0, 1]] {
             let (mut digest, mut sums) = (Digest::new(), Sums::default());
             for at in order {
-                sums.add(&mut digest, at, sum(pieces[at as usize]));
+                sums.add(&mut digest, at, DigestSum::of(pieces[at as usize]));
             }
-            assert_eq!(digest.sum(), sum(b"device state"), "{order:?}");
+            assert_eq!(digest.sum(), DigestSum::of(b"device state"), "{order:?}");
         }
     }
 }

@@ -12,11 +12,11 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Instant;
 
 use savevm_core::Channel;
 use savevm_core::load::LoadOptions;
 use savevm_core::save::SaveOptions;
+use savevm_core::sim::{Clock, SystemClock};
 
 use super::engine::{Files, devices, failed, tcp};
 use super::measure::{Costly, Costs, median};
@@ -76,29 +76,40 @@ fn ends(count: usize, rate: Option<u64>) -> Result<Ends, String> {
     (0..count).map(pair).collect::<Result<Vec<_>, String>>().map(|pairs| pairs.into_iter().unzip())
 }
 
-/// A connection that is no faster than a rate in bytes per second.
-struct Paced {
-    stream: TcpStream,
+/// A connection that is no faster than a rate in bytes per second, by its clock.
+struct Paced<W, C> {
+    stream: W,
     rate: Option<u64>,
+    clock: C,
     /// When it may write again.
-    free_at: Instant,
+    free_at: Duration,
 }
 
-impl Paced {
-    fn new(stream: TcpStream, rate: Option<u64>) -> Self {
-        Self { stream, rate, free_at: Instant::now() }
+impl<W> Paced<W, SystemClock> {
+    fn new(stream: W, rate: Option<u64>) -> Self {
+        Self { stream, rate, clock: SystemClock::new(), free_at: Duration::ZERO }
     }
 }
 
-impl Write for Paced {
+impl<W: Write, C: Clock> Paced<W, C> {
+    /// Waits until the last byte is under way, and says when that was due: a sleep that ends late does not make it slower.
+    fn wait(&self) -> Duration {
+        let now = self.clock.now();
+        if self.free_at > now {
+            self.clock.sleep(self.free_at.saturating_sub(now));
+        }
+        self.free_at.max(now)
+    }
+}
+
+impl<W: Write, C: Clock> Write for Paced<W, C> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(rate) = self.rate else { return self.stream.write(bytes) };
-        let now = Instant::now();
-        thread::sleep(self.free_at.saturating_duration_since(now));
+        let due = self.wait();
         // Fine steps, so that a write returns about when its last byte is under way.
         let sent = self.stream.write(bytes.get(..bytes.len().min(PIECE_BYTES / 8)).unwrap_or(bytes))?;
         let nanos = u64::try_from(sent).unwrap_or(0).saturating_mul(1_000_000_000).checked_div(rate).unwrap_or(0);
-        self.free_at = self.free_at.max(now).checked_add(Duration::from_nanos(nanos)).unwrap_or(now);
+        self.free_at = due.saturating_add(Duration::from_nanos(nanos));
         Ok(sent)
     }
 
@@ -110,8 +121,9 @@ impl Write for Paced {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        thread::sleep(self.free_at.saturating_duration_since(now));
+        if self.rate.is_some() {
+            self.wait();
+        }
         self.stream.flush()
     }
 }
@@ -150,7 +162,7 @@ fn fixed(files: &Files, bytes: u64, count: usize, rate: Option<u64>) -> Result<[
     })
 }
 
-fn give(reader: &Mutex<(&File, u64)>, bytes: u64, mut out: Paced) -> io::Result<()> {
+fn give(reader: &Mutex<(&File, u64)>, bytes: u64, mut out: Paced<TcpStream, SystemClock>) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let at = {
@@ -183,24 +195,76 @@ fn take(mut stream: TcpStream, target: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod test {
+    use savevm_core::sim::ManualClock;
+
     use super::*;
 
-    /// A channel of 64 MiB/s alone cannot be faster, four of them are; and the pump moves what it reads.
+    /// A clock whose sleeps end late, as those of a busy machine do.
+    struct Late(ManualClock, Duration);
+
+    impl Clock for Late {
+        fn now(&self) -> Duration {
+            self.0.now()
+        }
+
+        fn sleep(&self, duration: Duration) {
+            self.0.advance(duration.saturating_add(self.1));
+        }
+    }
+
+    fn paced(rate: Option<u64>, late: Duration) -> Paced<Vec<u8>, Late> {
+        Paced { stream: Vec::new(), rate, clock: Late(ManualClock::new(), late), free_at: Duration::ZERO }
+    }
+
+    /// 64 MiB/s, by a clock of the test's.
     #[test]
     fn channels_are_as_slow_as_they_are_told() {
-        let files = Files::new(&std::env::temp_dir(), 1, 16 << 20).unwrap();
-        let rate = Some(64 << 20);
-        let speed = |count| fixed(&files, 16 << 20, count, rate).unwrap()[0] / f64::from(1 << 20);
-        let (one, four) = (speed(1), speed(4));
-        assert!(one <= 72.0, "{one} MiB/s over one");
-        assert!(four > one * 1.5, "{four} MiB/s over four, {one} over one");
+        let second = Duration::from_secs(1);
+        let mut channel = paced(Some(64 << 20), Duration::ZERO);
+        let piece = vec![7; PIECE_BYTES];
+        for _ in 0..64 {
+            channel.write_all(&piece).unwrap();
+        }
+        assert!(channel.clock.now() < second, "the last step is under way");
+        channel.flush().unwrap();
+        assert_eq!(channel.clock.now(), second);
+        // Nobody makes up for what it did not carry while it was idle.
+        channel.clock.0.advance(second);
+        channel.write_all(&piece).unwrap();
+        channel.flush().unwrap();
+        assert_eq!(channel.clock.now(), second * 2 + second / 64);
+        let header = channel.write_vectored(&[IoSlice::new(&[]), IoSlice::new(&[1; 8]), IoSlice::new(&piece)]).unwrap();
+        assert_eq!((header, channel.stream.len()), (8, 65 * PIECE_BYTES + 8), "piece by piece");
+
+        let mut free = paced(None, second);
+        free.write_all(&piece).and_then(|()| free.flush()).unwrap();
+        assert_eq!((free.clock.now(), free.stream.len()), (Duration::ZERO, PIECE_BYTES), "it has no limit");
+    }
+
+    #[test]
+    fn a_sleep_that_ends_late_does_not_make_a_channel_slower() {
+        let late = Duration::from_micros(700);
+        let mut channel = paced(Some(64 << 20), late);
+        for _ in 0..64 {
+            channel.write_all(&vec![7; PIECE_BYTES]).unwrap();
+        }
+        channel.flush().unwrap();
+        let took = channel.clock.now();
+        assert!((Duration::from_secs(1)..=Duration::from_secs(1) + late).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn the_pump_moves_what_it_reads() {
         let contents = |file: &File| {
-            let mut bytes = vec![0; 16 << 20];
+            let mut bytes = vec![0; 8 << 20];
             file.read_exact_at(&mut bytes, 0).unwrap();
             bytes
         };
-        assert!(contents(&files.source[0]) == contents(&files.target[0]), "it arrived");
-        let [engine, _] = adaptive(&files, 1, rate).unwrap();
-        assert!(engine / f64::from(1 << 20) <= 72.0, "{engine} bytes a second through one");
+        for count in [1, 4] {
+            let files = Files::new(&std::env::temp_dir(), 1, 8 << 20).unwrap();
+            assert!(contents(&files.source[0]) != contents(&files.target[0]));
+            fixed(&files, 8 << 20, count, None).unwrap();
+            assert!(contents(&files.source[0]) == contents(&files.target[0]), "over {count} channels");
+        }
     }
 }

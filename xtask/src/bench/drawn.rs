@@ -2,9 +2,9 @@
 //! `drawn`: is the promised downtime kept, and how far off is the prediction? Over real migrations of devices whose delays are drawn.
 //!
 //! Each device is migrated three times. What the first run taught is known to the others, as it is where a fleet's devices are alike; it
-//! is not given long, and does not count. The second knows of the link what the first and its own pre-copy saw, which may be a few
-//! hundred kilobytes that fit into a socket; the third is told its bandwidth, as whoever runs a fleet knows it. A migration of which
-//! the forecast says that it cannot keep the limit gives up, which breaks no promise.
+//! has more to move before its guest stops, so that it sees of the link what any migration with a guest's memory does, and does not
+//! count. The second knows of the link what the first and its own pre-copy saw; the third is told its bandwidth, as whoever runs a fleet
+//! knows it. A migration of which the forecast says that it cannot keep the limit gives up, which breaks no promise.
 //!
 //! A machine that lets a thread sleep too long is late for reasons of its own: a watch beside each migration sleeps for a millisecond at
 //! a time, and where that is often late nobody is judged.
@@ -36,8 +36,10 @@ const LIMIT: Duration = Duration::from_millis(300);
 /// How long pre-copy may take until a migration gives up.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same for the migration that only teaches. It switches over then.
-const LESSON: Duration = Duration::from_millis(100);
+const LESSON: Duration = Duration::from_secs(2);
 const LESSON_WINDOW: Duration = Duration::from_millis(10);
+/// What that has to read first. A link that carries 2 GiB a second is busy with it for as long as a sample of the scheduler takes.
+const LESSON_KIB: u64 = 128 << 10;
 const PIECE_BYTES: usize = 1 << 20;
 const NAP: Duration = Duration::from_millis(1);
 /// Sleeps of the watch may be late by so many milliseconds, in 95 of 100 migrations.
@@ -58,12 +60,14 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let mut rng = Rng::new(SEED, 0);
     let (mut unknown, mut given) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let config = draw(&mut rng);
+        let (initial_kib, delays) = draw(&mut rng);
+        let config_of = |initial_kib| format!("{delays} initial={initial_kib}KiB");
+        let config = config_of(initial_kib);
         if index > 0 && index.checked_rem(20) == Some(0) {
             eprintln!("drawn: {index} of {count} devices");
         }
         let failed = |error| format!("device {index} ({config}): {error}");
-        let learned = lesson(&config).map_err(failed)?;
+        let learned = lesson(&config_of(LESSON_KIB)).map_err(failed)?;
         unknown.extend(promised(&config, &learned, None).map_err(failed)?);
         given.extend(promised(&config, &learned, Some(link)).map_err(failed)?);
     }
@@ -147,11 +151,12 @@ fn rows(what: &str, count: u32, kept: &[Kept]) -> Result<Vec<Outcome>, String> {
     Ok(rows)
 }
 
-fn draw(rng: &mut Rng) -> String {
-    format!(
-        "model=plain caps=7 initial={}KiB dirty={}KiB dirty-rate={}KiB/s stop={}KiB transition-ms={} read-ms-per-mib={} \
+/// What a device has to be read before its guest stops, in KiB, and everything else about it.
+fn draw(rng: &mut Rng) -> (u64, String) {
+    let initial_kib = rng.within(64, 8 << 10);
+    let delays = format!(
+        "model=plain caps=7 dirty={}KiB dirty-rate={}KiB/s stop={}KiB transition-ms={} read-ms-per-mib={} \
          write-ms-per-mib={} seed={}",
-        rng.within(64, 8 << 10),
         rng.within(0, 2 << 10),
         rng.within(0, 16 << 10),
         rng.within(64, 24 << 10),
@@ -159,7 +164,8 @@ fn draw(rng: &mut Rng) -> String {
         rng.within(0, 4),
         rng.within(0, 4),
         rng.within(1, 1 << 20),
-    )
+    );
+    (initial_kib, delays)
 }
 
 /// What is known of a device that was migrated once.
@@ -169,7 +175,9 @@ fn lesson(config: &str) -> Result<Experience, String> {
         (rule.duration_max, rule.window) = (LESSON, LESSON_WINDOW);
     }
     let (committed, _) = once(config, &save)?;
-    committed.map(|committed| committed.experience).ok_or_else(|| "the lesson gave up".into())
+    let learned = committed.map(|committed| committed.experience).ok_or("the lesson gave up")?;
+    learned.bandwidth_bytes_per_s().ok_or("the lesson taught nothing of the link")?;
+    Ok(learned)
 }
 
 /// What became of the promise; nothing if it was not given.

@@ -4,6 +4,7 @@
 //! First the buffers that a target counts itself, in this process; then the peak of a whole process (`peers/patient`).
 
 use core::time::Duration;
+use std::thread;
 use std::time::Instant;
 
 use savevm_core::device::Read;
@@ -23,6 +24,8 @@ const WRITE_MS_PER_MIB: u32 = 3;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 /// What the target may hold for it.
 const BUFFER_BYTES: u64 = 8 << 20;
+/// The first chunk goes at once, and the clock stops with the last: one of them is too much in this time.
+const CAPPED_SECONDS: u32 = 2;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let rounds = if setting.quick { 3 } else { 7 };
@@ -30,7 +33,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
         if setting.quick { [("16 MiB", 16), ("64 MiB", 64)] } else { [("64 MiB", 64), ("512 MiB", 512)] };
     let goals = [Some(Goal::AtLeast(0.90)), Some(Goal::AtMost(1.0))];
     let contender = |(name, mebibytes): (&'static str, u32)| Costly::new(name, goals, move || slow(mebibytes));
-    let alone = || alone(if setting.quick { 16 } else { 64 }, WRITE_MS_PER_MIB);
+    let alone = || alone(1, if setting.quick { 16 } else { 64 }, WRITE_MS_PER_MIB);
     let bound = f64::from(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
     let mut outcomes = setting.compare_costs(
         Costs {
@@ -45,7 +48,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     for mebibytes in [8_u32, 32] {
         let rate = f64::from(mebibytes) * MEBIBYTE;
         let comparison = Comparison {
-            name: format!("slow/pre-copy capped at {mebibytes} MiB/s"),
+            name: format!("slow/{CAPPED_SECONDS} s of pre-copy capped at {mebibytes} MiB/s"),
             unit: Unit::BytesPerSecond,
             baseline: Contender::new("the cap", None, move || Ok(rate)),
             contenders: vec![Contender::new("kept", Some(Goal::AtMost(1.05)), move || capped(mebibytes))],
@@ -55,11 +58,19 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     Ok(outcomes)
 }
 
-/// How fast a device takes what is there to be written, in bytes per second: its delay, what it does beside, and what the machine's
-/// clock adds to a sleep.
-pub(super) fn alone(mebibytes: u32, write_ms_per_mib: u32) -> Result<f64, String> {
+/// How fast so many devices together take what is there to be written, all at once, in bytes per second: their delays, what they do
+/// beside, and what the machine's clock adds to a sleep. Nothing of this program is between them and the bytes.
+pub(super) fn alone(devices: u32, mebibytes: u32, write_ms_per_mib: u32) -> Result<f64, String> {
     let config = format!("model=plain caps=1 stop={mebibytes}MiB seed=1 write-ms-per-mib={write_ms_per_mib}");
-    let (_devices, [mut here, mut there]) = simulated(&config)?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..devices).map(|_| scope.spawn(|| one_alone(&config))).collect();
+        let speeds = threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
+        speeds.sum()
+    })
+}
+
+fn one_alone(config: &str) -> Result<f64, String> {
+    let (_devices, [mut here, mut there]) = simulated(config)?;
     here.transition(State::StopCopy).map_err(failed)?;
     there.transition(State::Resuming).map_err(failed)?;
     let (mut piece, mut bytes, mut took) = (vec![0; 1 << 20], 0_u64, Duration::ZERO);
@@ -100,8 +111,8 @@ impl Hooks for Clock {
 }
 
 fn capped(mebibytes: u32) -> Result<f64, String> {
-    // Half a second's worth.
-    let config = format!("model=plain caps=7 initial={}KiB stop=1KiB seed=1", mebibytes.saturating_mul(512));
+    let initial = mebibytes.saturating_mul(CAPPED_SECONDS);
+    let config = format!("model=plain caps=7 initial={initial}MiB stop=1KiB seed=1");
     let (_devices, [here, there]) = simulated(&config)?;
     let mut save = SaveOptions::default();
     let mut rule = Precopy::default();
@@ -120,11 +131,14 @@ fn capped(mebibytes: u32) -> Result<f64, String> {
 mod test {
     use super::{BUFFER_BYTES, slow};
 
-    /// It cannot be faster than its delay.
+    /// None can be faster than its delay, and each of them sleeps for itself.
     #[test]
-    fn a_device_alone_is_as_slow_as_it_is_told() {
-        let speed = super::alone(4, 8).unwrap() / super::MEBIBYTE;
-        assert!((10.0..=125.0).contains(&speed), "{speed} MiB/s at 8 ms by MiB");
+    fn devices_alone_are_as_slow_as_they_are_told() {
+        for devices in [1, 3] {
+            let speed = super::alone(devices, 2, 8).unwrap() / super::MEBIBYTE;
+            let most = 125.0 * f64::from(devices);
+            assert!(speed > 0.0 && speed <= most, "{speed} MiB/s of {devices} at 8 ms by MiB");
+        }
     }
 
     /// Whatever the machine is doing meanwhile, memory is bounded and the device is not outrun.
