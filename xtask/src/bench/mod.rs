@@ -53,11 +53,12 @@ rotates, after one run of each that does not count. What counts is the ratio to 
 within a round: its median over the rounds is held against the goal, its quartiles say how far
 to trust it. Between runs only ratios can be compared.
 
-Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the baseline is
-what is allowed, and a ratio of 1 uses it up.
+Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the
+baseline is what is allowed, and a ratio of 1 uses it up.
 
-`ram` takes 2 GiB of memory, in /dev/shm. `drawn`, `decision` and `slow` take minutes. `allocations`,
-`peers` and `slow` build what they run with cargo, where it is not up to date.
+`ram` takes 2 GiB of memory, in /dev/shm; `growth` takes 4. `drawn`, `decision` and `slow` take
+minutes. `allocations`, `peers` and `slow` build what they run with cargo, where it is not up to
+date.
 
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
@@ -76,7 +77,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Where to put files to measure with, up to 2 GiB [default: /dev/shm where that has room, or else the folder for temporary files]
+    /// Where to put files to measure with, up to 4 GiB [default: /dev/shm where that has room, or else the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
 
@@ -248,7 +249,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 fn folder() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let has_room = nix::sys::statvfs::statvfs(&memory)
-        .is_ok_and(|found| found.blocks_available().saturating_mul(found.fragment_size()) >= 3 << 30);
+        .is_ok_and(|found| found.blocks_available().saturating_mul(found.fragment_size()) >= 5 << 30);
     if has_room { memory } else { std::env::temp_dir() }
 }
 
