@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
@@ -161,9 +161,9 @@ fn deadline(patience: Duration) -> Instant {
     now.checked_add(patience.min(HANDSHAKE_MAX)).unwrap_or(now)
 }
 
-/// Ring's algorithms, those of AES with 128-bit keys first: they cost a quarter less, and the keys live for one migration.
+/// AWS-LC's algorithms, those of AES with 128-bit keys first: they cost a quarter less, and the keys live for one migration.
 fn provider() -> Arc<CryptoProvider> {
-    let mut provider = ring::default_provider();
+    let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }

@@ -6,8 +6,7 @@
 //! go out in the order they were sealed; the reader never waits for that one. What both need is there for an instant only:
 //! the schedule, where the next key comes from, and the first failure.
 //!
-//! A connection has [`PIECE_BYTES`] and a little for what is sealed, [`RECEIVE_BYTES`] for what was received, and nothing
-//! that grows.
+//! A connection has [`SEALED_BYTES`] for what is sealed, [`RECEIVE_BYTES`] for what was received, and nothing that grows.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -23,11 +22,13 @@ use super::session::{Opened, Schedule};
 use super::words;
 use crate::migrate::Transport;
 
-/// The most that is sealed before it is sent. Sockets are fed best with much at once, and what was sealed is still in the
-/// core's cache then.
-const PIECE_BYTES: usize = 512 << 10;
+/// The most that is sealed before it is sent, in records: a chunk of the engine's, its header, and a new key. Sockets take much
+/// at once better than little often, by more than it costs that it no longer fits the core's nearest caches.
+const SEALED_BYTES: usize = 66 * (CONTENT_MAX + OVERHEAD_BYTES);
+/// What is kept free of it where a record follows: its own share, and a KeyUpdate before it.
+const SPARE_BYTES: usize = 2 * OVERHEAD_BYTES + KEY_UPDATE.len();
 /// What is received at once.
-pub(super) const RECEIVE_BYTES: usize = 512 << 10;
+pub(super) const RECEIVE_BYTES: usize = 1 << 20;
 /// How long the last words may take to go out.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
@@ -73,7 +74,7 @@ impl Secured {
             transport,
             schedule: Mutex::new(schedule),
             wants_key: AtomicBool::new(false),
-            outgoing: Mutex::new(Outgoing { sealing, sealed: Vec::new(), is_over: false }),
+            outgoing: Mutex::new(Outgoing { sealing, sealed: Vec::with_capacity(SEALED_BYTES), is_over: false }),
             failure: OnceLock::new(),
         });
         let reader = Reader::new(Arc::clone(&shared), opening, [&plain, &incoming], has_ended);
@@ -184,23 +185,20 @@ const fn alert(error: &Error) -> Option<AlertDescription> {
 }
 
 impl Outgoing {
-    /// Seals as much of `slices` as makes one piece.
+    /// Seals as much of `slices` as there is room for.
     fn seal(&mut self, slices: &[IoSlice<'_>], shared: &Shared) -> Result<usize, Error> {
         let Self { sealing, sealed, .. } = self;
         let mut taken = 0_usize;
-        for slice in slices {
-            let room = PIECE_BYTES.saturating_sub(taken).min(slice.len());
-            for content in slice.get(..room).unwrap_or_default().chunks(CONTENT_MAX) {
-                if sealing.is_worn() || shared.wants_key.swap(false, Ordering::Relaxed) {
-                    sealing.seal(ContentType::Handshake, &KEY_UPDATE, sealed)?;
-                    *sealing = lock(&shared.schedule).next_sealing()?;
-                }
-                sealing.seal(ContentType::ApplicationData, content, sealed)?;
-            }
-            taken = taken.saturating_add(room);
-            if room < slice.len() {
+        for content in slices.iter().flat_map(|slice| slice.chunks(CONTENT_MAX)) {
+            if sealed.len().saturating_add(content.len()).saturating_add(SPARE_BYTES) > SEALED_BYTES {
                 break;
             }
+            if sealing.is_worn() || shared.wants_key.swap(false, Ordering::Relaxed) {
+                sealing.seal(ContentType::Handshake, &KEY_UPDATE, sealed)?;
+                *sealing = lock(&shared.schedule).next_sealing()?;
+            }
+            sealing.seal(ContentType::ApplicationData, content, sealed)?;
+            taken = taken.saturating_add(content.len());
         }
         Ok(taken)
     }
@@ -223,10 +221,6 @@ impl Write for Writer {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, words::IS_OVER));
         }
         outgoing.sealed.clear();
-        // Once, and for all pieces: their records are sealed in place.
-        outgoing
-            .sealed
-            .reserve_exact(PIECE_BYTES.saturating_add((PIECE_BYTES / CONTENT_MAX).saturating_mul(OVERHEAD_BYTES)));
         let sent = outgoing.seal(slices, shared).map_err(|error| words::error(&error)).and_then(|taken| {
             (&shared.transport).write_all(&outgoing.sealed)?;
             Ok(taken)

@@ -34,9 +34,10 @@ pub(crate) struct Reader {
 impl Reader {
     /// With what came behind the handshake: first what was opened, then what is sealed.
     pub(super) fn new(shared: Arc<Shared>, opening: Protection, came: [&[u8]; 2], has_ended: bool) -> Self {
-        let mut received = came.concat();
-        let (opened, sealed) = (0..came[0].len(), came[0].len()..received.len());
-        received.resize(RECEIVE_BYTES.max(received.len()), 0);
+        let came_bytes = came.map(<[u8]>::len);
+        let [opened, sealed] = [0..came_bytes[0], came_bytes[0]..came_bytes[0].saturating_add(came_bytes[1])];
+        let mut received = vec![0; RECEIVE_BYTES.max(sealed.end)];
+        received.splice(..sealed.end, came.concat());
         Self { shared, opening, received, opened, sealed, empty: 0, has_ended }
     }
 

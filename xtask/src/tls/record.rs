@@ -5,7 +5,7 @@
 //! rustls would do both, and allocate and copy for each record: that took longer than the cipher. What it gives here are the
 //! keys, the nonces and what is authenticated beside a record; how it is framed is this file.
 
-use ring::aead;
+use aws_lc_rs::aead;
 use rustls::crypto::cipher::{Iv, Nonce, make_tls13_aad};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, PeerMisbehaved};
 
