@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! TLS 1.3 with certificates on both sides, for the connections of `migrate`.
 //!
-//! [`session`] is the protocol without a socket, [`halves`] puts it on one for a thread that reads and one that writes,
-//! [`words`] says what went wrong. The engine sees none of it: a peer that does not prove who it is never becomes a channel.
+//! [`handshake`] proves over a socket who both ends are, and [`session`] is its protocol, which is rustls'. From then on
+//! [`halves`] has the keys, for a thread that reads and one that writes, and [`record`] seals and opens with them. [`words`]
+//! says what went wrong. The engine sees none of it: a peer that does not prove who it is never becomes a channel.
 
 mod halves;
+mod handshake;
+mod reader;
+mod record;
+#[cfg(test)]
+mod record_test;
 mod session;
 #[cfg(test)]
 mod test;
@@ -19,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
@@ -27,7 +33,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use savevm_core::Cancel;
 
 use crate::migrate::Transport;
-pub(crate) use halves::{Reader, Secured, Writer};
+pub(crate) use halves::{Secured, Writer};
+use handshake::shake_hands;
+pub(crate) use reader::Reader;
 use session::{Conn, Session};
 use verifier::Named;
 
@@ -87,12 +95,13 @@ impl Args {
         let named = named.ok_or("a unix socket has no host: say --tls-name, the name in the target's certificate")?;
         let name = name(named)?;
         let unusable = |error: rustls::Error| format!("the certificate cannot be used: {error}");
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_root_certificates(identity.authorities)
             .with_client_auth_cert(identity.chain, identity.key)
             .map_err(unusable)?;
+        config.enable_secret_extraction = true;
         Ok(Some(Client { config: Arc::new(config), name }))
     }
 
@@ -111,6 +120,7 @@ impl Args {
             .map_err(unusable)?;
         // Nothing is resumed, and a ticket that nobody reads would reset the connection at its end.
         config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true;
         Ok(Some(Server(Arc::new(config))))
     }
 
@@ -133,7 +143,7 @@ impl Client {
     pub(crate) fn connect(&self, transport: Transport, patience: Duration, cancel: &Cancel) -> io::Result<Secured> {
         let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone());
         let connection = connection.map_err(|error| words::error(&error))?;
-        Secured::shake_hands(Session::new(Conn::Client(connection)), transport, deadline(patience), cancel)
+        shake_hands(Session::new(Conn::Client(connection)), transport, deadline(patience), cancel)
     }
 }
 
@@ -142,7 +152,7 @@ impl Server {
     pub(crate) fn accept(&self, transport: Transport, patience: Duration, cancel: &Cancel) -> io::Result<Secured> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.0));
         let connection = connection.map_err(|error| words::error(&error))?;
-        Secured::shake_hands(Session::new(Conn::Server(connection)), transport, deadline(patience), cancel)
+        shake_hands(Session::new(Conn::Server(connection)), transport, deadline(patience), cancel)
     }
 }
 
@@ -151,9 +161,9 @@ fn deadline(patience: Duration) -> Instant {
     now.checked_add(patience.min(HANDSHAKE_MAX)).unwrap_or(now)
 }
 
-/// Ring's algorithms, those of AES with 128-bit keys first: they cost a quarter less, and the keys live for one migration.
+/// AWS-LC's algorithms, those of AES with 128-bit keys first: they cost a quarter less, and the keys live for one migration.
 fn provider() -> Arc<CryptoProvider> {
-    let mut provider = ring::default_provider();
+    let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }

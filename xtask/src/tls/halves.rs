@@ -2,98 +2,102 @@
 //! A TLS connection for two threads: one reads, the other writes, and neither waits for the peer with a lock held that the
 //! other needs.
 //!
-//! The session is locked for opening and sealing only. Writers hold a lock of their own over sealing and sending, because
-//! records must go out in the order they were sealed. The reader never waits for that one: what it has to send (an alert, a
-//! new key) is pending in the session, and goes out with the next piece or, where nobody writes, at once.
+//! Each half has the key of its direction to itself. Who sends holds a lock over sealing and sending, because records must
+//! go out in the order they were sealed; the reader never waits for that one. What both need is there for an instant only:
+//! the schedule, where the next key comes from, and the first failure.
+//!
+//! A connection has [`SEALED_BYTES`] for what is sealed, [`RECEIVE_BYTES`] for what was received, and nothing that grows.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use savevm_core::Cancel;
+use rustls::{AlertDescription, ContentType, Error};
 
-use super::session::{Sealed, Session};
+use super::reader::Reader;
+use super::record::{CONTENT_MAX, OVERHEAD_BYTES, Protection};
+use super::session::{Opened, Schedule};
 use super::words;
 use crate::migrate::Transport;
 
-/// The most that is sealed before it is sent: what was sealed is then still in the core's cache.
-const PIECE_BYTES: usize = 256 << 10;
+/// The most that is sealed before it is sent, in records: a chunk of the engine's, its header, and a new key. Sockets take much
+/// at once better than little often, by more than it costs that it no longer fits the core's nearest caches.
+const SEALED_BYTES: usize = 66 * (CONTENT_MAX + OVERHEAD_BYTES);
+/// What is kept free of it where a record follows: its own share, and a KeyUpdate before it.
+const SPARE_BYTES: usize = 2 * OVERHEAD_BYTES + KEY_UPDATE.len();
 /// What is received at once.
-const RECEIVE_BYTES: usize = 256 << 10;
-/// How often the handshake looks at the time and for a cancel.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const RECEIVE_BYTES: usize = 1 << 20;
 /// How long the last words may take to go out.
 const LAST_WORDS: Duration = Duration::from_millis(20);
-/// How long a refused peer may take to hear why, before the connection is closed under what it sends.
-const FAREWELL: Duration = Duration::from_millis(500);
 
-struct Shared {
-    transport: Transport,
-    session: Mutex<Session>,
+/// KeyUpdate, which asks for none in return (RFC 8446, sections 4 and 4.6.3).
+const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+/// Levels of alerts (section 6).
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+/// What the halves have in common.
+pub(super) struct Shared {
+    pub(super) transport: Transport,
+    pub(super) schedule: Mutex<Schedule>,
+    /// The peer wants this side to take another key.
+    pub(super) wants_key: AtomicBool,
     /// Who holds it sends.
-    sealed: Mutex<Sealed>,
+    outgoing: Mutex<Outgoing>,
+    /// The first one is final, for both halves.
+    failure: OnceLock<Error>,
+}
+
+struct Outgoing {
+    sealing: Protection,
+    /// The memory stays, so that nothing is allocated for each piece.
+    sealed: Vec<u8>,
+    /// Nothing goes out any more: the end was said, or part of a record is missing.
+    is_over: bool,
 }
 
 /// A connection whose ends have proved who they are.
-pub(crate) struct Secured(Arc<Shared>);
-
-/// Reads what the peer has proved to be its own.
-pub(crate) struct Reader {
-    shared: Arc<Shared>,
-    received: Vec<u8>,
+pub(crate) struct Secured {
+    reader: Reader,
+    writer: Writer,
 }
 
 /// Seals and sends. Dropped, it says that nothing follows.
 pub(crate) struct Writer(Arc<Shared>);
 
 impl Secured {
-    pub(super) fn shake_hands(
-        mut session: Session,
-        transport: Transport,
-        deadline: Instant,
-        cancel: &Cancel,
-    ) -> io::Result<Self> {
-        transport.set_timeouts(Some(LOOK))?;
-        let outcome = shake(&mut session, &transport, deadline, cancel);
-        if let Err(error) = outcome {
-            bid_farewell(&mut session, &transport);
-            return Err(error);
-        }
-        transport.set_timeouts(None)?;
-        let (session, sealed) = (Mutex::new(session), Mutex::new(Sealed::new()));
-        Ok(Self(Arc::new(Shared { transport, session, sealed })))
+    pub(super) fn new(transport: Transport, opened: Opened) -> Self {
+        let Opened { sealing, opening, schedule, plain, incoming, has_ended } = opened;
+        let shared = Arc::new(Shared {
+            transport,
+            schedule: Mutex::new(schedule),
+            wants_key: AtomicBool::new(false),
+            outgoing: Mutex::new(Outgoing { sealing, sealed: Vec::with_capacity(SEALED_BYTES), is_over: false }),
+            failure: OnceLock::new(),
+        });
+        let reader = Reader::new(Arc::clone(&shared), opening, [&plain, &incoming], has_ended);
+        Self { reader, writer: Writer(shared) }
     }
 
     /// For a thread that reads and one that writes; the last cuts the connection.
     pub(crate) fn split(self) -> (Reader, Writer, impl Fn(Shutdown) + Send + Sync + 'static) {
-        let Self(shared) = self;
-        let reader = Reader { shared: Arc::clone(&shared), received: vec![0; RECEIVE_BYTES] };
-        let cut = Arc::clone(&shared);
-        (reader, Writer(shared), move |how| cut.cut(how))
-    }
-}
-
-impl Reader {
-    /// The socket below.
-    pub(crate) fn transport(&self) -> &Transport {
-        &self.shared.transport
+        let Self { reader, writer } = self;
+        let cut = Arc::clone(&writer.0);
+        (reader, writer, move |how| cut.cut(how))
     }
 }
 
 #[cfg(test)]
 impl Secured {
     /// Undoes [`Self::split`].
-    pub(super) fn join(reader: Reader, writer: Writer) -> Self {
-        let shared = Arc::clone(&reader.shared);
-        // Its end is not that of the stream.
-        core::mem::forget(writer);
-        Self(shared)
+    pub(super) const fn join(reader: Reader, writer: Writer) -> Self {
+        Self { reader, writer }
     }
 
     pub(super) fn transport(&self) -> &Transport {
-        &self.0.transport
+        &self.writer.0.transport
     }
 
     /// Ends the socket alone, as a death of the process does.
@@ -101,91 +105,21 @@ impl Secured {
         self.transport().shutdown(Shutdown::Both).unwrap();
     }
 
-    /// Sends bytes of which one is changed on the way.
-    pub(super) fn send_damaged(&self, bytes: &[u8]) {
-        let mut sealed = Sealed::new();
-        lock(&self.0.session).seal(bytes, &mut sealed).unwrap();
-        let mut record = sealed.bytes().to_vec();
-        *record.last_mut().unwrap() ^= 1;
+    /// Sends one record, of which `change` may change something on the way.
+    pub(super) fn send_record(&self, kind: ContentType, content: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+        let mut record = Vec::new();
+        lock(&self.writer.0.outgoing).sealing.seal(kind, content, &mut record).unwrap();
+        change(&mut record);
         self.transport().write_all(&record).unwrap();
     }
-}
 
-fn shake(session: &mut Session, transport: &Transport, deadline: Instant, cancel: &Cancel) -> io::Result<()> {
-    let mut received = vec![0; 16 << 10];
-    let mut out = Sealed::new();
-    let mut has_heard = false;
-    session.step().map_err(|error| words::error(&error))?;
-    loop {
-        session.take_pending(&mut out);
-        send_within(transport, out.bytes(), deadline)?;
-        out.clear();
-        if session.is_open() {
-            return Ok(());
-        }
-        let length = match (&mut &*transport).read(&mut received) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, ended(has_heard))),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                return Err(io::Error::new(ErrorKind::ConnectionReset, ended(has_heard)));
-            }
-            Ok(length) => {
-                has_heard = true;
-                length
-            }
-            Err(error) if is_early(&error) => 0,
-            Err(error) => return Err(error),
-        };
-        session.feed(received.get(..length).unwrap_or_default()).map_err(|error| words::error(&error))?;
-        if cancel.is_cancelled() {
-            return Err(io::Error::new(ErrorKind::Interrupted, "cancelled while the peer proves who it is"));
-        }
-        if Instant::now() >= deadline {
-            return Err(io::Error::new(ErrorKind::TimedOut, words::SILENT_HANDSHAKE));
-        }
+    /// Has the key of this side last for so many records.
+    pub(super) fn wear_key(&self, records_max: u64) {
+        lock(&self.writer.0.outgoing).sealing.wear(records_max);
     }
 }
 
-const fn ended(has_heard: bool) -> &'static str {
-    if has_heard { words::NO_HANDSHAKE } else { words::NO_WORD }
-}
-
-fn send_within(transport: &Transport, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match (&mut &*transport).write(bytes) {
-            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
-            Err(error) if is_early(&error) && Instant::now() < deadline => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Says why, and lets the peer hear it: a socket that is closed with something unread in it resets the connection, and what
-/// was said is lost.
-fn bid_farewell(session: &mut Session, transport: &Transport) {
-    let until = Instant::now().checked_add(FAREWELL).unwrap_or_else(Instant::now);
-    let mut out = Sealed::new();
-    session.take_pending(&mut out);
-    // A peer that is gone needs no farewell.
-    if send_within(transport, out.bytes(), until).is_err() || transport.shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let mut unread = [0; 4096];
-    while Instant::now() < until {
-        match (&mut &*transport).read(&mut unread) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if is_early(&error) => {}
-            Err(_) => return,
-        }
-    }
-}
-
-fn is_early(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -198,24 +132,35 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 }
 
 impl Shared {
-    /// Sends what the protocol itself has to say, unless somebody is sending, who then takes it along.
-    fn send_pending(&self) -> io::Result<()> {
-        let Some(mut sealed) = try_lock(&self.sealed) else { return Ok(()) };
-        sealed.clear();
-        lock(&self.session).take_pending(&mut sealed);
-        if sealed.bytes().is_empty() { Ok(()) } else { (&self.transport).write_all(sealed.bytes()) }
+    /// The first failure: nothing that comes behind it is opened, and nothing sent.
+    pub(super) fn failure(&self) -> Option<&Error> {
+        self.failure.get()
     }
 
-    /// Says that nothing follows, where that takes no waiting.
-    fn say_goodbye(&self) {
-        let Some(mut sealed) = try_lock(&self.sealed) else { return };
+    /// Keeps it, and tells the peer.
+    pub(super) fn fail(&self, error: Error) {
+        let told = alert(&error);
+        if self.failure.set(error).is_ok() {
+            told.into_iter().for_each(|alert| self.say_last([FATAL, alert.into()]));
+        }
+    }
+
+    /// Says an alert behind which nothing follows, where that takes no waiting.
+    fn say_last(&self, alert: [u8; 2]) {
+        let Some(mut outgoing) = try_lock(&self.outgoing).filter(|outgoing| !outgoing.is_over) else { return };
+        let Outgoing { sealing, sealed, is_over } = &mut *outgoing;
+        *is_over = true;
         sealed.clear();
-        if lock(&self.session).seal_goodbye(&mut sealed).is_ok()
+        if sealing.seal(ContentType::Alert, &alert, sealed).is_ok()
             && self.transport.set_timeouts(Some(LAST_WORDS)).is_ok()
         {
             // A peer that does not take it hears of the end without a reason.
-            let _ = (&self.transport).write_all(sealed.bytes());
+            let _ = (&self.transport).write_all(sealed);
         }
+    }
+
+    fn say_goodbye(&self) {
+        self.say_last([WARNING, AlertDescription::CloseNotify.into()]);
     }
 
     fn cut(&self, how: Shutdown) {
@@ -227,29 +172,35 @@ impl Shared {
     }
 }
 
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self { shared, received } = self;
-        loop {
-            {
-                let mut session = lock(&shared.session);
-                let length = session.take(buffer);
-                if length > 0 || buffer.is_empty() || session.has_ended() {
-                    return Ok(length);
-                }
-                if let Some(error) = session.failure() {
-                    return Err(words::error(error));
-                }
+/// What a peer is told of a failure, unless it told it itself (RFC 8446, sections 4, 5 and 6).
+const fn alert(error: &Error) -> Option<AlertDescription> {
+    match error {
+        Error::AlertReceived(_) => None,
+        Error::DecryptError => Some(AlertDescription::BadRecordMac),
+        Error::PeerSentOversizedRecord => Some(AlertDescription::RecordOverflow),
+        Error::InvalidMessage(_) => Some(AlertDescription::DecodeError),
+        Error::EncryptError | Error::General(_) => Some(AlertDescription::InternalError),
+        _ => Some(AlertDescription::UnexpectedMessage),
+    }
+}
+
+impl Outgoing {
+    /// Seals as much of `slices` as there is room for.
+    fn seal(&mut self, slices: &[IoSlice<'_>], shared: &Shared) -> Result<usize, Error> {
+        let Self { sealing, sealed, .. } = self;
+        let mut taken = 0_usize;
+        for content in slices.iter().flat_map(|slice| slice.chunks(CONTENT_MAX)) {
+            if sealed.len().saturating_add(content.len()).saturating_add(SPARE_BYTES) > SEALED_BYTES {
+                break;
             }
-            let length = (&mut &shared.transport).read(received)?;
-            if length == 0 {
-                return Err(io::Error::new(ErrorKind::UnexpectedEof, words::CUT_OFF));
+            if sealing.is_worn() || shared.wants_key.swap(false, Ordering::Relaxed) {
+                sealing.seal(ContentType::Handshake, &KEY_UPDATE, sealed)?;
+                *sealing = lock(&shared.schedule).next_sealing()?;
             }
-            let fed = lock(&shared.session).feed(received.get(..length).unwrap_or_default());
-            let sent = shared.send_pending();
-            fed.map_err(|error| words::error(&error))?;
-            sent?;
+            sealing.seal(ContentType::ApplicationData, content, sealed)?;
+            taken = taken.saturating_add(content.len());
         }
+        Ok(taken)
     }
 }
 
@@ -258,27 +209,24 @@ impl Write for Writer {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// All that is sealed goes out, or an error says that not all did; the peer then cannot open the last record of it.
+    /// All that is sealed goes out, or an error says that not all did; the peer then cannot open the last record of it, and
+    /// nothing follows.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut sealed = lock(&self.0.sealed);
-        sealed.clear();
-        let mut taken = 0_usize;
-        {
-            let mut session = lock(&self.0.session);
-            for slice in slices {
-                let room = PIECE_BYTES.saturating_sub(taken).min(slice.len());
-                let piece = slice.get(..room).unwrap_or_default();
-                if !piece.is_empty() {
-                    session.seal(piece, &mut sealed).map_err(|error| words::error(&error))?;
-                    taken = taken.saturating_add(room);
-                }
-                if room < slice.len() {
-                    break;
-                }
-            }
+        let shared = &*self.0;
+        let mut outgoing = lock(&shared.outgoing);
+        if let Some(error) = shared.failure() {
+            return Err(words::error(error));
         }
-        (&self.0.transport).write_all(sealed.bytes())?;
-        Ok(taken)
+        if outgoing.is_over {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, words::IS_OVER));
+        }
+        outgoing.sealed.clear();
+        let sent = outgoing.seal(slices, shared).map_err(|error| words::error(&error)).and_then(|taken| {
+            (&shared.transport).write_all(&outgoing.sealed)?;
+            Ok(taken)
+        });
+        outgoing.is_over = sent.is_err();
+        sent
     }
 
     fn flush(&mut self) -> io::Result<()> {

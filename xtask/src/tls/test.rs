@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use rcgen::CertificateParams;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ContentType, RootCertStore};
 use savevm_core::Cancel;
 
 use super::session::{Conn, Session};
@@ -33,7 +33,7 @@ fn args(files: &Files, peer: Option<&str>) -> Args {
     }
 }
 
-fn patience() -> Duration {
+pub(super) fn patience() -> Duration {
     Duration::from_secs(5)
 }
 
@@ -77,14 +77,14 @@ fn hands(ours: &Args, theirs: &Args) -> Hands {
 }
 
 /// A source and a target of the same authority.
-fn friends(folder: &Path) -> (Args, Args) {
+pub(super) fn friends(folder: &Path) -> (Args, Args) {
     let authority = Authority::new().unwrap();
     let source = Files::write(&folder.join("source"), &authority, SOURCE).unwrap();
     let target = Files::write(&folder.join("target"), &authority, TARGET).unwrap();
     (args(&source, Some(TARGET)), args(&target, Some(SOURCE)))
 }
 
-fn friendly_pair() -> (Secured, Secured) {
+pub(super) fn friendly_pair() -> (Secured, Secured) {
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = friends(folder.path());
     let (client, server) = hands(&ours, &theirs);
@@ -94,7 +94,7 @@ fn friendly_pair() -> (Secured, Secured) {
 }
 
 /// Bytes that repeat nowhere soon.
-fn pattern(length: usize, seed: u64) -> Vec<u8> {
+pub(super) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let next = |state: &mut u64| {
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         Some(state.to_be_bytes()[0])
@@ -207,11 +207,12 @@ fn a_source_without_a_certificate_is_refused() {
     let (ours, theirs) = friends(folder.path());
     let mut roots = RootCertStore::empty();
     certificates(ours.tls_ca.as_ref().unwrap()).unwrap().into_iter().for_each(|cert| roots.add(cert).unwrap());
-    let config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.enable_secret_extraction = true;
     let anonymous = Client { config: Arc::new(config), name: name(TARGET).unwrap() };
     let what = Stranger {
         what: "a source without a certificate",
@@ -294,7 +295,7 @@ fn a_changed_byte_is_noticed_before_it_is_read() {
     let (mut reader, _writer, _) = server.split();
     let (client_reader, writer, _) = client.split();
     let client = Secured::join(client_reader, writer);
-    client.send_damaged(b"state of a device");
+    client.send_record(ContentType::ApplicationData, b"state of a device", |record| *record.last_mut().unwrap() ^= 1);
     let mut received = Vec::new();
     let error = reader.read_to_end(&mut received).unwrap_err();
     assert!(received.is_empty(), "{received:?}");
@@ -372,19 +373,15 @@ fn what_cannot_be_used_is_named() {
 /// Both ends of a connection without sockets. `change` sees each flight of the client, which is what a stranger can change.
 fn converse(client: Session, server: Session, mut change: impl FnMut(&mut Vec<u8>)) -> bool {
     let (mut client, mut server) = (client, server);
-    if client.step().is_err() {
+    if client.feed(&[]).is_err() {
         return false;
     }
     for _ in 0..8 {
-        let mut out = super::session::Sealed::new();
-        client.take_pending(&mut out);
-        let mut flight = out.bytes().to_vec();
+        let mut flight = client.take_pending();
         change(&mut flight);
         // Failures of a server are what this is about: they must not be more than that.
         let failed = server.feed(&flight).is_err();
-        let mut out = super::session::Sealed::new();
-        server.take_pending(&mut out);
-        if failed || client.feed(out.bytes()).is_err() {
+        if failed || client.feed(&server.take_pending()).is_err() {
             return false;
         }
     }

@@ -16,6 +16,8 @@ pub(super) const SILENT_HANDSHAKE: &str =
     "the peer did not prove in time who it is: is it a migration of ours, with --tls-cert too?";
 /// The stream ended without the word that it ends.
 pub(super) const CUT_OFF: &str = "the connection was cut off: the peer has not said that it ends (no close_notify)";
+/// What was said last was the end, or broke off.
+pub(super) const IS_OVER: &str = "nothing more can be sent: this side has said that it ends, or failed to send";
 /// What a side without TLS hears from one with it.
 pub(crate) const WANTS_TLS: &str =
     "the peer speaks TLS, and this side does not: give --tls-cert, --tls-key and --tls-ca on both sides, or on neither";
