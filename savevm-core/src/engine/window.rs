@@ -322,6 +322,7 @@ mod test {
             while !lock(&window.state).is_awaited && !receiver.is_finished() {
                 thread::yield_now();
             }
+            assert!(lock(&window.state).is_awaited, "it did not wait");
             wrote(&window, Duration::ZERO);
             // Where a machine is so busy that the wait ran out, the chunk is in its place.
             let is_there = || matches!(lock(&window.state).slots.front(), Some(Some(_)));

@@ -232,7 +232,7 @@ pub struct Config {
     /// The bandwidth, where the caller knows it; what is measured does not override it.
     pub bandwidth_bytes_per_s: Option<u64>,
     /// What to assume before anything was measured: what an earlier migration saw, or the caller knows roughly. `None` where nobody
-    /// has an idea; then a fast link is expected and one of a tenth of its speed provided for.
+    /// has an idea; then a fast link is expected and one of an eighth of its speed provided for.
     pub bandwidth_guess_bytes_per_s: Option<u64>,
     /// The least share, in thousandths, of the sections whose initial bytes are not acknowledged.
     pub initial_share_per_mille: u32,
