@@ -13,6 +13,8 @@ use crate::sched::{Config, Kind, Policy, Section, Verdict};
 /// Chunks that a device's thread reads and sends before it asks what to do next. One question for each would cost a
 /// wake-up in both directions (`spec/perf/limits.md` section 1).
 const BATCH_CHUNKS: u64 = 8;
+/// The same on a link that is known to be fast: between two turns, memory's threads wait for the slowest of them.
+const TURN_CHUNKS: u64 = 64;
 
 /// When to leave pre-copy, and how fast to read.
 ///
@@ -84,10 +86,11 @@ pub(super) fn config(
     config.bandwidth_guess_bytes_per_s = experience.bandwidth_bytes_per_s();
     let rule = rule.copied().unwrap_or_default();
     // A cap is kept more evenly in small steps.
-    let batch = if rule.rate_bytes_per_s.is_some() { 1 } else { BATCH_CHUNKS };
+    let (batch, turn) = if rule.rate_bytes_per_s.is_some() { (1, 1) } else { (BATCH_CHUNKS, TURN_CHUNKS) };
     config.chunk_bytes_max = chunk_bytes.saturating_mul(batch);
+    config.turn_bytes_max = chunk_bytes.saturating_mul(turn);
     // No device waits because another one's target is slow: what is really under way is bounded by credit.
-    config.inflight_bytes_max = config.chunk_bytes_max.saturating_mul(devices.saturating_add(1));
+    config.inflight_bytes_max = config.turn_bytes_max.saturating_mul(devices.saturating_add(1));
     config.window = rule.window.max(Duration::from_millis(1));
     config.rate_bytes_per_s = rule.rate_bytes_per_s;
     config.bandwidth_bytes_per_s = rule.bandwidth_bytes_per_s;

@@ -219,8 +219,12 @@ impl Default for Policy {
 pub struct Config {
     /// What moves.
     pub sections: Vec<Section>,
-    /// The longest one read may be.
+    /// The longest one read may be where nothing is known of the link.
     pub chunk_bytes_max: u64,
+    /// The longest one read may be on a link that carries it in a moment: what all sections together are given out is then worth 20 ms
+    /// of the link, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as that; a cap counts as well.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub turn_bytes_max: u64,
     /// How much may be read, or being read, and not yet sent, all sections together. At least one chunk.
     pub inflight_bytes_max: u64,
     /// How often things are measured and decided. QEMU uses the same 100 ms.
@@ -255,6 +259,7 @@ impl Config {
         Self {
             sections,
             chunk_bytes_max: 1 << 20,
+            turn_bytes_max: 0,
             inflight_bytes_max: 8 << 20,
             window: Duration::from_millis(100),
             rate_bytes_per_s: None,

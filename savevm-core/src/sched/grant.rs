@@ -9,6 +9,10 @@ use super::drr;
 use super::section::Busy;
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
+use super::units;
+
+/// What all sections together may have been given to read, by the link's time. Each waits so long for the others at most, a cancel too.
+const TURN_TIME: Duration = Duration::from_millis(20);
 
 /// What became of looking for a chunk to read.
 pub(super) enum Grant {
@@ -76,8 +80,21 @@ impl SaveScheduler {
         }
     }
 
+    /// How much one read may be, but for a cap: more than a chunk where the link is known to be fast, and few share it.
+    fn turn_bytes(&self) -> u64 {
+        let chunk_bytes = self.config.chunk_bytes_max.max(1);
+        let bandwidth = self.meter.bandwidth();
+        let sharing = self.progress.iter().filter(|progress| progress.has_bytes()).count();
+        let sharing = u64::try_from(sharing).unwrap_or(u64::MAX).max(1);
+        let each = units::bytes_in(TURN_TIME, bandwidth.bytes_per_s).checked_div(sharing).unwrap_or(0);
+        match bandwidth.is_known {
+            true => each.min(self.config.turn_bytes_max).max(chunk_bytes),
+            false => chunk_bytes,
+        }
+    }
+
     fn chunk_bytes(&self, now: Duration) -> Result<u64, Grant> {
-        let chunk_bytes = self.bucket.chunk_bytes(self.config.chunk_bytes_max.max(1));
+        let chunk_bytes = self.bucket.chunk_bytes(self.turn_bytes());
         let is_room = self.inflight_bytes.saturating_add(chunk_bytes) <= self.config.inflight_bytes_max;
         if !is_room && self.inflight_bytes > 0 {
             return Err(Grant::Nothing);

@@ -55,6 +55,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let config = &scenario.config;
+        let chunk_bytes_max = config.chunk_bytes_max.max(config.turn_bytes_max);
         let account = |section: &savevm_core::sched::Section| Account {
             weight: u64::from(section.weight),
             announces: section.acknowledged,
@@ -64,8 +65,8 @@ impl Check {
         Self {
             accounts: config.sections.iter().map(account).collect(),
             inflight_bytes: 0,
-            inflight_bytes_max: config.inflight_bytes_max.max(config.chunk_bytes_max),
-            chunk_bytes_max: config.chunk_bytes_max,
+            inflight_bytes_max: config.inflight_bytes_max.max(chunk_bytes_max),
+            chunk_bytes_max,
             window_ns: config.window.as_nanos() as Ns,
             window_bytes: scenario.window_bytes,
             paused: false,

@@ -66,6 +66,7 @@ pub(super) fn random(seed: u64) -> Scenario {
     let takes_all = sections.iter().any(|section| section.credit_bytes.is_none());
     let mut config = Config::new(sections);
     config.chunk_bytes_max = chunk;
+    config.turn_bytes_max = chunk * rng.within(0, 4);
     config.inflight_bytes_max = chunk * rng.within(1, 8);
     config.rate_bytes_per_s = rng.chance(0.3).then(|| rng.spread(1e6, 1e8) as u64);
     config.switchover_rate_bytes_per_s = rng.chance(0.1).then(|| rng.spread(1e7, 1e8) as u64);

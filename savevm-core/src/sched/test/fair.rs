@@ -336,3 +336,35 @@ fn a_trickle_waits_for_the_next_query() {
     let reads = rig.steps.iter().filter(|(_, step)| matches!(step, Step::Read { .. })).count();
     assert!(reads <= 12, "{reads} reads in ten windows");
 }
+
+/// The longest read of memory, alone or beside devices, over a link of so many bytes per second that is given, or has to be found out.
+fn longest_turn(link_bytes_per_s: u64, is_given: bool, devices: usize) -> u64 {
+    const CHUNK: u64 = 100_000;
+    let sections = core::iter::once(memory()).chain((0..devices).map(|at| device(&std::format!("d{at}"))));
+    let mut config = Config::new(sections.collect());
+    (config.chunk_bytes_max, config.turn_bytes_max) = (CHUNK, 64 * CHUNK);
+    config.inflight_bytes_max = 64 * CHUNK * (1 + devices as u64);
+    config.bandwidth_bytes_per_s = is_given.then_some(link_bytes_per_s);
+    let mut endless = fake(0, 5_000_000_000, 0);
+    endless.dirties_for_ever = true;
+    let mut rig = Rig::new(config, vec![endless; 1 + devices], link_bytes_per_s);
+    assert!(matches!(rig.run(500 * MS), Step::Wait { .. }), "there is always more to read");
+    let reads = rig.steps.iter().filter_map(|(_, step)| match step {
+        Step::Read { bytes_max, .. } => Some(*bytes_max),
+        _ => None,
+    });
+    reads.max().unwrap()
+}
+
+#[test]
+fn a_turn_is_longer_on_a_link_that_is_known_to_be_fast() {
+    for is_given in [true, false] {
+        assert_eq!(longest_turn(1_000_000, is_given, 0), 100_000, "20 ms are less than a chunk");
+        assert_eq!(longest_turn(2_000_000_000, is_given, 0), 6_400_000, "20 ms are more than is allowed");
+        // What is measured depends on when the first chunk was on its way.
+        let turn = longest_turn(100_000_000, is_given, 0);
+        assert!(turn.abs_diff(2_000_000) <= 200_000, "{turn}");
+        let shared = longest_turn(100_000_000, is_given, 3);
+        assert!(shared.abs_diff(500_000) <= 50_000, "four share 20 ms: {shared}");
+    }
+}
