@@ -27,7 +27,7 @@ fn scheduler(read: Option<u64>, write: Option<u64>, pieces_mib: Option<u64>) -> 
     config.piece_bytes_max = pieces_mib.map(|mib| mib * MIB);
     config.bandwidth_bytes_per_s = Some(1 << 40);
     let mut scheduler = SaveScheduler::new(config);
-    drive(&mut scheduler, Duration::ZERO, Sizes::new(64 * MIB, 0, 80 * MIB));
+    let _ = drive(&mut scheduler, Duration::ZERO, Sizes::new(64 * MIB, 0, 80 * MIB));
     scheduler
 }
 
