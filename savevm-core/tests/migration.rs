@@ -453,3 +453,24 @@ fn what_one_migration_took_the_next_one_expects() {
     let predicted = once(experience).0.predicted.unwrap();
     assert!(predicted.expected >= slow.run.expected, "{predicted:?}");
 }
+
+/// Reading waits for credit most of the time. That is the target's doing, and known as such; nor is what the target still has to write
+/// when all is sent a part of loading, which takes next to nothing.
+#[test]
+fn a_slow_target_is_no_slow_source_and_no_long_load() {
+    use core::time::Duration;
+
+    let config = |write: &str| format!("model=plain caps=7 initial=12MiB stop=1536KiB {write} seed=1");
+    let (source, target) = (devices(&[&config("")]), devices(&[&config("write-ms-per-mib=100")]));
+    let identity = ports(&source)[0].identity().to_owned();
+    let (mut save, mut load) = (save_options(), load_options());
+    (save.limits.chunk_bytes_max, load.limits.chunk_bytes_max) = (256 << 10, 256 << 10);
+    let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load);
+    both.assert_moved();
+    let learned = *both.source.unwrap().experience.get(&identity).unwrap();
+    let (read, write) = (learned.read_bytes_per_s.unwrap(), learned.write_bytes_per_s.expect("it was waited for"));
+    // A MiB in 100 ms; a busy machine makes it less, and never more.
+    assert!((2_000_000..10_600_000).contains(&write), "{learned:?}");
+    assert!(read > 2 * write, "{learned:?}");
+    assert!(learned.load.expected < Duration::from_millis(100), "they take 150 ms to write: {learned:?}");
+}

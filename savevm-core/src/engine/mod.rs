@@ -37,6 +37,7 @@ pub(crate) mod helm;
 pub(crate) mod lane;
 #[cfg(all(loom, test))]
 mod model;
+pub(crate) mod pace;
 pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod scattered;

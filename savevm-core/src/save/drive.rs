@@ -14,6 +14,7 @@ use super::set::Offer;
 use crate::engine::board::Event;
 use crate::engine::helm::out_of_place;
 use crate::engine::lane::Outgoing;
+use crate::engine::pace::Written;
 use crate::engine::task::{Done, Task};
 use crate::error::Cause;
 use crate::hooks::{Hooks, Phase};
@@ -83,6 +84,18 @@ impl Drive {
     fn handle_at(&mut self, at: Duration, event: sched::Event) {
         self.records.push(Record::Event { at, event });
         self.scheduler.handle(at, event);
+    }
+
+    /// What the target has written, as of the last credit if nothing has happened since.
+    fn credited(&mut self, section: SectionId, written: &Written) {
+        let Some(came) = written.at else { return };
+        let at = came.saturating_duration_since(self.started).max(self.last);
+        self.last = at;
+        let with_busy =
+            [(written.busy_bytes, Some(written.busy)), (written.bytes.saturating_sub(written.busy_bytes), None)];
+        for (bytes, busy) in with_busy.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            self.handle_at(at, sched::Event::Credited { section, bytes, busy });
+        }
     }
 
     fn poll(&mut self) -> Step {
@@ -227,11 +240,15 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 }
                 drive.handle(sched::Event::Acknowledged { section: SectionId::new(index), generation });
             }
-            Some(Event::Control(Incoming::Loaded { index, sum })) => drive.handle(sched::Event::Loaded {
-                section: SectionId::new(index),
-                sum: Sum::new(sum.bytes, sum.crc64_nvme),
-                took: None,
-            }),
+            Some(Event::Control(Incoming::Loaded { index, sum })) => {
+                let written = self.helm.wire.passage(index)?.credit.take_written();
+                drive.credited(SectionId::new(index), &written);
+                drive.handle(sched::Event::Loaded {
+                    section: SectionId::new(index),
+                    sum: Sum::new(sum.bytes, sum.crc64_nvme),
+                    took: None,
+                });
+            }
             Some(other) => return Err(out_of_place(other)),
         }
         Ok(())
@@ -239,6 +256,11 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
 
     fn done(&mut self, drive: &mut Drive, device: usize, done: Done) -> Result<(), Cause> {
         let section = SectionId::new(device);
+        // Said with what a device's thread reports anyway: a word for each credit would wake this one for it.
+        let written = self.helm.wire.passage(device)?.credit.take_written();
+        if !matches!(done, Done::Read { .. }) {
+            drive.credited(section, &written);
+        }
         match done {
             Done::Moved => drive.handle(sched::Event::Transitioned { section }),
             Done::Queried(sizes) => drive.handle(sched::Event::Queried { section, sizes }),
@@ -252,7 +274,11 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 if skipped_bytes > 0 {
                     drive.handle_at(read_at, sched::Event::Skipped { section, bytes: skipped_bytes });
                 }
+                if !written.held.is_zero() {
+                    drive.handle_at(read_at, sched::Event::Held { section, time: written.held });
+                }
                 drive.handle_at(read_at, sched::Event::Read { section, bytes });
+                drive.credited(section, &written);
                 drive.handle(sched::Event::Sent { section, bytes });
             }
             Done::Drained => drive.handle(sched::Event::Drained { section }),

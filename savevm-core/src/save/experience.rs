@@ -7,7 +7,8 @@ use std::string::{String, ToString};
 
 use crate::sched::{Profile, Timing};
 
-/// How long devices of each identity took to stop, to load and to run, how fast they are read, and what the connection carried.
+/// How long devices of each identity took to stop, to load and to run, how fast they are read and written, and what the connection
+/// carried.
 ///
 /// The first migration of a device guesses at these: tens of milliseconds, which is a large part of most limits. A VMM that hands what
 /// came of one migration ([`Committed::experience`](super::Committed::experience)) to the next

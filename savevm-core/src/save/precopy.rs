@@ -89,6 +89,7 @@ pub(super) fn config(
     let (batch, turn) = if rule.rate_bytes_per_s.is_some() { (1, 1) } else { (BATCH_CHUNKS, TURN_CHUNKS) };
     config.chunk_bytes_max = chunk_bytes.saturating_mul(batch);
     config.turn_bytes_max = chunk_bytes.saturating_mul(turn);
+    config.piece_bytes_max = Some(chunk_bytes);
     // No device waits because another one's target is slow: what is really under way is bounded by credit.
     config.inflight_bytes_max = config.turn_bytes_max.saturating_mul(devices.saturating_add(1));
     config.window = rule.window.max(Duration::from_millis(1));

@@ -142,7 +142,7 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let sequence = self.progress.sequence;
         let passage = wire.passage(self.index)?;
         let asked = Instant::now();
-        if !passage.credit.wait(sequence) {
+        if !passage.credit.wait_after(sequence, self.progress.digest.bytes(), self.spread.is_spread()) {
             return Err(Cause::Cancelled);
         }
         let waiting = asked.elapsed();

@@ -225,6 +225,9 @@ pub struct Config {
     /// of the link, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as that; a cap counts as well.
     #[cfg_attr(feature = "serde", serde(default))]
     pub turn_bytes_max: u64,
+    /// The largest piece in which what one read yields is sent and written, one beside the other; `None` where that is the whole of it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub piece_bytes_max: Option<u64>,
     /// How much may be read, or being read, and not yet sent, all sections together. At least one chunk.
     pub inflight_bytes_max: u64,
     /// How often things are measured and decided. QEMU uses the same 100 ms.
@@ -260,6 +263,7 @@ impl Config {
             sections,
             chunk_bytes_max: 1 << 20,
             turn_bytes_max: 0,
+            piece_bytes_max: None,
             inflight_bytes_max: 8 << 20,
             window: Duration::from_millis(100),
             rate_bytes_per_s: None,
@@ -273,5 +277,10 @@ impl Config {
             overhead: Timing::new(Duration::from_millis(2), 300),
             policy: Policy::default(),
         }
+    }
+
+    /// What is on its way at once.
+    pub(super) fn piece_bytes_max(&self) -> u64 {
+        self.piece_bytes_max.unwrap_or(self.chunk_bytes_max).min(self.chunk_bytes_max)
     }
 }

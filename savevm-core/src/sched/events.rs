@@ -21,6 +21,7 @@ impl SaveScheduler {
             Event::TransitionFailed { section, found } => self.transition_failed(now, section, found),
             Event::Read { section, bytes } => self.was_read(now, section, bytes),
             Event::Skipped { section, bytes } => self.has_skipped(now, section, bytes),
+            Event::Held { section, time } => self.was_held(now, section, time),
             Event::Drained { section } => self.was_drained(now, section),
             Event::Ended { section, sum } => self.was_ended(now, section, sum),
             Event::Sent { section, bytes } => self.was_sent(now, section, bytes),
@@ -111,6 +112,7 @@ impl SaveScheduler {
         self.meter.offered(now, bytes);
         if let Some(progress) = self.progress.get_mut(section.index()) {
             progress.read(bytes, bytes_max, now.saturating_sub(since));
+            progress.expect_written(since, bytes);
         }
     }
 
@@ -119,6 +121,15 @@ impl SaveScheduler {
             self.progress.get_mut(section.index()).filter(|progress| matches!(progress.busy, Busy::Read { .. }));
         match reading {
             Some(progress) => progress.skipped_bytes = progress.skipped_bytes.saturating_add(bytes),
+            None => self.unexpected(now, Some(section)),
+        }
+    }
+
+    fn was_held(&mut self, now: Duration, section: SectionId, time: Duration) {
+        let reading =
+            self.progress.get_mut(section.index()).filter(|progress| matches!(progress.busy, Busy::Read { .. }));
+        match reading {
+            Some(progress) => progress.held = progress.held.saturating_add(time),
             None => self.unexpected(now, Some(section)),
         }
     }
@@ -165,9 +176,7 @@ impl SaveScheduler {
         if let Some(credit) = &mut progress.credit_bytes {
             *credit = credit.saturating_add(bytes);
         }
-        if let Some(busy) = busy {
-            progress.write_speed.add(bytes, busy);
-        }
+        progress.was_written(now, bytes, busy);
     }
 
     fn queried(&mut self, now: Duration, section: SectionId, sizes: Sizes) {
@@ -221,7 +230,8 @@ impl SaveScheduler {
             return self.fail(now, Cause::Mismatch { section, sent, received });
         }
         progress.loaded = true;
-        progress.learn_load(took.unwrap_or(now.saturating_sub(at)));
+        let written_at = progress.written_at.filter(|_| took.is_none()).unwrap_or_default();
+        progress.learn_load(took.unwrap_or(now.saturating_sub(at.max(written_at))));
     }
 
     fn asked_to_quiesce(&mut self, now: Duration) {

@@ -28,10 +28,14 @@ pub(super) enum Busy {
 pub(super) struct Speed {
     bytes: u64,
     time: Duration,
+    /// Of the time, so much was waiting for the other end.
+    held: Duration,
 }
 
 /// From how many bytes on a speed is believed.
 const SPEED_BYTES_MIN: u64 = 4 << 20;
+/// What the target writes faster than an earlier one did before that is forgotten.
+const DISPROOF_BYTES: u64 = 16 << 20;
 /// One deviation of a measured or remembered speed.
 const SPEED_SPREAD_PER_MILLE: u32 = 60;
 
@@ -41,8 +45,18 @@ impl Speed {
         self.time = self.time.saturating_add(time);
     }
 
+    fn hold(&mut self, held: Duration) {
+        self.held = self.held.saturating_add(held);
+    }
+
     pub(super) fn bytes_per_s(&self) -> Option<u64> {
         if self.bytes < SPEED_BYTES_MIN { None } else { units::rate(self.bytes, self.time) }
+    }
+
+    /// Where the other end's part is known by itself.
+    fn own_bytes_per_s(&self) -> Option<u64> {
+        let own = Self { time: self.time.saturating_sub(self.held), ..*self };
+        own.bytes_per_s()
     }
 }
 
@@ -62,6 +76,8 @@ pub(super) struct Progress {
     pub(super) sizes: Option<Sizes>,
     pub(super) asked_at: Duration,
     read_since_query: u64,
+    /// How long the read under way has waited for credit.
+    pub(super) held: Duration,
     /// What the read under way settles beside the bytes it yields.
     pub(super) skipped_bytes: u64,
     /// Its last answer had a stop-copy size.
@@ -83,7 +99,14 @@ pub(super) struct Progress {
     read_speed: Speed,
     /// Of reads that went on while the guest made what they yielded: at most as fast as the guest.
     trickle_speed: Speed,
-    pub(super) write_speed: Speed,
+    write_speed: Speed,
+    /// Known to be written, and since when,
+    written_bytes: u64,
+    credited_at: Option<Duration>,
+    /// and by when all that is read should be, where the target's speed is known.
+    pub(super) written_at: Option<Duration>,
+    /// Written by the target faster than its speed was thought to be.
+    disproof_bytes: u64,
     /// What STOP_COPY is expected to yield, set when it is requested.
     pub(super) stopped_bytes: u64,
     pub(super) read_at_stop: u64,
@@ -109,6 +132,7 @@ impl Progress {
             sizes: None,
             asked_at: Duration::ZERO,
             read_since_query: 0,
+            held: Duration::ZERO,
             skipped_bytes: 0,
             stop_copy_is_known: false,
             drained: false,
@@ -122,6 +146,10 @@ impl Progress {
             read_speed: Speed::default(),
             trickle_speed: Speed::default(),
             write_speed: Speed::default(),
+            written_bytes: 0,
+            credited_at: None,
+            written_at: None,
+            disproof_bytes: 0,
             stopped_bytes: 0,
             read_at_stop: 0,
             ended: None,
@@ -158,6 +186,34 @@ impl Progress {
         }
     }
 
+    /// The target has written `bytes`, in so much time where it was busy with them.
+    pub(super) fn was_written(&mut self, now: Duration, bytes: u64, busy: Option<Duration>) {
+        if let Some(busy) = busy {
+            self.write_speed.add(bytes, busy);
+        }
+        let since = self.credited_at.filter(|at| *at < now);
+        let rate = since.and_then(|since| units::rate(bytes, now.saturating_sub(since)));
+        if rate.zip(self.learned.write_bytes_per_s).is_some_and(|(rate, known)| rate / 5 > known / 4) {
+            self.disproof_bytes = self.disproof_bytes.saturating_add(bytes);
+        }
+        self.credited_at = Some(now);
+        self.written_bytes = self.written_bytes.saturating_add(bytes);
+        let unwritten = self.read_bytes.saturating_sub(self.written_bytes);
+        // A credit may be told of late, when more is written than it says.
+        self.written_at = self.write_bytes_per_s().map(|speed| {
+            let by_now = now.saturating_add(units::time_for(unwritten, speed));
+            self.written_at.map_or(by_now, |before| before.min(by_now))
+        });
+    }
+
+    /// `bytes` were read from `since` on: the target begins with them then, or has others to write before.
+    pub(super) fn expect_written(&mut self, since: Duration, bytes: u64) {
+        self.written_at = self.write_bytes_per_s().map(|speed| {
+            let begins = self.written_at.unwrap_or_default().max(since);
+            begins.saturating_add(units::time_for(bytes, speed))
+        });
+    }
+
     /// `bytes` were read in `time`, of `bytes_max` asked for.
     pub(super) fn read(&mut self, bytes: u64, bytes_max: u64, time: Duration) {
         self.read_bytes = self.read_bytes.saturating_add(bytes);
@@ -167,6 +223,7 @@ impl Progress {
         let settled = bytes.saturating_add(core::mem::take(&mut self.skipped_bytes));
         let speed = if self.outruns(settled) { &mut self.trickle_speed } else { &mut self.read_speed };
         speed.add(settled, time);
+        speed.hold(core::mem::take(&mut self.held));
         self.empty_claims = 0;
         if let Some(credit) = &mut self.credit_bytes {
             *credit = credit.saturating_sub(bytes);
@@ -257,25 +314,35 @@ impl Progress {
 
     fn read_bytes_per_s(&self, section: &Section) -> Option<u64> {
         // Reads that waited for the guest say how fast the guest is. They count if all else fails.
-        let known = self.read_speed.bytes_per_s().or(section.profile.read_bytes_per_s);
+        let known = self.measured_read_bytes_per_s().or(section.profile.read_bytes_per_s);
         known.or(self.trickle_speed.bytes_per_s())
     }
 
-    fn write_bytes_per_s(&self, section: &Section) -> Option<u64> {
-        self.write_speed.bytes_per_s().or(section.profile.write_bytes_per_s)
+    /// Waiting for credit is part of it as long as nobody knows what the target's part is.
+    fn measured_read_bytes_per_s(&self) -> Option<u64> {
+        match self.write_bytes_per_s() {
+            Some(_) => self.read_speed.own_bytes_per_s(),
+            None => self.read_speed.bytes_per_s(),
+        }
+    }
+
+    /// As this migration shows it, or as an earlier one did and nothing in this one has disproved.
+    fn write_bytes_per_s(&self) -> Option<u64> {
+        let before = self.learned.write_bytes_per_s.filter(|_| self.disproof_bytes < DISPROOF_BYTES);
+        self.write_speed.bytes_per_s().or(before)
     }
 
     /// The slower of reading it here and writing it there.
     pub(super) fn bytes_per_s(&self, section: &Section) -> Option<u64> {
-        match (self.read_bytes_per_s(section), self.write_bytes_per_s(section)) {
+        match (self.read_bytes_per_s(section), self.write_bytes_per_s()) {
             (Some(read), Some(write)) => Some(read.min(write)),
             (read, write) => read.or(write),
         }
     }
 
     /// How long a last chunk takes to be written once the channel has it.
-    pub(super) fn write_time(&self, section: &Section, chunk_bytes: u64) -> Duration {
-        self.write_bytes_per_s(section).map(|speed| units::time_for(chunk_bytes, speed)).unwrap_or_default()
+    pub(super) fn write_time(&self, chunk_bytes: u64) -> Duration {
+        self.write_bytes_per_s().map(|speed| units::time_for(chunk_bytes, speed)).unwrap_or_default()
     }
 
     /// Stopping and moving `bytes` in chunks, were the channel its own.
@@ -286,7 +353,7 @@ impl Progress {
             units::hypotenuse(u64::from(SPEED_SPREAD_PER_MILLE), u64::from(section.profile.size_spread_per_mille));
         // Reading, sending and writing go on beside each other. What the slower of the two ends does not cover is the way of the
         // first chunk to a slow writer, or that of the last from a slow reader, which waits for the one before it.
-        let (read, write) = (self.read_bytes_per_s(section), self.write_bytes_per_s(section));
+        let (read, write) = (self.read_bytes_per_s(section), self.write_bytes_per_s());
         let takes =
             |piece: u64, speed: Option<u64>| speed.map(|speed| units::time_for(piece, speed)).unwrap_or_default();
         let whole = chunk_bytes.min(bytes);
@@ -323,8 +390,8 @@ impl Progress {
 
     /// Remembers speeds and the size, once everything was read.
     pub(super) fn learn_end(&mut self) {
-        self.learned.read_bytes_per_s = self.read_speed.bytes_per_s().or(self.learned.read_bytes_per_s);
-        self.learned.write_bytes_per_s = self.write_speed.bytes_per_s().or(self.learned.write_bytes_per_s);
+        self.learned.read_bytes_per_s = self.measured_read_bytes_per_s().or(self.learned.read_bytes_per_s);
+        self.learned.write_bytes_per_s = self.write_bytes_per_s();
     }
 }
 

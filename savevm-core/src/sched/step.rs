@@ -133,6 +133,13 @@ pub enum Event {
         /// How many.
         bytes: u64,
     },
+    /// The read that goes on has waited so long for the target's credit, and not for the section. Comes before [`Read`](Self::Read).
+    Held {
+        /// Whose.
+        section: SectionId,
+        /// How long.
+        time: Duration,
+    },
     /// The read yielded nothing for now.
     Drained {
         /// Whose.
@@ -158,7 +165,8 @@ pub enum Event {
         section: SectionId,
         /// How many.
         bytes: u64,
-        /// How long the target's writes of them took, where it says so.
+        /// How long the target's writes of them took, where it says so, or where it is known to have had the next at hand all the time.
+        /// Without, it may have waited for them.
         busy: Option<Duration>,
     },
     /// The sizes, as the section tells them.

@@ -117,6 +117,7 @@ impl SaveScheduler {
         let mut terms = alloc::vec::Vec::with_capacity(self.progress.len().saturating_add(1));
         let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
         let mut jobs = alloc::vec::Vec::with_capacity(self.progress.len());
+        let piece_bytes = self.config.piece_bytes_max();
         // What needs no quiet state is read on meanwhile.
         let read_rate = bandwidth.bytes_per_s.min(self.config.rate_bytes_per_s.unwrap_or(u64::MAX));
         let mut read_on = units::bytes_in(delay, read_rate);
@@ -131,11 +132,11 @@ impl SaveScheduler {
             }
             pending_bytes = pending_bytes.saturating_add(bytes);
             let load = Term::from(section.profile.load);
-            let own = progress.own_term(section, bytes, self.config.chunk_bytes_max, bytes_per_s);
+            let own = progress.own_term(section, bytes, piece_bytes, bytes_per_s);
             terms.push(before(section).then(own).then(load));
             let stops = before(section).then(Term::from(section.profile.stop));
             fixed.push(stops.then(load));
-            let write = progress.write_time(section, last_piece(bytes, self.config.chunk_bytes_max));
+            let write = progress.write_time(last_piece(bytes, piece_bytes));
             jobs.push(Job {
                 before: stops,
                 moving: Term::new(units::time_for(bytes, bytes_per_s), section.profile.size_spread_per_mille),

@@ -10,3 +10,4 @@ mod order;
 mod rig;
 mod target;
 mod unknown;
+mod written;
