@@ -57,6 +57,8 @@ to trust it. Between runs only ratios can be compared.
 Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the
 baseline is what is allowed, and a ratio of 1 uses it up.
 
+Processor time varies least on one processor: `taskset -c 0 cargo xtask bench growth`.
+
 `ram` takes 2 GiB of memory, in /dev/shm; `growth` takes 4. `drawn`, `decision`, `growth` and
 `slow` take minutes. `allocations`, `peers` and `slow` build what they run with cargo, where it is
 not up to date.
