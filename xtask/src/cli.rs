@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Move guest memory between two processes, for `bench`
     #[command(hide = true)]
     RamSide(bench::side::Args),
+    /// Migrate within this process and print the most memory it took, for `bench`
+    #[command(hide = true)]
+    GrowthMemory(bench::memory::Args),
 }
 
 /// Prints one JSON document, and nothing else, on standard output.

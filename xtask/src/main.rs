@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         cli::Command::KernelSource(args) => kernel_source::run(&args),
         cli::Command::Pump(args) => bench::pump::run(&args),
         cli::Command::RamSide(args) => bench::side::run(&args),
+        cli::Command::GrowthMemory(args) => bench::memory::run(&args),
         cli::Command::Inject(args) => inject::run(&args),
         cli::Command::Suite(args) => hw_test::suite::main(&args),
         cli::Command::QemuPeer(args) => qemu::peer::main(&args),

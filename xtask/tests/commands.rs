@@ -212,3 +212,21 @@ fn fuzz_names_its_targets() {
     assert_eq!(unknown.status.code(), Some(2));
     assert!(json(&unknown)["error"].as_str().unwrap().contains("no-such-thing"), "{unknown:?}");
 }
+
+/// What `bench growth` says of memory: the bound counts, and the state does not.
+#[test]
+fn a_migration_within_a_process_takes_as_much_as_its_buffers_may() {
+    let peak = |state_mib: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let state = (state_mib << 20).to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.arg("growth-memory").arg("--folder").arg(folder.path()).args(["--devices", "2", "--channels", "2"]);
+        command.args(["--state-bytes", &state, "--buffer-bytes", "4194304"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap()
+    };
+    let (small, large) = (peak(8), peak(96));
+    assert!(small > 1 << 20, "{small} bytes");
+    assert!(large < small + (16 << 20), "{large} bytes with 96 MiB of state, {small} with 8 MiB");
+}

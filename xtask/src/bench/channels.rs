@@ -18,7 +18,8 @@ use savevm_core::load::LoadOptions;
 use savevm_core::save::SaveOptions;
 use savevm_core::sim::{Clock, SystemClock};
 
-use super::engine::{Files, devices, failed, tcp};
+use super::engine::{Files, failed, tcp};
+use super::file_device::devices;
 use super::measure::{Costly, Costs, median};
 use super::rig::{Ends, SPEED_AND_PRICE, migrate, speed_and_price};
 use super::{Goal, Outcome, Setting};

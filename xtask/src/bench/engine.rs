@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `engine`: a whole migration in one process, against the reads and writes it cannot do without.
 //!
-//! The state of a device is a file: read and written page by page, as a driver's data fd is. The baseline moves the same
-//! files with one reading and one writing thread per device, each over a connection of its own, 1 MiB at a time and
-//! without a word about what it is. Processor time is that of both sides.
+//! The state of a device is a file. The baseline moves the same files with one reading and one writing thread per device,
+//! each over a connection of its own, 1 MiB at a time and without a word about what it is. Processor time is that of both
+//! sides.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 
+use savevm_core::Channel;
 use savevm_core::load::LoadOptions;
 use savevm_core::save::SaveOptions;
-use savevm_core::{Channel, Device, DeviceError, PrecopyInfo, TransitionError, device};
-use vfio_mig_fsm::{Capabilities, State};
 
+use super::file_device::devices;
 use super::measure::{Costly, Costs};
 use super::rig::{self, SPEED_AND_PRICE, migrate, speed_and_price};
 use super::{Goal, Outcome, Setting};
@@ -149,6 +150,22 @@ impl Files {
         })
     }
 
+    /// Whether the targets' files are the sources', after a migration.
+    pub(super) fn are_equal(&self) -> Result<bool, String> {
+        let [mut ours, mut theirs] = [vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]];
+        for (source, target) in self.source.iter().zip(&self.target) {
+            let bytes = source.metadata().map_err(failed)?.len();
+            for at in (0..bytes).step_by(CHUNK_BYTES) {
+                source.read_exact_at(&mut ours, at).map_err(failed)?;
+                target.read_exact_at(&mut theirs, at).map_err(failed)?;
+                if ours != theirs {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     fn migrate(&self, transport: Transport, channels: usize, checks: bool) -> Result<[f64; 2], String> {
         let ends = transport.channels(channels)?;
         let (mut source, mut target) = (devices(&self.source)?, devices(&self.target)?);
@@ -185,81 +202,5 @@ fn copy_out(mut stream: Box<dyn Stream>, mut target: &File) -> std::io::Result<(
             return Ok(());
         }
         target.write_all(buffer.get(..filled).unwrap_or_default())?;
-    }
-}
-
-pub(super) fn devices(files: &[File]) -> Result<Vec<FileDevice>, String> {
-    let device = |(index, file): (usize, &File)| {
-        let file = file.try_clone().map_err(failed)?;
-        Ok(FileDevice { name: format!("device{index}"), file, state: State::Running })
-    };
-    files.iter().enumerate().map(device).collect()
-}
-
-/// A device whose state is a file, read once it is stopped.
-pub(super) struct FileDevice {
-    name: String,
-    file: File,
-    state: State,
-}
-
-impl FileDevice {
-    fn failed(&self, call: device::Call, error: &std::io::Error) -> DeviceError {
-        DeviceError::contract(&self.name, call, error.to_string())
-    }
-}
-
-impl Device for FileDevice {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> &str {
-        "file"
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities::StopCopy
-    }
-
-    fn state(&mut self) -> Result<State, DeviceError> {
-        Ok(self.state)
-    }
-
-    fn transition(&mut self, to: State) -> Result<(), TransitionError> {
-        let sought = self.file.seek(SeekFrom::Start(0));
-        sought.map_err(|error| {
-            let found = device::Found::State(self.state);
-            TransitionError::new(to, found, self.failed(device::Call::SetState(to), &error))
-        })?;
-        self.state = to;
-        Ok(())
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> Result<device::Read, DeviceError> {
-        match self.file.read(buffer) {
-            Ok(0) => Ok(device::Read::End),
-            Ok(length) => Ok(device::Read::Bytes(length)),
-            Err(error) => Err(self.failed(device::Call::Read, &error)),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
-        let written = self.file.write_all(bytes);
-        written.map_err(|error| self.failed(device::Call::Write, &error))
-    }
-
-    fn precopy_info(&mut self) -> Result<PrecopyInfo, DeviceError> {
-        Ok(PrecopyInfo::default())
-    }
-
-    fn stop_copy_bytes(&mut self) -> Result<u64, DeviceError> {
-        let length = self.file.metadata().map(|metadata| metadata.len());
-        length.map_err(|error| self.failed(device::Call::StopCopySize, &error))
-    }
-
-    fn reset(&mut self) -> Result<(), DeviceError> {
-        self.state = State::Running;
-        Ok(())
     }
 }

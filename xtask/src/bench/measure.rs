@@ -16,6 +16,7 @@ pub(crate) enum Unit {
     SecondsPerGigabyte,
     Bytes,
     Milliseconds,
+    Microseconds,
     Percent,
     /// How many.
     Count,
@@ -183,20 +184,8 @@ pub(crate) fn compare_costs<const N: usize>(
     rounds: usize,
 ) -> Result<Vec<Outcome>, String> {
     let Costs { name, metrics, baseline, contenders } = costs;
-    let mut all: Vec<Costly<'_, N>> = core::iter::once(baseline).chain(contenders).collect();
-    let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
-    for round in 0..=rounds {
-        for turn in 0..all.len() {
-            // Whoever runs first finds the machine in another state than whoever runs last.
-            let index = round.wrapping_add(turn).checked_rem(all.len()).unwrap_or(0);
-            let Some(contender) = all.get_mut(index) else { continue };
-            let value = (contender.run)().map_err(|error| format!("{name}, {}: {error}", contender.name))?;
-            if round > 0 {
-                values.get_mut(index).into_iter().for_each(|values| values.push(value));
-            }
-        }
-    }
-    let runs: Vec<Runs<N>> = all.iter().zip(values).map(|(it, values)| (it.name, it.goals, values)).collect();
+    let all: Vec<Costly<'_, N>> = core::iter::once(baseline).chain(contenders).collect();
+    let runs = in_turn(&name, all, rounds, |_| ())?;
     let judge = |metric: usize, label: String, runs: &[Runs<N>]| {
         let of = |values: &[[f64; N]]| values.iter().filter_map(|run| run.get(metric).copied()).collect::<Vec<_>>();
         let baseline = runs.first().map(|(_, _, values)| of(values)).unwrap_or_default();
@@ -228,7 +217,30 @@ pub(crate) fn compare_costs<const N: usize>(
 }
 
 /// A contender, its goals, and what its runs cost.
-type Runs<const N: usize> = (&'static str, [Option<Goal>; N], Vec<[f64; N]>);
+pub(super) type Runs<const N: usize> = (&'static str, [Option<Goal>; N], Vec<[f64; N]>);
+
+/// Runs all in each of `rounds`, after one run each that does not count. `begins` hears of each round, the first of which is 0.
+pub(super) fn in_turn<const N: usize>(
+    name: &str,
+    mut all: Vec<Costly<'_, N>>,
+    rounds: usize,
+    mut begins: impl FnMut(usize),
+) -> Result<Vec<Runs<N>>, String> {
+    let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
+    for round in 0..=rounds {
+        begins(round);
+        for turn in 0..all.len() {
+            // Whoever runs first finds the machine in another state than whoever runs last.
+            let index = round.wrapping_add(turn).checked_rem(all.len()).unwrap_or(0);
+            let Some(contender) = all.get_mut(index) else { continue };
+            let value = (contender.run)().map_err(|error| format!("{name}, {}: {error}", contender.name))?;
+            if round > 0 {
+                values.get_mut(index).into_iter().for_each(|values| values.push(value));
+            }
+        }
+    }
+    Ok(all.iter().zip(values).map(|(it, values)| (it.name, it.goals, values)).collect())
+}
 
 /// A baseline that varies by more than this between its quartiles, as a part of its median, cannot be judged by.
 const NOISE_MAX: f64 = 0.25;

@@ -16,6 +16,7 @@ mod dirty_scan;
 mod downtime;
 mod drawn;
 mod engine;
+mod file_device;
 mod growth;
 mod html;
 mod lean;
@@ -56,9 +57,11 @@ to trust it. Between runs only ratios can be compared.
 Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the
 baseline is what is allowed, and a ratio of 1 uses it up.
 
-`ram` takes 2 GiB of memory, in /dev/shm; `growth` takes 4. `drawn`, `decision` and `slow` take
-minutes. `allocations`, `peers` and `slow` build what they run with cargo, where it is not up to
-date.
+Processor time varies least on one processor: `taskset -c 0 cargo xtask bench growth`.
+
+`ram` takes 2 GiB of memory, in /dev/shm; `growth` takes 4. `drawn`, `decision`, `growth` and
+`slow` take minutes. `allocations`, `peers` and `slow` build what they run with cargo, where it is
+not up to date.
 
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
@@ -188,7 +191,7 @@ const BENCHMARKS: [Benchmark; 16] = [
     },
     Benchmark {
         name: "growth",
-        about: "what a byte costs as devices, channels, state or the memory for it grow",
+        about: "what a byte costs, and how much memory is taken, as devices, channels, state or the memory for it grow",
         run: growth::run,
     },
     Benchmark {
@@ -219,6 +222,7 @@ const BENCHMARKS: [Benchmark; 16] = [
     Benchmark { name: "tls", about: "migrate files over TLS 1.3 against the same without it", run: tls::run },
 ];
 
+pub(crate) use growth::memory;
 pub(crate) use peers::pump;
 pub(crate) use ram::side;
 

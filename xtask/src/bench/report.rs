@@ -75,6 +75,7 @@ pub(super) fn value(unit: Unit, value: f64) -> String {
         Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
         Unit::Bytes => format!("{:.1} MiB", value / f64::from(1u32 << 20)),
         Unit::Milliseconds => format!("{value:.1} ms"),
+        Unit::Microseconds => format!("{value:.0} µs"),
         Unit::Percent => format!("{value:.1} %"),
         Unit::Count => format!("{value:.0}"),
     }

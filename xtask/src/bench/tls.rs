@@ -8,7 +8,8 @@ use savevm_core::load::LoadOptions;
 use savevm_core::save::SaveOptions;
 use savevm_core::{Cancel, Channel};
 
-use super::engine::{Files, devices, failed, tcp};
+use super::engine::{Files, failed, tcp};
+use super::file_device::devices;
 use super::measure::{Costly, Costs};
 use super::rig::{Ends, SPEED_AND_PRICE, migrate};
 use super::{Goal, Outcome, Setting};

@@ -25,7 +25,7 @@ pub(in crate::bench) fn processor(process: u32) -> Duration {
 }
 
 /// `VmHWM`; a process that has ended has none.
-pub(super) fn peak_bytes(process: u32) -> Option<u64> {
+pub(in crate::bench) fn peak_bytes(process: u32) -> Option<u64> {
     status_bytes(process, "VmHWM:")
 }
 

@@ -13,7 +13,8 @@ use savevm_core::ram::{FileMemory, GuestMemory, Source};
 use savevm_core::save::{self, SaveOptions};
 
 use super::side::Connection;
-use crate::bench::engine::{FileDevice, failed};
+use crate::bench::engine::failed;
+use crate::bench::file_device::FileDevice;
 
 fn memory(file: File) -> Result<FileMemory, String> {
     let bytes = file.metadata().map_err(failed)?.len();
