@@ -140,6 +140,18 @@ mod test {
     }
 
     #[test]
+    fn frames_in_a_queue_are_not_with_the_target() {
+        for (is_queued, busy) in [(false, 16), (true, 0)] {
+            let (began, mut pace) = (Instant::now(), Pace::new());
+            (1..=8).for_each(|frame| pace.sent(frame, frame * 10, is_queued));
+            pace.written(4, began + MS * 16);
+            pace.written(8, began + MS * 32);
+            let news = pace.take();
+            assert_eq!((news.bytes, news.busy.as_millis()), (80, busy), "queued: {is_queued}");
+        }
+    }
+
+    #[test]
     fn who_does_not_say_what_is_sent_learns_nothing_and_keeps_nothing() {
         assert_eq!(written(&[(16, 0, Some(4)), (32, 0, Some(8))]), (0, 0, 0));
         let mut pace = Pace::new();
