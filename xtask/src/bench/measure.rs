@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::order::order;
+
 /// What the values of a comparison are.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -229,9 +231,7 @@ pub(super) fn in_turn<const N: usize>(
     let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
     for round in 0..=rounds {
         begins(round);
-        for turn in 0..all.len() {
-            // Whoever runs first finds the machine in another state than whoever runs last.
-            let index = round.wrapping_add(turn).checked_rem(all.len()).unwrap_or(0);
+        for index in order(round, all.len()) {
             let Some(contender) = all.get_mut(index) else { continue };
             let value = (contender.run)().map_err(|error| format!("{name}, {}: {error}", contender.name))?;
             if round > 0 {
@@ -380,7 +380,7 @@ mod test {
     }
 
     #[test]
-    fn everyone_is_first_in_turn() {
+    fn rounds_are_in_order_and_the_first_does_not_count() {
         let order = core::cell::RefCell::new(String::new());
         let noted = |name: &'static str| {
             let order = &order;
@@ -392,7 +392,8 @@ mod test {
         let contenders = vec![noted("b"), noted("c")];
         let comparison =
             Comparison { name: String::new(), unit: Unit::BytesPerSecond, baseline: noted("a"), contenders };
-        compare(comparison, 2).unwrap();
-        assert_eq!(*order.borrow(), "abcbcacab");
+        assert_eq!(compare(comparison, 2).unwrap().rounds, 2);
+        let expected = (0..3).flat_map(|round| super::order(round, 3)).map(|index| ["a", "b", "c"][index]);
+        assert_eq!(*order.borrow(), expected.collect::<String>());
     }
 }

@@ -22,6 +22,7 @@ mod html;
 mod lean;
 mod limit;
 mod measure;
+mod order;
 mod peers;
 mod ram;
 mod report;
@@ -49,10 +50,10 @@ const REBUILT_VARIABLE: &str = "SAVEVM_BENCH_REBUILT";
 /// Compare the speed of what this workspace does with what the machine could do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every benchmark runs contenders for the same work in one process, in turn, in an order that
-rotates, after one run of each that does not count. What counts is the ratio to the baseline
-within a round: its median over the rounds is held against the goal, its quartiles say how far
-to trust it. Between runs only ratios can be compared.
+Every benchmark runs contenders for the same work in one process, in turn, each behind each of
+the others about equally often, after one run of each that does not count. What counts is the
+ratio to the baseline within a round: its median over the rounds is held against the goal, its
+quartiles say how far to trust it. Between runs only ratios can be compared.
 
 Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the
 baseline is what is allowed, and a ratio of 1 uses it up.
