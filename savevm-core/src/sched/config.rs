@@ -222,7 +222,7 @@ pub struct Config {
     /// The longest one read may be where nothing is known of the link.
     pub chunk_bytes_max: u64,
     /// The longest one read may be on a link that carries it in a moment: what all sections together are given out is then worth 20 ms
-    /// of the link, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as that; a cap counts as well.
+    /// of the link, and of the section, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as that; a cap counts as well.
     #[cfg_attr(feature = "serde", serde(default))]
     pub turn_bytes_max: u64,
     /// The largest piece in which what one read yields is sent and written, one beside the other; `None` where that is the whole of it.

@@ -93,6 +93,15 @@ impl SaveScheduler {
         }
     }
 
+    /// How much of that is a section's: a slow device must not be busy with its turn when it is to stop.
+    fn own_turn_bytes(&self, index: usize) -> u64 {
+        let own = self.config.sections.get(index).zip(self.progress.get(index)).map(|(section, progress)| {
+            let speed = progress.bytes_per_s(section).or((progress.read_bytes == 0).then_some(0));
+            speed.map_or(u64::MAX, |bytes_per_s| units::bytes_in(TURN_TIME, bytes_per_s))
+        });
+        own.unwrap_or(0).max(self.config.chunk_bytes_max.max(1))
+    }
+
     fn chunk_bytes(&self, now: Duration) -> Result<u64, Grant> {
         let chunk_bytes = self.bucket.chunk_bytes(self.turn_bytes());
         let is_room = self.inflight_bytes.saturating_add(chunk_bytes) <= self.config.inflight_bytes_max;
@@ -106,7 +115,7 @@ impl SaveScheduler {
     }
 
     fn read(&mut self, now: Duration, index: usize, chunk_bytes: u64, stopped: bool) -> Step {
-        let mut bytes_max = chunk_bytes;
+        let mut bytes_max = chunk_bytes.min(self.own_turn_bytes(index));
         if let Some(progress) = self.progress.get_mut(index) {
             bytes_max = bytes_max.min(progress.credit_bytes.unwrap_or(u64::MAX)).max(1);
             progress.busy = Busy::Read { bytes_max, since: now };

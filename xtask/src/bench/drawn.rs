@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The same for the migration that only teaches. It switches over then.
 const LESSON: Duration = Duration::from_secs(2);
 const LESSON_WINDOW: Duration = Duration::from_millis(10);
-/// What that has to read first. A link that carries 2 GiB a second is busy with it for as long as a sample of the scheduler takes.
-const LESSON_KIB: u64 = 128 << 10;
+/// What that has to read first. A link that takes 1 MiB in 80 µs is busy with it for twice as long as the scheduler has to see it.
+const LESSON_KIB: u64 = 256 << 10;
 const PIECE_BYTES: usize = 1 << 20;
 const NAP: Duration = Duration::from_millis(1);
 /// Sleeps of the watch may be late by so many milliseconds, in 95 of 100 migrations.

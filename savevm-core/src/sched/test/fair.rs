@@ -349,11 +349,7 @@ fn longest_turn(link_bytes_per_s: u64, is_given: bool, devices: usize) -> u64 {
     endless.dirties_for_ever = true;
     let mut rig = Rig::new(config, vec![endless; 1 + devices], link_bytes_per_s);
     assert!(matches!(rig.run(500 * MS), Step::Wait { .. }), "there is always more to read");
-    let reads = rig.steps.iter().filter_map(|(_, step)| match step {
-        Step::Read { bytes_max, .. } => Some(*bytes_max),
-        _ => None,
-    });
-    reads.max().unwrap()
+    rig.steps.iter().filter_map(|(_, step)| read_of(step)).max().unwrap()
 }
 
 #[test]
@@ -366,5 +362,32 @@ fn a_turn_is_longer_on_a_link_that_is_known_to_be_fast() {
         assert!(turn.abs_diff(2_000_000) <= 200_000, "{turn}");
         let shared = longest_turn(100_000_000, is_given, 3);
         assert!(shared.abs_diff(500_000) <= 50_000, "four share 20 ms: {shared}");
+    }
+}
+
+#[test]
+fn a_turn_is_no_longer_than_a_slow_section_takes_for_it() {
+    let turns = |read_bytes_per_s| {
+        let mut config = Config::new(vec![memory()]);
+        (config.chunk_bytes_max, config.turn_bytes_max, config.inflight_bytes_max) = (100_000, 6_400_000, 6_400_000);
+        config.bandwidth_bytes_per_s = Some(2_000_000_000);
+        config.sections[0].profile.read_bytes_per_s = read_bytes_per_s;
+        let mut endless = fake(0, 5_000_000_000, 0);
+        endless.dirties_for_ever = true;
+        let mut rig = Rig::new(config, vec![endless], 2_000_000_000);
+        assert!(matches!(rig.run(500 * MS), Step::Wait { .. }), "there is always more to read");
+        let reads: Vec<u64> = rig.steps.iter().filter_map(|(_, step)| read_of(step)).collect();
+        (reads[0], reads.into_iter().max().unwrap())
+    };
+    // It turns out to be faster than what is said of it.
+    assert_eq!(turns(Some(50_000_000)), (1_000_000, 6_400_000), "first, 20 ms of what it was read in before");
+    assert_eq!(turns(Some(1_000_000)), (100_000, 6_400_000), "but a chunk");
+    assert_eq!(turns(None), (100_000, 6_400_000), "nothing is known before the first");
+}
+
+fn read_of(step: &Step) -> Option<u64> {
+    match step {
+        Step::Read { bytes_max, .. } => Some(*bytes_max),
+        _ => None,
     }
 }
