@@ -221,8 +221,9 @@ pub struct Config {
     pub sections: Vec<Section>,
     /// The longest one read may be where nothing is known of the link.
     pub chunk_bytes_max: u64,
-    /// The longest one read may be on a link that carries it in a moment: what all sections together are given out is then worth 20 ms
-    /// of the link, and of the section, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as that; a cap counts as well.
+    /// The longest one read may be on a link that is known to be fast: all sections together are then given what it carries in 20 ms, and
+    /// each no more than it can be read in that time, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as
+    /// that. A cap makes reads shorter.
     #[cfg_attr(feature = "serde", serde(default))]
     pub turn_bytes_max: u64,
     /// The largest piece in which what one read yields is sent and written, one beside the other; `None` where that is the whole of it.

@@ -11,7 +11,7 @@ use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 use super::units;
 
-/// What all sections together may have been given to read, by the link's time. Each waits so long for the others at most, a cancel too.
+/// What all sections together may have been given to read, by the link's time, where that is more than a chunk for each.
 const TURN_TIME: Duration = Duration::from_millis(20);
 
 /// What became of looking for a chunk to read.
