@@ -11,6 +11,11 @@ use crate::limits::Limits;
 /// Chunks per device that keep both ends busy; more fall out of the cache (`spec/perf/limits.md` section 3).
 const WINDOW_FRAMES: u64 = 8;
 
+/// Chunks of guest memory per channel. Nobody keeps them: they are written as they come, so what is under way is in the connection,
+/// which holds more than a device's window where it is TCP on one machine (6 MiB at the target alone). With less the source stands
+/// still while the connection still has something to deliver.
+const MEMORY_WINDOW_FRAMES: u64 = 16;
+
 const PAGE_BYTES: u64 = 4096;
 
 /// How large the buffers of one side are, and how many there may be.
@@ -20,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) chunk_bytes: u32,
     /// What each device is granted.
     pub(crate) window_frames: u64,
+    /// What guest memory is granted, if it is among them.
+    pub(crate) memory_frames: u64,
     /// Buffers in all.
     pub(crate) buffers: usize,
 }
@@ -33,15 +40,17 @@ impl Plan {
         let half = share / 2;
         let fitting = if half >= PAGE_BYTES { half.saturating_sub(half % PAGE_BYTES) } else { half.max(1) };
         let chunk = u64::from(limits.chunk_bytes_max.max(1)).min(fitting);
-        let most = WINDOW_FRAMES.max(channels.saturating_mul(2)).min(CREDIT_FRAMES_MAX);
-        let window_frames = share.checked_div(chunk).unwrap_or(0).min(most);
+        let affordable = share.checked_div(chunk).unwrap_or(0).min(CREDIT_FRAMES_MAX);
+        let window_frames = affordable.min(WINDOW_FRAMES.max(channels.saturating_mul(2)));
+        let memory_frames = affordable.min(MEMORY_WINDOW_FRAMES.saturating_mul(channels)).max(window_frames);
         if window_frames == 0 {
             return Err(Cause::refused(format!(
                 "{memory} bytes of buffers are too few for {devices} devices; raise the limit (buffer_bytes_max)"
             )));
         }
-        let buffers = size(window_frames.saturating_mul(devices));
-        Ok(Self { chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX), window_frames, buffers })
+        let others = devices.saturating_sub(1).saturating_mul(window_frames);
+        let buffers = size(others.saturating_add(memory_frames));
+        Ok(Self { chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX), window_frames, memory_frames, buffers })
     }
 
     /// A source's: two buffers per device and one per channel are as many as can be at work.
@@ -49,7 +58,7 @@ impl Plan {
         let chunk_bytes = chunk_bytes.max(1);
         let wanted = count(devices).saturating_mul(2).saturating_add(count(channels));
         let affordable = limits.buffer_bytes_max.checked_div(chunk_bytes.into()).unwrap_or(0);
-        Self { chunk_bytes, window_frames: 0, buffers: size(wanted.min(affordable).max(1)) }
+        Self { chunk_bytes, window_frames: 0, memory_frames: 0, buffers: size(wanted.min(affordable).max(1)) }
     }
 
     /// The length of a buffer in memory.
@@ -86,7 +95,9 @@ mod test {
                         };
                         assert!(plan.buffers as u64 * u64::from(plan.chunk_bytes) <= memory);
                         assert!(plan.chunk_bytes <= chunk && (1..=128).contains(&plan.window_frames));
-                        assert_eq!(plan.buffers as u64, plan.window_frames * devices as u64);
+                        assert!((plan.window_frames..=CREDIT_FRAMES_MAX).contains(&plan.memory_frames));
+                        let others = devices as u64 - 1;
+                        assert_eq!(plan.buffers as u64, plan.window_frames * others + plan.memory_frames);
                     }
                 }
             }
@@ -96,10 +107,23 @@ mod test {
     #[test]
     fn chunks_shrink_before_windows_do() {
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 4, 2).unwrap();
-        assert_eq!((plan.chunk_bytes, plan.window_frames), (1 << 20, 8));
+        assert_eq!((plan.chunk_bytes, plan.window_frames, plan.memory_frames), (1 << 20, 8, 16));
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 256, 2).unwrap();
         assert_eq!((plan.chunk_bytes, plan.window_frames), (128 << 10, 2));
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 1, 16).unwrap();
         assert_eq!(plan.window_frames, 32);
+    }
+
+    #[test]
+    fn memory_is_granted_more_where_its_share_is_enough() {
+        let frames = |memory, devices, channels| {
+            let plan = Plan::target(&limits(1 << 20, memory), devices, channels).unwrap();
+            (plan.window_frames, plan.memory_frames)
+        };
+        assert_eq!(frames(64 << 20, 1, 1), (8, 16));
+        assert_eq!(frames(64 << 20, 1, 2), (8, 32));
+        assert_eq!(frames(64 << 20, 3, 2), (8, 21));
+        assert_eq!(frames(64 << 20, 16, 2), (4, 4));
+        assert_eq!(frames(1 << 40, 1, 64), (128, CREDIT_FRAMES_MAX));
     }
 }

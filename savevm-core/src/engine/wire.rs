@@ -140,7 +140,7 @@ impl<'a> Wire<'a> {
             mailbox: Mailbox::default(),
             credit: Credit::new(credit),
             window: Window::new(plan.window_frames),
-            scattered: Scattered::new(plan.window_frames),
+            scattered: Scattered::new(plan.memory_frames),
             bytes: AtomicU64::new(0),
         };
         let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers));

@@ -35,7 +35,7 @@ pub use error::{Access, MemoryError};
 pub use file::FileMemory;
 pub use memory::GuestMemory;
 pub use source::Source;
-pub(crate) use source::{Attempt, Batch, Left};
+pub(crate) use source::{Attempt, BLOCK_LEN, Batch, Left};
 pub(crate) use target::Sink;
 
 /// The name of the section in reports.

@@ -21,6 +21,8 @@ use crate::sched::Sizes;
 const SPAN_PAGES_MAX: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 18) - 1);
 /// Memory is read in pieces of this size: small enough for the caches, where its zeros are looked for and its digest is made.
 const PIECE_LEN: usize = 128 << 10;
+/// The smallest page there is, by which zeros are looked for. Frames end where one does, so that none is written in two parts.
+pub(crate) const BLOCK_LEN: usize = 4096;
 
 /// Guest memory that is to be moved, with the account of what the target lacks.
 pub struct Source<'a> {
@@ -318,11 +320,14 @@ impl Batch {
             while at < end {
                 self.from = Some(at);
                 let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
-                let length = left.min(PIECE_LEN).min(writer.room());
+                let fitting = left.min(PIECE_LEN).min(writer.room());
+                let whole = if fitting < left { whole_blocks(at, fitting) } else { fitting };
+                // A block that goes into no frame as a whole goes into several.
+                let length = if whole == 0 && writer.filled_len() == 0 { fitting } else { whole };
                 if length == 0 || !writer.takes(number, at) {
                     return Ok(covered_bytes);
                 }
-                let Some(space) = writer.space(length) else { return Ok(covered_bytes) };
+                let Some(space) = writer.space(number, at, length) else { return Ok(covered_bytes) };
                 memory.read(self.region, at, space)?;
                 if !writer.push(number, at, length) {
                     return Ok(covered_bytes);
@@ -334,5 +339,74 @@ impl Batch {
         }
         self.from = None;
         Ok(covered_bytes)
+    }
+}
+
+/// So much of `length` bytes from there on that what is behind it begins with a block: nothing where none begins there.
+fn whole_blocks(at: u64, length: usize) -> usize {
+    let end = at.wrapping_add(u64::try_from(length).unwrap_or(0));
+    length.saturating_sub(usize::try_from(end).unwrap_or(0) % BLOCK_LEN)
+}
+
+#[cfg(test)]
+mod test {
+    use stream_codec::frame::{Content, Pages, Record};
+
+    use super::super::error::MemoryError;
+    use super::*;
+    use crate::dirty::{Ledger, Region};
+
+    /// One region in which no byte is zero.
+    struct Full(RegionTable);
+
+    impl GuestMemory for Full {
+        fn regions(&self) -> &RegionTable {
+            &self.0
+        }
+
+        fn read(&self, _: usize, _: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+            buffer.fill(7);
+            Ok(())
+        }
+
+        fn write(&self, _: usize, _: u64, _: &[u8]) -> Result<(), MemoryError> {
+            Ok(())
+        }
+    }
+
+    /// The offset and length of each record, by frames of this many bytes.
+    fn frames(bytes: u64, frame_len: usize) -> Vec<Vec<(u64, u64)>> {
+        let region = Region { name: String::from("ram"), bytes, page_bytes: 4096 };
+        let memory = Full(RegionTable::new(Vec::from([region]), 1).unwrap());
+        let mut tracking = Tracking::new(Ledger::of(memory.regions(), u64::MAX).unwrap(), 1, 0);
+        let mut attempt = Attempt::new(Source::new(&memory, &mut tracking).unwrap());
+        attempt.transition(State::StopCopy).unwrap();
+        let mut frames = Vec::new();
+        while let Some(mut batch) = attempt.take(2 << 20).unwrap() {
+            let mut buffer = alloc::vec![0; frame_len];
+            let mut writer = PagesWriter::new(&mut buffer);
+            let covered_bytes = batch.put(&memory, &mut writer).unwrap();
+            let filled = writer.filled_len();
+            let records = Pages::new(&buffer[..filled]).map(Result::unwrap);
+            frames.push(records.map(|record| (record.offset, record.content.length())).collect());
+            assert!(
+                covered_bytes > 0
+                    && matches!(Pages::new(&buffer).next(), Some(Ok(Record { content: Content::Bytes(_), .. })))
+            );
+            attempt.settle(frames.len() as u64, batch, covered_bytes);
+        }
+        frames
+    }
+
+    #[test]
+    fn a_frame_is_one_record_of_whole_blocks_where_memory_is_one_piece() {
+        let all = frames(1 << 20, 300_000);
+        assert_eq!(all, [0, 73, 146, 219].map(|block| Vec::from([(block * 4096, 73.min(256 - block) * 4096)])));
+    }
+
+    #[test]
+    fn a_block_that_fits_into_no_frame_goes_into_several() {
+        let all = frames(8192, 3016);
+        assert_eq!(all.concat(), [(0, 3000), (3000, 1096), (4096, 3000), (7096, 1096)]);
     }
 }

@@ -83,7 +83,7 @@ mod test {
     fn written(region: u16, offset: u64, content: &[u8]) -> Result<Vec<(usize, u64, usize)>, String> {
         let mut buffer = [0; 20_000];
         let mut writer = PagesWriter::new(&mut buffer);
-        writer.space(content.len()).unwrap().copy_from_slice(content);
+        writer.space(region, offset, content.len()).unwrap().copy_from_slice(content);
         assert!(writer.push(region, offset, content.len()));
         let filled = writer.filled_len();
         let memory = Noted::new();

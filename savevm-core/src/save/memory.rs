@@ -260,7 +260,7 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
             let covered_bytes = batch.put(self.guest, &mut writer)?;
             let lap = &mut *lock(&self.lap);
             let is_whole = lap.attempt.settle(sequence, batch, covered_bytes);
-            if !is_whole || writer.room() == 0 || looked_bytes >= LOOK_BYTES_MAX {
+            if !is_whole || writer.room() < ram::BLOCK_LEN || looked_bytes >= LOOK_BYTES_MAX {
                 break;
             }
             match lap.attempt.take(length_max)? {

@@ -113,7 +113,7 @@ struct Place {
 ///
 /// let mut payload = [0; 64];
 /// let mut writer = PagesWriter::new(&mut payload);
-/// writer.space(3).expect("room for three bytes").copy_from_slice(b"abc");
+/// writer.space(0, 4096, 3).expect("room for three bytes").copy_from_slice(b"abc");
 /// assert!(writer.push(0, 4096, 3));
 /// let length = writer.filled_len();
 ///
@@ -188,15 +188,15 @@ pub struct PagesWriter<'b> {
     buffer: &'b mut [u8],
     filled: usize,
     least: Place,
-    /// Where the last record stands, if it is of zeros.
-    zeros_at: Option<usize>,
+    /// Where the last record stands, and whether it is of zeros.
+    last: Option<(usize, bool)>,
 }
 
 impl<'b> PagesWriter<'b> {
     /// Records into this buffer.
     #[must_use]
     pub const fn new(buffer: &'b mut [u8]) -> Self {
-        Self { buffer, filled: 0, least: Place { region: 0, offset: 0 }, zeros_at: None }
+        Self { buffer, filled: 0, least: Place { region: 0, offset: 0 }, last: None }
     }
 
     /// How much of the buffer is filled.
@@ -217,15 +217,16 @@ impl<'b> PagesWriter<'b> {
         Place { region, offset } >= self.least
     }
 
-    /// Where `length` bytes of memory go before [`push`](Self::push) makes records of them; `None` without the room.
-    pub fn space(&mut self, length: usize) -> Option<&mut [u8]> {
-        let begin = self.filled.checked_add(RECORD_BYTES)?;
+    /// Where the `length` bytes of a region from `offset` on go before [`push`](Self::push) makes records of them; `None` without the
+    /// room.
+    pub fn space(&mut self, region: u16, offset: u64, length: usize) -> Option<&mut [u8]> {
+        let begin = self.begin(region, offset, length);
         self.buffer.get_mut(begin..begin.checked_add(length)?)
     }
 
     /// Makes records of the `length` bytes in [`space`](Self::space), which are those of a region from `offset` on: one of each
-    /// stretch, without the blocks of 4096 bytes that are all zero. False if there is no room or the place is not behind the last
-    /// record; nothing has changed then.
+    /// stretch, without the blocks of 4096 bytes that are all zero. A stretch that goes on where the last record ends makes that longer.
+    /// False if there is no room or the place is not behind the last record; nothing has changed then.
     #[must_use]
     pub fn push(&mut self, region: u16, offset: u64, length: usize) -> bool {
         let count = u64::try_from(length).unwrap_or(u64::MAX);
@@ -234,47 +235,52 @@ impl<'b> PagesWriter<'b> {
             return false;
         };
         // Records move to the left over the zeros that are left out: each of them has more bytes than two records' headers.
-        let mut source = self.filled.saturating_add(RECORD_BYTES);
+        let mut source = self.begin(region, offset, length);
         let (mut at, mut left) = (offset, length);
         while left > 0 {
             let content = self.buffer.get(source..source.saturating_add(left)).unwrap_or_default();
             let (stretch, is_zero) = stretch(content);
-            if is_zero {
-                self.append_zeros(region, at, stretch);
-            } else {
-                self.append(region, at, source, stretch);
-            }
+            self.append(Place { region, offset: at }, source, stretch, is_zero);
             source = source.saturating_add(stretch);
             at = at.saturating_add(u64::try_from(stretch).unwrap_or(u64::MAX));
             left = left.saturating_sub(stretch);
+            self.least = Place { region, offset: at };
         }
         self.least = Place { region, offset: end };
         true
     }
 
-    fn append(&mut self, region: u16, offset: u64, source: usize, length: usize) {
-        let begin = self.filled.saturating_add(RECORD_BYTES);
-        if begin != source {
-            self.buffer.copy_within(source..source.saturating_add(length), begin);
-        }
-        self.header(self.filled, region, offset, length, 0);
-        self.filled = begin.saturating_add(length);
-        self.zeros_at = None;
+    /// Where bytes from there on begin in the buffer: behind those of the last record, if they go on where it ends, or behind a header
+    /// of their own.
+    fn begin(&self, region: u16, offset: u64, length: usize) -> usize {
+        let goes_on = self.longer(Place { region, offset }, length, false).is_some();
+        self.filled.saturating_add(if goes_on { 0 } else { RECORD_BYTES })
     }
 
-    /// Zeros behind zeros make one record longer.
-    fn append_zeros(&mut self, region: u16, offset: u64, length: usize) {
-        if let Some(at) = self.zeros_at.filter(|_| self.least == Place { region, offset }) {
-            if let Some(longer) = self.length_at(at).checked_add(u32::try_from(length).unwrap_or(u32::MAX)) {
-                if let Some(field) = self.buffer.get_mut(at.saturating_add(8)..at.saturating_add(12)) {
-                    field.copy_from_slice(&longer.to_le_bytes());
-                    return;
-                }
+    /// Where the last record stands, and the length it gets, if what comes next goes on in it.
+    fn longer(&self, place: Place, length: usize, is_zero: bool) -> Option<(usize, u32)> {
+        let (at, _) = self.last.filter(|(_, is_of_zeros)| *is_of_zeros == is_zero && self.least == place)?;
+        Some((at, self.length_at(at).checked_add(u32::try_from(length).ok()?)?))
+    }
+
+    fn append(&mut self, place: Place, source: usize, length: usize, is_zero: bool) {
+        let content = if is_zero { 0 } else { length };
+        let longer = self.longer(place, length, is_zero);
+        let begin = self.filled.saturating_add(if longer.is_some() { 0 } else { RECORD_BYTES });
+        if begin != source {
+            self.buffer.copy_within(source..source.saturating_add(content), begin);
+        }
+        match longer {
+            Some((at, longer)) => {
+                let field = self.buffer.get_mut(at.saturating_add(8)..at.saturating_add(12));
+                field.into_iter().for_each(|field| field.copy_from_slice(&longer.to_le_bytes()));
+            }
+            None => {
+                self.header(self.filled, place.region, place.offset, length, if is_zero { FLAG_ZEROS } else { 0 });
+                self.last = Some((self.filled, is_zero));
             }
         }
-        self.header(self.filled, region, offset, length, FLAG_ZEROS);
-        self.zeros_at = Some(self.filled);
-        self.filled = self.filled.saturating_add(RECORD_BYTES);
+        self.filled = begin.saturating_add(content);
     }
 
     fn length_at(&self, at: usize) -> u32 {
