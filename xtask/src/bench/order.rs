@@ -17,11 +17,30 @@ pub(super) fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
     })
 }
 
+/// At least so many rounds, and as many more as it takes to balance them.
+pub(super) fn rounds(least: usize, count: usize) -> usize {
+    least.next_multiple_of(if count % 2 == 1 { count.saturating_mul(2) } else { count.max(1) })
+}
+
 #[cfg(test)]
 mod test {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn so_many_rounds_are_balanced() {
+        assert_eq!([1, 2, 3, 4, 5, 6, 7].map(|count| rounds(7, count)), [8, 8, 12, 8, 10, 12, 14]);
+        for count in 1..=9 {
+            let mut times = BTreeMap::new();
+            for round in 1..=rounds(7, count) {
+                let order: Vec<usize> = order(round, count).collect();
+                order.windows(2).for_each(|pair| *times.entry((pair[0], pair[1])).or_insert(0) += 1);
+            }
+            let (fewest, most) = (times.values().min(), times.values().max());
+            assert!(times.len() == count * (count - 1) && fewest == most, "{count}: {times:?}");
+        }
+    }
 
     #[test]
     fn each_is_at_every_place_and_behind_each_other_equally_often() {

@@ -15,7 +15,7 @@ mod work;
 
 use super::measure::{Costly, Costs, Rival};
 use super::peers::{METRICS, stock::emulators};
-use super::{Goal, Outcome, Setting};
+use super::{Goal, Outcome, Setting, order};
 use work::{Contents, Over, Work};
 
 const OURS: &str = "this workspace";
@@ -47,7 +47,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
             contenders.push(Costly::new(name, [None; 3], move || stock::measure(work, qemu)));
             rivals.push(Rival { rival: name, contender: OURS, goals: [Some(Goal::AtLeast(1.0)), None, None] });
         }
-        let rounds = if setting.quick { 1 } else { 7 };
+        let rounds = if setting.quick { 1 } else { order::rounds(7, contenders.len().saturating_add(1)) };
         let costs = Costs { name: format!("ram/{}", work.title()), metrics: METRICS, baseline, contenders };
         outcomes.extend(setting.compare_rivals(costs, &rivals, rounds)?);
     }
