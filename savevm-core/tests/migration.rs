@@ -460,7 +460,7 @@ fn what_one_migration_took_the_next_one_expects() {
 fn a_slow_target_is_no_slow_source_and_no_long_load() {
     use core::time::Duration;
 
-    let config = |write: &str| format!("model=plain caps=7 initial=12MiB stop=1536KiB {write} seed=1");
+    let config = |write: &str| format!("model=plain caps=7 initial=12MiB dirty=0 stop=1536KiB {write} seed=1");
     let (source, target) = (devices(&[&config("")]), devices(&[&config("write-ms-per-mib=100")]));
     let identity = ports(&source)[0].identity().to_owned();
     let (mut save, mut load) = (save_options(), load_options());
