@@ -71,7 +71,7 @@
 //! | 8 | 2 | channel index, below the count |
 //! | 10 | 2 | channel count, at least 1 |
 //! | 12 | 4 | device count: devices have the numbers 0 to one less |
-//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums, bit 2 guest memory, bit 3 acknowledged initial bytes |
+//! | 16 | 8 | offered features, one bit each: bit 0 credit, bit 1 Data without checksums, bit 2 guest memory, bit 3 acknowledged initial bytes, bit 4 memory without a digest |
 //! | 24 | 8 | required features, a subset of the offered ones |
 //! | 32 | 16 | session nonce: random, chosen by the source, repeated by the target |
 //! | 48 | 4 | largest Data payload the sender of the Hello takes, zero for none |
@@ -184,6 +184,9 @@
 //! payloads. Here a credit says more: a target raises it only by frames that it has written to its memory, in their order. So all of them
 //! have arrived but as many as the first credit allowed, and the source need not send those pages again.
 //!
+//! With feature bit 4 memory has no digest: its DeviceEnd and Loaded say the count of bytes, and digest algorithm 0. A target may then have
+//! the bytes go to their places unseen. Devices have their digests.
+//!
 //! # Initial bytes
 //!
 //! Some drivers have bytes that must be loaded early, because the target's device works on them for long. With feature bit 3 the
@@ -228,7 +231,9 @@ pub use self::hello::{Agreement, Channel, Hello, Refusal, Role, Support, VERSION
 pub use self::kind::{FLAG_SKIPPABLE, FLAG_UNCHECKED, Kind, NO_DEVICE};
 pub use self::limits::Limits;
 pub use self::message::{Abort, AbortCode, DeviceEnd, DeviceOpen, InitialDone, Loaded, Message, Region};
-pub use self::pages::{Content, Pages, PagesError, PagesWriter, RECORD_BYTES, Record, RecordFault};
+pub use self::pages::{
+    Content, Pages, PagesError, PagesWriter, RECORD_BYTES, Record, RecordFault, RecordHead, RecordHeads,
+};
 pub use self::parse::{parse_control, verify_payload};
 pub use self::prologue::{FRAMING_VERSION, MAGIC, PROLOGUE_BYTES, decode_prologue, encode_prologue};
 pub use self::session::{CHANNELS_MAX, CREDIT_FRAMES_MAX, DevicePhase, Phase, Session, SessionError, Violation};

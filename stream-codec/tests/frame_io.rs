@@ -384,3 +384,75 @@ fn data_without_a_checksum_goes_through_where_it_was_agreed() {
     let (_, refused) = reason(FrameReader::new(&bytes[..], LIMITS).read_frame().unwrap_err());
     assert_eq!(refused, Reason::Flags { kind: Kind::Data.raw(), flags: 2 });
 }
+
+/// Takes `count` bytes of the payload, or what the transport gives of them.
+fn take(reader: &mut FrameReader<impl Read>, count: usize) -> Result<Option<usize>, Error> {
+    reader.take_payload(|transport, left| transport.read(&mut vec![0; count.min(left)]))
+}
+
+fn unchecked(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = FrameWriter::new(&mut bytes, LIMITS);
+    writer.set_unchecked(true);
+    writer.write_data(1, 0, payload).unwrap();
+    writer.write_control(&Message::Switchover).unwrap();
+    bytes
+}
+
+const UNCHECKED: Limits = Limits { unchecked_data: true, ..LIMITS };
+
+#[test]
+fn a_payload_can_be_taken_past_the_reader() {
+    let bytes = unchecked(b"device state");
+    let script = [Answer::Bytes(16), Answer::Bytes(32), Answer::Bytes(5), Answer::Fails(ErrorKind::TimedOut)];
+    let mut reader = FrameReader::new(Scripted::new(&bytes, script), UNCHECKED);
+    assert_eq!(take(&mut reader, 9).unwrap(), None, "no header was asked for");
+    assert_eq!(reader.next_header().unwrap().unwrap().payload_length, 12);
+    assert_eq!(take(&mut reader, 9).unwrap(), Some(5));
+    assert!(matches!(take(&mut reader, 9), Err(Error::Read { offset: 53, .. })), "which is not final");
+    assert_eq!(reader.next_header().unwrap().unwrap().payload_length, 12, "it is open still");
+    assert_eq!((take(&mut reader, 3).unwrap(), reader.offset()), (Some(3), 56));
+    assert_eq!(take(&mut reader, 99).unwrap(), Some(4), "what is behind it is not this frame's");
+    assert_eq!(take(&mut reader, 9).unwrap(), None);
+    assert_eq!(reader.read_frame().unwrap().unwrap().frame, Frame::Control(Message::Switchover));
+}
+
+#[test]
+fn what_was_taken_goes_on_in_a_buffer() {
+    let bytes = unchecked(b"device state");
+    let mut reader = FrameReader::new(&bytes[..], UNCHECKED);
+    reader.next_header().unwrap();
+    assert_eq!(take(&mut reader, 6).unwrap(), Some(6));
+    let mut buffer = *b"device------";
+    let received = reader.read_frame_into(&mut buffer).unwrap().unwrap();
+    assert_eq!(received.frame, Frame::Data { device: 1, sequence: 0, payload: b"device state" });
+}
+
+#[test]
+fn nobody_takes_what_must_be_compared_or_was_not_there() {
+    let checked = stream(&[data(1, 0, b"device state")]);
+    let mut reader = FrameReader::new(&checked[..], UNCHECKED);
+    reader.next_header().unwrap();
+    assert_eq!(reader.take_payload(|_, _| panic!("a payload with a checksum")).unwrap(), None);
+    assert!(reader.read_frame().unwrap().is_some(), "and it is read as ever");
+
+    let control_frame = stream(&[control(&every_message()[0])]);
+    let mut reader = FrameReader::new(&control_frame[..], UNCHECKED);
+    reader.next_header().unwrap();
+    assert_eq!(reader.take_payload(|_, _| panic!("no data")).unwrap(), None);
+
+    let bytes = unchecked(b"device state");
+    let open = |bytes| {
+        let mut reader = FrameReader::new(bytes, UNCHECKED);
+        reader.next_header().unwrap();
+        reader
+    };
+    let mut claimed = open(&bytes[..]);
+    assert!(matches!(claimed.take_payload(|_, left| Ok(left + 1)), Err(Error::Read { .. })));
+    assert!(matches!(take(&mut claimed, 1), Err(Error::AfterError { .. })), "the position is lost");
+    let mut ended = open(&bytes[..50]);
+    assert_eq!(take(&mut ended, 9).unwrap(), Some(2));
+    let (offset, refused) = reason(take(&mut ended, 9).unwrap_err());
+    assert_eq!(offset, 16);
+    assert!(matches!(refused, Reason::Truncated { wanted: 12, have: 2, .. }), "{refused}");
+}

@@ -14,7 +14,8 @@ mod common;
 use common::{LIMITS, hello, open};
 use proptest::prelude::*;
 use stream_codec::frame::{
-    Content, Message, Pages, PagesWriter, RECORD_BYTES, Record, RecordFault, Region, Role, Session, Support, Violation,
+    Content, Message, Pages, PagesWriter, RECORD_BYTES, Record, RecordFault, RecordHeads, Region, Role, Session,
+    Support, Violation,
 };
 
 /// A record, written out by hand.
@@ -96,6 +97,26 @@ fn what_is_no_record() {
     assert_eq!(fault(&[&good[..], &record(1, 1, 0, 1, b"")].concat()), Some((18, RecordFault::Order)));
     assert_eq!(fault(&[&record(9, 1, 1, 1, b"")[..], &good].concat()), Some((16, RecordFault::Order)));
     assert_eq!(Pages::new(&[&good[..], &record(1, 1, 0, 1, b""), &good].concat()).count(), 2, "an error is the end");
+}
+
+#[test]
+fn heads_are_those_of_the_records() {
+    let payload = [record(0, 2, 0, 0, b"ab"), record(7, 1, 0, 1, b""), record(0, 3, 1, 0, b"cde")].concat();
+    let (mut heads, mut at, mut found) = (RecordHeads::new(payload.len()), 0, Vec::new());
+    while heads.has_more().unwrap() {
+        let head = heads.next(payload[at..at + RECORD_BYTES].try_into().unwrap()).unwrap();
+        at += RECORD_BYTES + if head.is_zeros { 0 } else { head.length as usize };
+        found.push((head.region, head.offset, head.length, head.is_zeros));
+    }
+    assert_eq!((at, found), (payload.len(), vec![(0, 0, 2, false), (0, 7, 1, true), (1, 0, 3, false)]));
+    let mut short = RecordHeads::new(17);
+    assert_eq!(
+        short.next(payload[..RECORD_BYTES].try_into().unwrap()).map_err(|error| error.fault),
+        Err(RecordFault::Cut)
+    );
+    let mut rest = RecordHeads::new(18 + 15);
+    rest.next(payload[..RECORD_BYTES].try_into().unwrap()).unwrap();
+    assert_eq!(rest.has_more().map_err(|error| (error.at, error.fault)), Err((18, RecordFault::Cut)));
 }
 
 proptest! {

@@ -136,7 +136,8 @@ fn decoded(stream: &[u8]) -> (Vec<Record>, bool) {
 fn read(stream: impl Read) -> (Vec<Record>, bool) {
     let mut reader = FrameReader::new(stream, LIMITS);
     let mut records = Vec::new();
-    let offered = Support::CREDIT | Support::UNCHECKED | Support::MEMORY | Support::INITIAL_ACK;
+    let answers = Support::CREDIT | Support::INITIAL_ACK;
+    let offered = answers | Support::UNCHECKED | Support::MEMORY | Support::MEMORY_UNDIGESTED;
     let support = Support { offered, ..Support::CURRENT };
     let mut session = Session::new(Role::Target, support, LIMITS);
     let mut grants = 0;

@@ -64,7 +64,7 @@ pub struct Support {
     /// Highest version; at least `version_min`.
     pub version_max: u16,
     /// Features it can use, one bit each: [`Support::CREDIT`], [`Support::UNCHECKED`],
-    /// [`Support::MEMORY`], [`Support::INITIAL_ACK`].
+    /// [`Support::MEMORY`], [`Support::INITIAL_ACK`], [`Support::MEMORY_UNDIGESTED`].
     pub offered: u64,
     /// Those it cannot do without: a subset of the offered ones.
     pub required: u64,
@@ -84,6 +84,9 @@ impl Support {
     /// Feature bit 3: the source says when the initial bytes of a device are sent, and the target when it has written them.
     /// A file does without: there is nobody to answer.
     pub const INITIAL_ACK: u64 = 8;
+
+    /// Feature bit 4: guest memory has no digest, only a count of bytes. Devices have theirs.
+    pub const MEMORY_UNDIGESTED: u64 = 16;
 
     /// Version 1 and no feature: what every reader of version 1 understands.
     pub const CURRENT: Self = Self { version_min: VERSION, version_max: VERSION, offered: 0, required: 0 };

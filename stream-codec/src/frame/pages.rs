@@ -106,6 +106,100 @@ struct Place {
     offset: u64,
 }
 
+/// What stands in front of a record's bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "the fields of a record's header")]
+pub struct RecordHead {
+    /// The region's number.
+    pub region: u16,
+    /// Where in the region the bytes begin.
+    pub offset: u64,
+    /// How many bytes of memory; at least one.
+    pub length: u32,
+    /// They are zeros, and none of them follows.
+    pub is_zeros: bool,
+}
+
+/// The heads of a payload's records, one by one, for a reader who has the bytes go elsewhere than behind them: [`Pages`] for one who
+/// has all of the payload.
+///
+/// ```
+/// use stream_codec::frame::RecordHeads;
+///
+/// // Three bytes for offset 4096 of the first region, and they end the payload.
+/// let mut heads = RecordHeads::new(16 + 3);
+/// assert!(heads.has_more()?);
+/// let head = heads.next(&[0, 16, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])?;
+/// assert_eq!((head.region, head.offset, head.length, head.is_zeros), (0, 4096, 3, false));
+/// assert!(!heads.has_more()?);
+/// # Ok::<(), stream_codec::frame::PagesError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RecordHeads {
+    payload_len: usize,
+    /// Where the next one begins.
+    at: usize,
+    least: Place,
+}
+
+impl RecordHeads {
+    /// Those of a payload of this many bytes.
+    #[must_use]
+    pub const fn new(payload_len: usize) -> Self {
+        Self { payload_len, at: 0, least: Place { region: 0, offset: 0 } }
+    }
+
+    /// Whether there is one more: 16 bytes, behind the bytes of the last.
+    ///
+    /// # Errors
+    /// [`RecordFault::Cut`] where the payload has fewer bytes left.
+    pub fn has_more(&self) -> Result<bool, PagesError> {
+        match self.payload_len.saturating_sub(self.at) {
+            0 => Ok(false),
+            left if left < RECORD_BYTES => Err(self.wrong(RecordFault::Cut)),
+            _ => Ok(true),
+        }
+    }
+
+    /// The next head. Its bytes, unless they are zeros, follow in the payload.
+    ///
+    /// # Errors
+    /// What is wrong with the record, which all of the payload must be refused for.
+    pub fn next(&mut self, head: &[u8; RECORD_BYTES]) -> Result<RecordHead, PagesError> {
+        let [o0, o1, o2, o3, o4, o5, o6, o7, l0, l1, l2, l3, r0, r1, f0, f1] = *head;
+        let offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let (region, flags) = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([f0, f1]));
+        if flags & !FLAG_ZEROS != 0 {
+            return Err(self.wrong(RecordFault::Flags { flags }));
+        }
+        if length == 0 {
+            return Err(self.wrong(RecordFault::Empty));
+        }
+        if (Place { region, offset }) < self.least {
+            return Err(self.wrong(RecordFault::Order));
+        }
+        let end = offset.checked_add(length.into()).ok_or_else(|| self.wrong(RecordFault::Overflow))?;
+        let is_zeros = flags == FLAG_ZEROS;
+        let content = if is_zeros { 0 } else { size(length) };
+        let next = self.at.saturating_add(RECORD_BYTES).saturating_add(content);
+        if next > self.payload_len {
+            return Err(self.wrong(RecordFault::Cut));
+        }
+        self.at = next;
+        self.least = Place { region, offset: end };
+        Ok(RecordHead { region, offset, length, is_zeros })
+    }
+
+    const fn wrong(&self, fault: RecordFault) -> PagesError {
+        PagesError { at: self.at, fault }
+    }
+}
+
+fn size(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
 /// The records of a payload, up to the first that is none.
 ///
 /// ```
@@ -124,46 +218,30 @@ struct Place {
 #[derive(Clone, Debug)]
 pub struct Pages<'a> {
     payload: &'a [u8],
-    at: usize,
-    least: Place,
+    heads: RecordHeads,
 }
 
 impl<'a> Pages<'a> {
     /// The records of this payload.
     #[must_use]
     pub const fn new(payload: &'a [u8]) -> Self {
-        Self { payload, at: 0, least: Place { region: 0, offset: 0 } }
+        Self { payload, heads: RecordHeads::new(payload.len()) }
     }
 
-    fn record(&mut self) -> Result<Record<'a>, RecordFault> {
-        let rest = self.payload.get(self.at..).unwrap_or_default();
-        let (header, behind) = rest.split_first_chunk::<RECORD_BYTES>().ok_or(RecordFault::Cut)?;
-        let [o0, o1, o2, o3, o4, o5, o6, o7, l0, l1, l2, l3, r0, r1, f0, f1] = *header;
-        let offset = u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let (region, flags) = (u16::from_le_bytes([r0, r1]), u16::from_le_bytes([f0, f1]));
-        if flags & !FLAG_ZEROS != 0 {
-            return Err(RecordFault::Flags { flags });
+    fn record(&mut self) -> Result<Option<Record<'a>>, PagesError> {
+        if !self.heads.has_more()? {
+            return Ok(None);
         }
-        if length == 0 {
-            return Err(RecordFault::Empty);
-        }
-        if (Place { region, offset }) < self.least {
-            return Err(RecordFault::Order);
-        }
-        let end = offset.checked_add(length.into()).ok_or(RecordFault::Overflow)?;
-        let mut used = RECORD_BYTES;
-        let content = if flags == FLAG_ZEROS {
+        let rest = self.payload.get(self.heads.at..).unwrap_or_default();
+        let (head, behind) =
+            rest.split_first_chunk::<RECORD_BYTES>().ok_or_else(|| self.heads.wrong(RecordFault::Cut))?;
+        let RecordHead { region, offset, length, is_zeros } = self.heads.next(head)?;
+        let content = if is_zeros {
             Content::Zeros(length)
         } else {
-            let size = usize::try_from(length).unwrap_or(usize::MAX);
-            let bytes = behind.get(..size).ok_or(RecordFault::Cut)?;
-            used = used.saturating_add(size);
-            Content::Bytes(bytes)
+            Content::Bytes(behind.get(..size(length)).unwrap_or_default())
         };
-        self.at = self.at.saturating_add(used);
-        self.least = Place { region, offset: end };
-        Ok(Record { region, offset, content })
+        Ok(Some(Record { region, offset, content }))
     }
 }
 
@@ -171,14 +249,7 @@ impl<'a> Iterator for Pages<'a> {
     type Item = Result<Record<'a>, PagesError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.payload.len() {
-            return None;
-        }
-        let at = self.at;
-        Some(self.record().map_err(|fault| {
-            self.at = usize::MAX;
-            PagesError { at, fault }
-        }))
+        self.record().inspect_err(|_| self.heads = RecordHeads::new(0)).transpose()
     }
 }
 

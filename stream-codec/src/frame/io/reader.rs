@@ -15,6 +15,9 @@ use super::super::prologue::{PROLOGUE_BYTES, decode_prologue};
 use super::Error;
 use crate::decode::Located;
 
+const DATA_PAYLOAD: &str = "the payload of a Data frame";
+const OVERCLAIM: &str = "the reader claims more bytes than it was asked for";
+
 /// A frame, complete and verified.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -97,6 +100,23 @@ impl<R: Read> FrameReader<R> {
         self.source.next_header()
     }
 
+    /// Has `take` take bytes of a Data frame's payload from the transport, past any buffer: as many of those that are left, which it is
+    /// told, as it likes. Says how many it took; with the last one the frame is over. `None`, and nothing is taken, without a Data frame
+    /// that [`next_header`](Self::next_header) has said, and where its payload has a checksum, which only this reader could compare.
+    ///
+    /// Between two such calls [`read_frame_into`](Self::read_frame_into) may fetch the rest, into a buffer that begins with what was
+    /// taken.
+    ///
+    /// # Errors
+    /// [`Error::Read`] with what `take` says, or where it claims more than there was to take; [`Reason::Truncated`] where it takes
+    /// nothing, which is how a stream ends. `WouldBlock` and `TimedOut` leave the position as it was.
+    pub fn take_payload(
+        &mut self,
+        take: impl FnOnce(&mut R, usize) -> std::io::Result<usize>,
+    ) -> Result<Option<usize>, Error> {
+        self.source.take_payload(take)
+    }
+
     /// How many bytes of the stream were taken from the transport.
     pub const fn offset(&self) -> u64 {
         self.source.offset
@@ -172,6 +192,33 @@ impl<R: Read> Source<R> {
             }
         };
         Ok(Some(Received { offset, frame }))
+    }
+
+    fn take_payload(
+        &mut self,
+        take: impl FnOnce(&mut R, usize) -> std::io::Result<usize>,
+    ) -> Result<Option<usize>, Error> {
+        if self.failed {
+            return Err(Error::AfterError { offset: self.offset });
+        }
+        let is_bare = |(header, ..): &(Header, u64, usize)| header.kind() == Some(Kind::Data) && header.is_unchecked();
+        let Some((header, start, seen)) = self.open.filter(is_bare) else { return Ok(None) };
+        let wanted = header.payload_size();
+        let left = wanted.saturating_sub(seen);
+        let taken = match take(&mut self.reader, left) {
+            Ok(taken) if taken > left => Err(std::io::Error::other(OVERCLAIM)),
+            other => other,
+        };
+        let read = |source| Error::Read { what: DATA_PAYLOAD, offset: self.offset, source };
+        let count = taken.map_err(read).inspect_err(|error| self.failed = is_final(error))?;
+        if count == 0 {
+            self.failed = true;
+            return Err(truncated(DATA_PAYLOAD, start, (seen, wanted)));
+        }
+        let seen = seen.saturating_add(count);
+        self.open = (seen < wanted).then_some((header, start, seen));
+        self.count(count);
+        Ok(Some(count))
     }
 
     fn next_header(&mut self) -> Result<Option<Header>, Error> {
@@ -290,7 +337,7 @@ impl<R: Read> Source<R> {
 
     /// Fills `payload`, and takes along what the transport already has of the next header.
     fn fetch_payload(&mut self, payload: &mut [u8], header: &Header, start: u64) -> Result<(), Error> {
-        let what = if header.kind() == Some(Kind::Data) { "the payload of a Data frame" } else { "a control payload" };
+        let what = if header.kind() == Some(Kind::Data) { DATA_PAYLOAD } else { "a control payload" };
         let mut filled = self.open.map_or(0, |(_, _, filled)| filled);
         while filled < payload.len() {
             let wanted = payload.len();
@@ -330,7 +377,7 @@ fn read_two(reader: &mut impl Read, first: &mut [u8], second: &mut [u8]) -> Resu
                 return if into_second <= second_bytes {
                     Ok((into_first, into_second))
                 } else {
-                    Err(std::io::Error::other("the reader claims more bytes than it was asked for"))
+                    Err(std::io::Error::other(OVERCLAIM))
                 };
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
