@@ -2,21 +2,38 @@
 //! What the VMM hands in to talk over: connections that are read and written at the same time, and cut from outside.
 
 mod patient;
+mod plain;
+mod replayed;
 mod turns;
 
 use core::fmt;
 use std::boxed::Box;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::vec;
 use std::vec::Vec;
 
 use patient::Patient;
+use plain::Plain;
+use replayed::Replayed;
 use turns::Turns;
 
 /// Cuts a connection for writing, or altogether, from any thread.
 pub(crate) type Cut<'a> = Box<dyn Fn(Shutdown) + Send + Sync + 'a>;
+
+/// The reading half of a connection.
+pub(crate) trait Receiving: Read {
+    /// The socket that the next bytes come from, once there are any, or the end; `None` where they come from something else, or are
+    /// looked at on their way. What is read from it past this half is what this half would have read next.
+    ///
+    /// # Errors
+    /// As a read.
+    fn socket(&self) -> Option<io::Result<BorrowedFd<'_>>> {
+        None
+    }
+}
 
 /// One connection to the other side: a reader and a writer that are used by different threads at the same time, and a
 /// way to cut both.
@@ -34,7 +51,7 @@ pub(crate) type Cut<'a> = Box<dyn Fn(Shutdown) + Send + Sync + 'a>;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Channel<'a> {
-    pub(crate) reader: Box<dyn Read + Send + 'a>,
+    pub(crate) reader: Box<dyn Receiving + Send + 'a>,
     pub(crate) writer: Box<dyn Write + Send + 'a>,
     pub(crate) cut: Option<Cut<'a>>,
 }
@@ -47,6 +64,10 @@ impl<'a> Channel<'a> {
     /// timed-out write ends the migration).
     #[must_use]
     pub fn new(reader: impl Read + Send + 'a, writer: impl Write + Send + 'a) -> Self {
+        Self::of(Plain(reader), writer)
+    }
+
+    fn of(reader: impl Receiving + Send + 'a, writer: impl Write + Send + 'a) -> Self {
         Self { reader: Box::new(reader), writer: Box::new(writer), cut: None }
     }
 
@@ -61,7 +82,12 @@ impl<'a> Channel<'a> {
     /// The same with another reader, made of its own: one that looks at what passes, for instance.
     #[must_use]
     pub fn map_reader<R: Read + Send + 'a>(self, wrap: impl FnOnce(Box<dyn Read + Send + 'a>) -> R) -> Self {
-        Self { reader: Box::new(wrap(self.reader)), ..self }
+        Self { reader: Box::new(Plain(wrap(Box::new(self.reader)))), ..self }
+    }
+
+    /// The same, of which this was read before.
+    pub(crate) fn after(self, said: Vec<u8>) -> Self {
+        Self { reader: Box::new(Replayed::new(said, self.reader)), ..self }
     }
 
     /// A TCP connection. Sets TCP_NODELAY, because a credit of 32 bytes must not wait for company. Its reader waits as long as the
@@ -74,10 +100,11 @@ impl<'a> Channel<'a> {
         let reader = Patient::new(stream.try_clone()?, stream.read_timeout()?);
         let handle = stream.try_clone()?;
         // A connection that is gone already needs no cut.
-        Ok(Self::new(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
+        Ok(Self::of(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
     }
 
-    /// A Unix socket, which is waited for as a TCP connection is.
+    /// A Unix socket, which is waited for as a TCP connection is. What comes over it goes through a buffer in any case: it came without a
+    /// network's copies, and memory moved past the buffers is slower then.
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated, or its options not be asked for.

@@ -21,6 +21,11 @@ pub struct Limits {
     /// Whether each piece has a checksum of its own. Without (if both sides do without) damage on the way is found at
     /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run.
     pub payload_checksums: bool,
+    /// Whether guest memory has a digest over all of it, as every device has. Without (if both sides do without, and not in a file)
+    /// the transport alone vouches for the bytes of memory, and their count is what is compared at the end; that is what QEMU does.
+    /// It spares either side a pass over memory. A target without payload checksums besides need not see the bytes at all: they go from a
+    /// TCP connection to the file that the memory is ([`GuestMemory::as_file`](crate::ram::GuestMemory::as_file)) inside the kernel.
+    pub memory_digest: bool,
     /// The largest state of one device, in bytes: an end to a device, or a peer, that never ends.
     pub state_bytes_max: u64,
     /// The most devices in one migration.
@@ -30,12 +35,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Pieces of 1 MiB with checksums, 64 MiB of buffers, states of at most 1 TiB, 256 devices, 30 seconds of silence.
+    /// Pieces of 1 MiB with checksums, a digest of memory, 64 MiB of buffers, states of at most 1 TiB, 256 devices, 30 seconds of silence.
     fn default() -> Self {
         Self {
             chunk_bytes_max: 1 << 20,
             buffer_bytes_max: 64 << 20,
             payload_checksums: true,
+            memory_digest: true,
             state_bytes_max: 1 << 40,
             devices_max: 256,
             silence_max: Duration::from_secs(30),

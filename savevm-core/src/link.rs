@@ -65,20 +65,44 @@ fn advice(error: &FrameError) -> String {
 pub(crate) const fn support(limits: &Limits, role: Role, has_memory: bool) -> Support {
     let unchecked = if limits.payload_checksums { 0 } else { Support::UNCHECKED };
     let memory = if has_memory { Support::MEMORY } else { 0 };
-    let answers = if matches!(role, Role::File) { 0 } else { Support::CREDIT | Support::INITIAL_ACK };
-    Support { offered: answers | unchecked | memory, required: memory, ..Support::CURRENT }
+    let is_file = matches!(role, Role::File);
+    let answers = if is_file { 0 } else { Support::CREDIT | Support::INITIAL_ACK };
+    let undigested = if has_memory && !is_file && !limits.memory_digest { Support::MEMORY_UNDIGESTED } else { 0 };
+    Support { offered: answers | unchecked | memory | undigested, required: memory, ..Support::CURRENT }
+}
+
+/// Whether what is summed up has a digest, or a count alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Proof {
+    Digest,
+    Count,
+}
+
+impl Proof {
+    fn digest(self, sum: DigestSum) -> Digest {
+        match self {
+            Self::Digest => Digest::crc64_nvme(sum.crc64_nvme),
+            Self::Count => Digest::NONE,
+        }
+    }
+
+    /// The sum over these bytes, as far as it goes.
+    pub(crate) fn sum(self, bytes: &[u8]) -> DigestSum {
+        match self {
+            Self::Digest => DigestSum::of(bytes),
+            Self::Count => DigestSum::new(u64::try_from(bytes.len()).unwrap_or(u64::MAX), 0),
+        }
+    }
 }
 
 /// The end of a device's state, as a frame.
-pub(crate) fn device_end(index: usize, frames: u64, sum: DigestSum) -> Message<'static> {
-    let digest = Digest::crc64_nvme(sum.crc64_nvme);
-    Message::DeviceEnd(DeviceEnd { device: number(index), frames, bytes: sum.bytes, digest })
+pub(crate) fn device_end(index: usize, frames: u64, sum: DigestSum, proof: Proof) -> Message<'static> {
+    Message::DeviceEnd(DeviceEnd { device: number(index), frames, bytes: sum.bytes, digest: proof.digest(sum) })
 }
 
 /// The acknowledgement of a device, as a frame.
-pub(crate) fn loaded(index: usize, sum: DigestSum) -> Message<'static> {
-    let digest = Digest::crc64_nvme(sum.crc64_nvme);
-    Message::Loaded(Loaded { device: number(index), bytes: sum.bytes, digest })
+pub(crate) fn loaded(index: usize, sum: DigestSum, proof: Proof) -> Message<'static> {
+    Message::Loaded(Loaded { device: number(index), bytes: sum.bytes, digest: proof.digest(sum) })
 }
 
 pub(crate) fn frame_limits(limits: &Limits, role: Role) -> FrameLimits {

@@ -231,14 +231,13 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Loaded<'a, D, H> {
         let stations = stations.map(|(filled, progress)| Mutex::new(Station { filled, progress })).collect();
         let (wire, readers, taps, one_way) = (&self.wire, &mut self.readers, &self.taps, self.one_way);
         let crew = &Crew { wire, stations, local: OnceLock::new(), memory, one_way, traces };
-        let deliver = &|index, sequence, buffer| crew.deliver(index, sequence, buffer);
         thread::scope(|scope| {
             let _lead = Lead(wire);
             let mut course = Course { helm: Helm::new(wire), vmm, one_way };
             let go = || {
                 course.vmm.enter(Phase::Hello)?;
                 start_senders(scope, wire)?;
-                start_receivers(scope, wire, readers, deliver)?;
+                start_receivers(scope, wire, readers, crew)?;
                 let offered = course.greet()?;
                 course.vmm.enter(Phase::Open)?;
                 course.compare(offered, pairing, crew, taps)?;

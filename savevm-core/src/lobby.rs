@@ -98,9 +98,7 @@ impl<C> Greeted<C> {
     /// Those of `set_up`.
     pub fn into_channel<'a, E>(self, set_up: impl FnOnce(C) -> Result<Channel<'a>, E>) -> Result<Channel<'a>, E> {
         let Self { connection, said } = self;
-        let Channel { reader, writer, cut } = set_up(connection)?;
-        let reader = std::boxed::Box::new(std::io::Cursor::new(said).chain(reader));
-        Ok(Channel { reader, writer, cut })
+        set_up(connection).map(|channel| channel.after(said))
     }
 }
 

@@ -34,9 +34,9 @@ use stream_codec::frame::Role;
 use crate::channel::Channel;
 use crate::device::Device;
 use crate::digest::DigestSum;
-use crate::engine::buffer::Buffer;
 use crate::engine::counters::Counters;
 use crate::engine::helm::Helm;
+use crate::engine::receive::NoData;
 use crate::engine::spread::Spread;
 use crate::engine::threads::{Lead, start, start_receivers, start_senders};
 use crate::engine::verdict::{Unsent, send_commit, wait_verdict};
@@ -94,7 +94,8 @@ impl Default for SaveOptions {
 pub struct DeviceSum {
     /// The device's name.
     pub device: String,
-    /// Bytes and checksum of its whole state.
+    /// Bytes and checksum of its whole state. The checksum of memory that moves without
+    /// [a digest](crate::Limits::memory_digest) is zero.
     pub sum: DigestSum,
     /// How many of the bytes passed while the guest ran.
     pub precopy_bytes: u64,
@@ -310,7 +311,7 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 course.vmm.enter(Phase::Hello)?;
                 start_senders(scope, wire)?;
                 if wire.role != Role::File {
-                    start_receivers(scope, wire, readers, &refuse_data)?;
+                    start_receivers(scope, wire, readers, &NoData)?;
                 }
                 course.greet(offers.len())?;
                 course.vmm.enter(Phase::Open)?;
@@ -379,10 +380,6 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
 }
 
 /// A source is sent no data; the reader's limits have refused it already.
-fn refuse_data(_: usize, _: u64, _: Buffer) -> Result<(), Cause> {
-    Err(Cause::refused("a source takes no data"))
-}
-
 impl<D: Device + Send, H: Hooks + ?Sized> Drop for Ready<'_, D, H> {
     fn drop(&mut self) {
         if self.set.is_armed() {

@@ -6,11 +6,13 @@
 
 use core::time::Duration;
 use std::io::{ErrorKind, IoSliceMut, Read, Result};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Receiving;
 
 /// The half, and how long it waits at most: as long as the socket was told to.
 pub(super) struct Patient<S> {
@@ -53,6 +55,12 @@ impl<S: Read + AsFd> Read for Patient<S> {
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
         self.wait()?;
         self.socket.read_vectored(buffers)
+    }
+}
+
+impl<S: Read + AsFd> Receiving for Patient<S> {
+    fn socket(&self) -> Option<Result<BorrowedFd<'_>>> {
+        Some(self.wait().map(|()| self.socket.as_fd()))
     }
 }
 

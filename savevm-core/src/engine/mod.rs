@@ -38,10 +38,12 @@ pub(crate) mod lane;
 #[cfg(all(loom, test))]
 mod model;
 pub(crate) mod pace;
+mod pipe;
 pub(crate) mod plan;
 pub(crate) mod receive;
 pub(crate) mod scattered;
 pub(crate) mod spread;
+mod straight;
 pub(crate) mod task;
 pub(crate) mod threads;
 pub(crate) mod verdict;

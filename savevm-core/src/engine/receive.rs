@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that reads one channel.
 
+use core::time::Duration;
 use std::vec;
 use std::vec::Vec;
 
@@ -10,17 +11,53 @@ use stream_codec::frame::{Header, Kind, Message, Role};
 use super::board::Event;
 use super::buffer::Buffer;
 use super::lane::Outgoing;
+use super::straight::Way;
 use super::wire::{Reader, Wire, at, is_patience};
 use crate::error::Cause;
 use crate::link::{self, Incoming, LinkError};
+use crate::ram::Sink;
 
-/// What a target does with a chunk.
-pub(crate) type Deliver<'d> = &'d (dyn Fn(usize, u64, Buffer) -> Result<(), Cause> + Sync);
+/// What a target does with its chunks.
+pub(crate) trait Deliver: Sync {
+    /// One has come, of the device with this number.
+    fn chunk(&self, device: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause>;
+
+    /// The memory that the device stands for, if it does.
+    fn memory(&self, device: usize) -> Option<Sink<'_>>;
+
+    /// One of memory is coming, of this length, and the caller may see to it that it gets to its place. If not, it goes through a
+    /// buffer.
+    fn begin(&self, device: usize, sequence: u64, length: u32) -> Result<bool, Cause>;
+
+    /// It is in its place, for which memory took so long.
+    fn end(&self, device: usize, sequence: u64, length: u32, is_stopped: bool, took: Duration) -> Result<(), Cause>;
+}
+
+/// Of a side to which no data come.
+pub(crate) struct NoData;
+
+impl Deliver for NoData {
+    fn chunk(&self, _: usize, _: u64, _: Buffer) -> Result<(), Cause> {
+        Err(Cause::refused("a source takes no data"))
+    }
+
+    fn memory(&self, _: usize) -> Option<Sink<'_>> {
+        None
+    }
+
+    fn begin(&self, _: usize, _: u64, _: u32) -> Result<bool, Cause> {
+        Ok(false)
+    }
+
+    fn end(&self, _: usize, _: u64, _: u32, _: bool, _: Duration) -> Result<(), Cause> {
+        Ok(())
+    }
+}
 
 /// Reads the channel at `position` until nothing more comes, and reports the end in any case.
-pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, deliver: Deliver<'_>) {
+pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, deliver: &dyn Deliver) {
     let channel = u16::try_from(position).unwrap_or(u16::MAX);
-    let mut receiver = Receiver { wire, position, channel, reader, scratch: scratch(wire), is_stopped: false, deliver };
+    let mut receiver = Receiver::new(wire, (position, channel), reader, deliver);
     if let Err(cause) = receiver.run() {
         wire.board.fail(cause);
     }
@@ -30,9 +67,7 @@ pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, del
 
 /// Reads one control frame from the first channel. `None` if this side has stopped listening.
 pub(crate) fn one(wire: &Wire<'_>, reader: &mut Reader<'_>) -> Result<Option<Incoming>, Cause> {
-    let scratch = scratch(wire);
-    let deliver: Deliver<'_> = &|_, _, _| Ok(());
-    let mut receiver = Receiver { wire, position: 0, channel: 0, reader, scratch, is_stopped: false, deliver };
+    let mut receiver = Receiver::new(wire, (0, 0), reader, &NoData);
     let Some(_) = receiver.header()? else { return Ok(None) };
     match receiver.message(true)? {
         Some(Incoming::Abort { reason }) => Err(Cause::Peer { reason }),
@@ -40,21 +75,30 @@ pub(crate) fn one(wire: &Wire<'_>, reader: &mut Reader<'_>) -> Result<Option<Inc
     }
 }
 
-fn scratch(wire: &Wire<'_>) -> Vec<u8> {
-    let control_bytes = link::frame_limits(&wire.limits, wire.role).control_bytes;
-    vec![0; usize::try_from(control_bytes).unwrap_or(usize::MAX)]
-}
-
-struct Receiver<'r, 'w, 'a, 'b> {
-    wire: &'w Wire<'a>,
+pub(super) struct Receiver<'r, 'w, 'a, 'b> {
+    pub(super) wire: &'w Wire<'a>,
     position: usize,
     channel: u16,
-    reader: &'r mut Reader<'b>,
+    pub(super) reader: &'r mut Reader<'b>,
     /// For control frames.
     scratch: Vec<u8>,
     /// The source has said on this channel that its guest is stopped.
-    is_stopped: bool,
-    deliver: Deliver<'r>,
+    pub(super) is_stopped: bool,
+    pub(super) way: Way,
+    pub(super) deliver: &'r dyn Deliver,
+}
+
+impl<'r, 'w, 'a, 'b> Receiver<'r, 'w, 'a, 'b> {
+    fn new(
+        wire: &'w Wire<'a>,
+        (position, channel): (usize, u16),
+        reader: &'r mut Reader<'b>,
+        deliver: &'r dyn Deliver,
+    ) -> Self {
+        let control_bytes = link::frame_limits(&wire.limits, wire.role).control_bytes;
+        let scratch = vec![0; usize::try_from(control_bytes).unwrap_or(usize::MAX)];
+        Self { wire, position, channel, reader, scratch, is_stopped: false, way: Way::Untried, deliver }
+    }
 }
 
 impl Receiver<'_, '_, '_, '_> {
@@ -104,7 +148,7 @@ impl Receiver<'_, '_, '_, '_> {
         }
     }
 
-    fn at(&self, error: impl Into<LinkError>) -> Cause {
+    pub(super) fn at(&self, error: impl Into<LinkError>) -> Cause {
         at(self.channel, error)
     }
 
@@ -124,6 +168,10 @@ impl Receiver<'_, '_, '_, '_> {
             }
             return Err(Cause::refused("no buffer is free for a frame inside its credit: a fault of this program"));
         };
+        if self.straight(header, buffer.space())? {
+            pool.give(buffer);
+            return Ok(true);
+        }
         loop {
             let wire = self.wire;
             match self.reader.read_frame_into(buffer.space()) {
@@ -139,7 +187,7 @@ impl Receiver<'_, '_, '_, '_> {
             pool.give(buffer);
             return Ok(true);
         }
-        (self.deliver)(device, sequence, buffer)?;
+        self.deliver.chunk(device, sequence, buffer)?;
         Ok(true)
     }
 
@@ -153,7 +201,7 @@ impl Receiver<'_, '_, '_, '_> {
                         let judged = self.wire.session().received_on(self.channel, &message);
                         judged.map_err(|error| at(self.channel, error))?;
                     }
-                    return Incoming::from_message(&message).map(Some);
+                    return Incoming::from_message(&message, |device| self.wire.proof(device)).map(Some);
                 }
                 Ok(None) => return Err(at(self.channel, LinkError::Closed { offset: self.reader.offset() })),
                 Err(error) if is_patience(&error) => {

@@ -139,6 +139,24 @@ impl Scattered {
         }
     }
 
+    /// The same of a chunk that is still coming, which the caller sees to, unless memory is slow.
+    ///
+    /// # Errors
+    /// Where there is no place for it.
+    pub(crate) fn claim(&self, sequence: u64) -> Result<bool, ()> {
+        let mut state = lock(&self.state);
+        let is_quick = state.slow_writes < SLOW_WRITES;
+        match state.slot(sequence) {
+            Some(slot @ Slot::Missing) => {
+                if is_quick {
+                    *slot = Slot::Writing;
+                }
+                Ok(is_quick)
+            }
+            _ => Err(()),
+        }
+    }
+
     /// A chunk is in its place.
     pub(crate) fn written(&self, sequence: u64, chunk: Chunk, took: Duration) {
         let mut state = lock(&self.state);
@@ -338,7 +356,8 @@ mod test {
         assert!(!put(2), "beyond the window");
         memory.written(1, chunk(b"b"), QUICK_WRITE);
         assert!(!put(1), "written, and the one before it is not");
-        assert!(put(0));
+        assert_eq!(memory.claim(0), Ok(true));
+        assert_eq!([0, 1, 2].map(|sequence| memory.claim(sequence)), [Err(()); 3]);
         memory.written(0, chunk(b"a"), QUICK_WRITE);
         assert!(!put(0) && !put(1) && put(3), "the window has moved on");
     }
@@ -352,6 +371,7 @@ mod test {
             memory.written(sequence, chunk(b"a"), QUICK * 2);
         }
         let last = u64::from(SLOW_WRITES) + 1;
+        assert_eq!(memory.claim(last), Ok(false));
         for sequence in [last, last - 1] {
             assert!(memory.put(sequence, pool.take().unwrap()).unwrap().is_none());
         }

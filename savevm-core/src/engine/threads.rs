@@ -89,7 +89,7 @@ pub(crate) fn start_receivers<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     wire: &'scope Wire<'_>,
     readers: &'scope mut [Reader<'_>],
-    deliver: Deliver<'scope>,
+    deliver: &'scope dyn Deliver,
 ) -> Result<(), Cause> {
     for (position, reader) in readers.iter_mut().enumerate() {
         wire.board.count_threads(|receivers, _| *receivers = receivers.saturating_add(1));

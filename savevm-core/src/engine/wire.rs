@@ -3,7 +3,6 @@
 
 use core::sync::atomic::AtomicU64;
 use std::boxed::Box;
-use std::io::Read;
 use std::net::Shutdown;
 use std::string::ToString;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,14 +20,14 @@ use super::plan::Plan;
 use super::scattered::Scattered;
 use super::task::{Gate, Mailbox};
 use super::window::Window;
-use crate::channel::{Channel, Cut};
+use crate::channel::{Channel, Cut, Receiving};
 use crate::error::Cause;
 use crate::hooks::Cancel;
 use crate::limits::Limits;
-use crate::link::{self, LinkError};
+use crate::link::{self, LinkError, Proof};
 
 /// The receiving side of one channel.
-pub(crate) type Reader<'a> = FrameReader<Box<dyn Read + Send + 'a>>;
+pub(crate) type Reader<'a> = FrameReader<Box<dyn Receiving + Send + 'a>>;
 
 /// The shared part of one side.
 pub(crate) struct Wire<'a> {
@@ -126,6 +125,14 @@ impl<'a> Wire<'a> {
     pub(crate) fn acknowledges_initial(&self) -> bool {
         let agreement = self.session().agreement();
         self.role == Role::Source && agreement.is_some_and(|agreed| agreed.features & Support::INITIAL_ACK != 0)
+    }
+
+    /// What proves that all of a device's bytes have come.
+    pub(crate) fn proof(&self, device: usize) -> Proof {
+        let session = self.session();
+        let features = session.agreement().map_or(0, |agreed| agreed.features);
+        let is_memory = session.memory_device() == Some(link::number(device));
+        if is_memory && features & Support::MEMORY_UNDIGESTED != 0 { Proof::Count } else { Proof::Digest }
     }
 
     /// Says which connection is which channel: `positions[index]`.

@@ -6,7 +6,7 @@ use std::string::{String, ToString};
 
 use stream_codec::frame::{Digest, DigestAlgorithm, Hello, Message};
 
-use super::index;
+use super::{Proof, index};
 use crate::digest::DigestSum;
 use crate::dirty::Region;
 use crate::error::Cause;
@@ -31,7 +31,9 @@ pub(crate) enum Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn from_message(message: &Message<'_>) -> Result<Self, Cause> {
+    /// What a message says, if the end of a device comes with the proof that was agreed on for it.
+    pub(crate) fn from_message(message: &Message<'_>, proof: impl Fn(usize) -> Proof) -> Result<Self, Cause> {
+        let sum = |device, bytes, digest| sum(bytes, digest, proof(index(device)));
         Ok(match message {
             Message::Hello(hello) => Self::Hello(*hello),
             Message::DeviceOpen(open) => Self::Open {
@@ -45,9 +47,11 @@ impl Incoming {
                 page_bytes: region.page_bytes,
             }),
             Message::DeviceAccept { .. } => Self::Accept,
-            Message::DeviceEnd(end) => {
-                Self::End { index: index(end.device), frames: end.frames, sum: sum(end.bytes, &end.digest)? }
-            }
+            Message::DeviceEnd(end) => Self::End {
+                index: index(end.device),
+                frames: end.frames,
+                sum: sum(end.device, end.bytes, &end.digest)?,
+            },
             Message::InitialDone(done) => {
                 Self::InitialDone { index: index(done.device), generation: done.generation, frames: done.frames }
             }
@@ -58,7 +62,7 @@ impl Incoming {
             Message::ChannelEnd => Self::ChannelEnd,
             Message::Switchover => Self::Switchover,
             Message::Loaded(loaded) => {
-                Self::Loaded { index: index(loaded.device), sum: sum(loaded.bytes, &loaded.digest)? }
+                Self::Loaded { index: index(loaded.device), sum: sum(loaded.device, loaded.bytes, &loaded.digest)? }
             }
             Message::Commit => Self::Commit,
             Message::Complete => Self::Complete,
@@ -91,12 +95,17 @@ impl Incoming {
     }
 }
 
-fn sum(bytes: u64, digest: &Digest) -> Result<DigestSum, Cause> {
+fn sum(bytes: u64, digest: &Digest, proof: Proof) -> Result<DigestSum, Cause> {
     let crc = <[u8; 8]>::try_from(digest.bytes()).map(u64::from_le_bytes);
-    match (digest.algorithm(), crc) {
-        (DigestAlgorithm::CRC64_NVME, Ok(crc64_nvme)) => Ok(DigestSum::new(bytes, crc64_nvme)),
-        (algorithm, _) => Err(Cause::refused(format!(
+    match (proof, digest.algorithm(), crc) {
+        (Proof::Digest, DigestAlgorithm::CRC64_NVME, Ok(crc64_nvme)) => Ok(DigestSum::new(bytes, crc64_nvme)),
+        (Proof::Count, DigestAlgorithm::NONE, _) => Ok(DigestSum::new(bytes, 0)),
+        (Proof::Digest, algorithm, _) => Err(Cause::refused(format!(
             "digest algorithm {} of the peer; this version computes CRC-64/NVME",
+            algorithm.0
+        ))),
+        (Proof::Count, algorithm, _) => Err(Cause::refused(format!(
+            "digest algorithm {} of the peer, for memory that both sides agreed to count only",
             algorithm.0
         ))),
     }

@@ -159,7 +159,8 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
                 }
                 LoadStep::Acknowledge { section, sum, .. } => {
                     let sum = DigestSum::new(sum.bytes, sum.digest);
-                    let loaded = Outgoing::Plain(link::loaded(section.index(), sum));
+                    let proof = self.helm.wire.proof(section.index());
+                    let loaded = Outgoing::Plain(link::loaded(section.index(), sum, proof));
                     load.acknowledged = load.acknowledged.saturating_add(1);
                     if load.acknowledged == load.names.len() {
                         load.last_word = Some(loaded);

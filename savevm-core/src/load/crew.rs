@@ -18,6 +18,7 @@ use crate::device::Device;
 use crate::digest::DigestSum;
 use crate::engine::board::Event;
 use crate::engine::buffer::Buffer;
+use crate::engine::receive::Deliver;
 use crate::engine::scattered::{Chunk, Job, Worth};
 use crate::engine::task::{Done, Task};
 use crate::engine::window::{News, Work};
@@ -60,7 +61,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
     }
 
     /// The memory to be filled, if that is what is offered under this number.
-    fn memory(&self, index: usize) -> Option<Sink<'d>> {
+    fn sink(&self, index: usize) -> Option<Sink<'d>> {
         let local = self.local.get().and_then(|local| local.get(index));
         let (_, sink) = self.memory.filter(|(station, _)| local == Some(station))?;
         Some(sink)
@@ -78,26 +79,6 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         let Station { filled: Filled::Device(device), progress } = &mut *station else { return };
         let (name, identity, capabilities) = (device.name(), device.identity(), device.capabilities());
         progress.watched = taps.watch(&Subject { side: Side::Target, name, stream_identity, identity, capabilities });
-    }
-
-    /// A receiver has a chunk: it keeps it for later, leaves it to the device's thread, or writes it.
-    pub(super) fn deliver(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
-        let passage = self.wire.passage(index)?;
-        let memory = self.memory(index);
-        let put = if memory.is_some() {
-            passage.scattered.put(sequence, buffer)
-        } else {
-            passage.window.put(sequence, buffer)
-        };
-        match (put, memory) {
-            (Ok(None), _) => Ok(()),
-            (Ok(Some(buffer)), Some(sink)) => self.write_memory(index, sink, sequence, buffer),
-            (Ok(Some(buffer)), None) => {
-                self.write(index, buffer)?;
-                self.step_back(index)
-            }
-            (Err(_), _) => Err(Cause::refused(format!("no place for frame {sequence} of device {index}"))),
-        }
     }
 
     /// What is to be filled, in the order of the offer: names, and what the scheduler has to know.
@@ -133,7 +114,7 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     /// Writes what receivers leave to this thread, until everything is written. False if that will never be.
     fn fill(&self, index: usize) -> Result<bool, Cause> {
-        if let Some(sink) = self.memory(index) {
+        if let Some(sink) = self.sink(index) {
             return self.fill_memory(index, sink);
         }
         let window = &self.wire.passage(index)?.window;
@@ -177,13 +158,8 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
 
     /// Writes a chunk of memory, beside others that write theirs, and makes room known.
     fn write_memory(&self, index: usize, sink: Sink<'d>, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
-        let passage = self.wire.passage(index)?;
-        let sum = DigestSum::of(buffer.filled());
-        let before = passage.bytes.fetch_add(sum.bytes, Ordering::Relaxed);
-        let limit = self.wire.limits.state_bytes_max;
-        if before.saturating_add(sum.bytes) > limit {
-            return Err(Cause::TooLarge { device: ram::NAME.to_string(), limit });
-        }
+        let sum = self.wire.proof(index).sum(buffer.filled());
+        self.count_memory(index, sum.bytes)?;
         let started = Instant::now();
         self.wire.board.in_device(|| sink.write(buffer.filled()))?;
         let took = started.elapsed();
@@ -191,7 +167,22 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         if let Some(pool) = self.wire.pool() {
             pool.give(buffer);
         }
-        passage.scattered.written(sequence, Chunk { sum, precopy_bytes }, took);
+        self.memory_written(index, sequence, Chunk { sum, precopy_bytes }, took)
+    }
+
+    /// So much more comes, if it may.
+    fn count_memory(&self, index: usize, bytes: u64) -> Result<(), Cause> {
+        let before = self.wire.passage(index)?.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let limit = self.wire.limits.state_bytes_max;
+        if before.saturating_add(bytes) > limit {
+            return Err(Cause::TooLarge { device: ram::NAME.to_string(), limit });
+        }
+        Ok(())
+    }
+
+    /// A chunk is in its place, which makes room for others.
+    fn memory_written(&self, index: usize, sequence: u64, chunk: Chunk, took: Duration) -> Result<(), Cause> {
+        self.wire.passage(index)?.scattered.written(sequence, chunk, took);
         if self.one_way {
             return Ok(());
         }
@@ -294,4 +285,49 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         Ok(reasons)
     }
+}
+
+impl<D: Device + Send> Deliver for Crew<'_, '_, '_, D> {
+    /// It is kept for later, left to the device's thread, or written here.
+    fn chunk(&self, index: usize, sequence: u64, buffer: Buffer) -> Result<(), Cause> {
+        let passage = self.wire.passage(index)?;
+        let memory = self.sink(index);
+        let put = if memory.is_some() {
+            passage.scattered.put(sequence, buffer)
+        } else {
+            passage.window.put(sequence, buffer)
+        };
+        match (put, memory) {
+            (Ok(None), _) => Ok(()),
+            (Ok(Some(buffer)), Some(sink)) => self.write_memory(index, sink, sequence, buffer),
+            (Ok(Some(buffer)), None) => {
+                self.write(index, buffer)?;
+                self.step_back(index)
+            }
+            (Err(_), _) => Err(no_place(index, sequence)),
+        }
+    }
+
+    fn memory(&self, index: usize) -> Option<Sink<'_>> {
+        self.sink(index)
+    }
+
+    fn begin(&self, index: usize, sequence: u64, length: u32) -> Result<bool, Cause> {
+        let claimed = self.wire.passage(index)?.scattered.claim(sequence);
+        let is_claimed = claimed.map_err(|()| no_place(index, sequence))?;
+        if is_claimed {
+            self.count_memory(index, length.into())?;
+        }
+        Ok(is_claimed)
+    }
+
+    fn end(&self, index: usize, sequence: u64, length: u32, is_stopped: bool, took: Duration) -> Result<(), Cause> {
+        let sum = DigestSum::new(length.into(), 0);
+        let precopy_bytes = if is_stopped { 0 } else { sum.bytes };
+        self.memory_written(index, sequence, Chunk { sum, precopy_bytes }, took)
+    }
+}
+
+fn no_place(index: usize, sequence: u64) -> Cause {
+    Cause::refused(format!("no place for frame {sequence} of device {index}"))
 }

@@ -5,6 +5,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use super::error::{Access, MemoryError};
@@ -69,6 +70,10 @@ impl GuestMemory for FileMemory {
         self.access(region, Access::Write, (offset, bytes.len()), |file| {
             if is_inside { file.write_all_at(bytes, offset) } else { Err(io::ErrorKind::InvalidInput.into()) }
         })
+    }
+
+    fn as_file(&self, region: usize) -> Option<BorrowedFd<'_>> {
+        self.files.get(region).map(AsFd::as_fd)
     }
 
     /// Holes are zero without a look at them. None is made: a page that a device has mapped would be lost to it.

@@ -32,6 +32,16 @@ pub trait GuestMemory: Sync {
     fn zero(&self, region: usize, offset: u64, length: u64) -> Result<(), MemoryError> {
         zero_by_reading(self, region, offset, length)
     }
+
+    /// The file that a region is, from its beginning, where what is written to the file at an offset is in the memory there: a memfd, or
+    /// a file in /dev/shm. A target has bytes go there from a socket without a buffer in between, where nothing else is to be done
+    /// with them ([`Limits::memory_digest`](crate::Limits::memory_digest)), under the rules of [`write`](Self::write). As it comes,
+    /// there is none, and everything is written.
+    #[cfg(unix)]
+    fn as_file(&self, region: usize) -> Option<std::os::fd::BorrowedFd<'_>> {
+        let _ = region;
+        None
+    }
 }
 
 /// Writes zeros over what is not zero.

@@ -11,7 +11,7 @@
 //! - **pre-copy**: the trackers start, then all pages move, then those written meanwhile. A page is on its way at most once, and *owed*
 //!   until the target says that it has written it.
 //! - **stop-copy**: once every device has stopped, and not before, the trackers are read a last time, and the rest moves.
-//! - **load**: count and digest over everything must agree, and then the account must be empty, before there is a
+//! - **load**: count and digest over everything (without [`Limits::memory_digest`](crate::Limits::memory_digest) the count) must agree, and then the account must be empty, before there is a
 //!   [`Ready`](crate::save::Ready) to commit.
 //! - **failure or cancel**: what was owed, and what the target held, is dirty again; the trackers are stopped. A next attempt starts
 //!   with all memory. The target's memory holds pieces of the guest's: nothing may run in it.

@@ -2,9 +2,13 @@
 //! The target's memory: what frames say goes where they say, if there is such a place.
 
 use alloc::format;
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
 
 use stream_codec::frame::{Content, Pages, Record};
 
+#[cfg(unix)]
+use super::error::{Access, MemoryError};
 use super::memory::GuestMemory;
 use crate::error::Cause;
 
@@ -12,7 +16,7 @@ use crate::error::Cause;
 #[derive(Clone, Copy)]
 pub(crate) struct Sink<'a>(pub(crate) &'a dyn GuestMemory);
 
-impl Sink<'_> {
+impl<'a> Sink<'a> {
     /// Writes what a frame has.
     pub(crate) fn write(self, payload: &[u8]) -> Result<(), Cause> {
         for record in Pages::new(payload) {
@@ -23,8 +27,16 @@ impl Sink<'_> {
 
     fn put(self, record: &Record<'_>) -> Result<(), Cause> {
         let Record { region, offset, content } = *record;
+        let region = self.region(region, offset, content.length())?;
+        match content {
+            Content::Bytes(bytes) => self.bytes(region, offset, bytes),
+            Content::Zeros(length) => self.zero(region, offset, length.into()),
+        }
+    }
+
+    /// The place of a region among those of this side, if it has these bytes.
+    pub(crate) fn region(self, region: u16, offset: u64, length: u64) -> Result<usize, Cause> {
         let region = usize::from(region);
-        let length = content.length();
         let known = self.0.regions().regions().get(region);
         let end = offset.checked_add(length);
         if known.zip(end).is_none_or(|(known, end)| end > known.bytes) {
@@ -33,11 +45,29 @@ impl Sink<'_> {
                 "the source sends {length} bytes of guest memory for offset {offset:#x} of {what}, where there is none"
             )));
         }
-        match content {
-            Content::Bytes(bytes) => self.0.write(region, offset, bytes)?,
-            Content::Zeros(_) => self.0.zero(region, offset, length)?,
-        }
-        Ok(())
+        Ok(region)
+    }
+
+    pub(crate) fn bytes(self, region: usize, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+        Ok(self.0.write(region, offset, bytes)?)
+    }
+
+    pub(crate) fn zero(self, region: usize, offset: u64, length: u64) -> Result<(), Cause> {
+        Ok(self.0.zero(region, offset, length)?)
+    }
+
+    /// The file that a region is.
+    #[cfg(unix)]
+    pub(crate) fn file(self, region: usize) -> Option<BorrowedFd<'a>> {
+        self.0.as_file(region)
+    }
+
+    /// What became of writing to that file.
+    #[cfg(unix)]
+    pub(crate) fn failed(self, region: usize, offset: u64, length: usize, error: &std::io::Error) -> Cause {
+        let name = self.0.regions().regions().get(region).map_or("", |region| region.name.as_str());
+        let extent = (offset, u64::try_from(length).unwrap_or(u64::MAX));
+        MemoryError::new(name, Access::Write, extent, error.raw_os_error(), format!("{error}")).into()
     }
 }
 

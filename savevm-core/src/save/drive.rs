@@ -215,7 +215,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         let index = section.index();
         let frames = drive.frames.get(index).copied().unwrap_or(0);
         let sum = self.sums.get(index).copied().unwrap_or_default();
-        self.helm.wire.post(0, Outgoing::Plain(link::device_end(index, frames, sum)))?;
+        self.helm.wire.post(0, Outgoing::Plain(link::device_end(index, frames, sum, self.helm.wire.proof(index))))?;
         drive.finished = drive.finished.saturating_add(1);
         if drive.finished == drive.frames.len() { self.end_channels() } else { Ok(()) }
     }

@@ -229,7 +229,7 @@ impl<'w, 'a, 'd> Memory<'w, 'a, 'd> {
         let wire = self.wire;
         wire.board.in_device(|| self.fill(&mut buffer, length_max, batch, sequence))?;
         let length = u64::try_from(buffer.filled().len()).unwrap_or(u64::MAX);
-        let sum = DigestSum::of(buffer.filled());
+        let sum = wire.proof(self.index).sum(buffer.filled());
         {
             let Lap { progress, sums, left_bytes, sent_bytes, .. } = &mut *lock(&self.lap);
             sums.add(&mut progress.digest, sequence, sum);

@@ -19,7 +19,7 @@ use crate::inspect::fault::Fault;
 
 /// Everything that a source may ask for.
 const SUPPORT: Support = Support {
-    offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY | Support::INITIAL_ACK,
+    offered: Support::CREDIT | Support::UNCHECKED | Support::MEMORY | Support::INITIAL_ACK | Support::MEMORY_UNDIGESTED,
     ..Support::CURRENT
 };
 

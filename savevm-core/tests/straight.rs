@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory that goes from the socket straight to its file, because both sides do without checksums and a digest of it.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod common;
+#[path = "common/guest.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod guest;
+#[path = "hostile/peer.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod peer;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::fs::{File, OpenOptions};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use common::{Ends, channels, load_options, save_options};
+use guest::{Guest, PAGE, Random, contents, memory, region};
+use peer::{Offering, Peer, header, hello};
+use savevm_core::dirty::{Region, RegionTable};
+use savevm_core::load::{self, LoadOptions, Running};
+use savevm_core::ram::{FileMemory, GuestMemory, MemoryError, Source};
+use savevm_core::save::{self, Committed, SaveOptions};
+use savevm_core::sim::SimPort;
+use savevm_core::{Channel, Hooks, MigrationError};
+use stream_codec::frame::{
+    DeviceEnd, DeviceOpen, Digest, FLAG_UNCHECKED, Header, Kind, Message, Region as RegionFrame, Support,
+};
+
+/// Memory that counts what is written to it, and hands out the files it is told to.
+struct Counted {
+    memory: FileMemory,
+    files: Option<Vec<File>>,
+    written_bytes: AtomicU64,
+}
+
+impl Counted {
+    fn new(regions: &[Region]) -> Self {
+        Self { memory: memory(regions), files: None, written_bytes: AtomicU64::new(0) }
+    }
+
+    /// With the same files, opened in another way.
+    fn opened(regions: &[Region], options: &OpenOptions) -> Self {
+        let mut counted = Self::new(regions);
+        let open = |region| {
+            let file = counted.memory.file(region).unwrap();
+            options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
+        };
+        counted.files = Some((0..regions.len()).map(open).collect());
+        counted
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl GuestMemory for Counted {
+    fn regions(&self) -> &RegionTable {
+        self.memory.regions()
+    }
+
+    fn read(&self, region: usize, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(region, offset, buffer)
+    }
+
+    fn write(&self, region: usize, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.memory.write(region, offset, bytes)
+    }
+
+    fn as_file(&self, region: usize) -> Option<BorrowedFd<'_>> {
+        match &self.files {
+            Some(files) => files.get(region).map(AsFd::as_fd),
+            None => self.memory.as_file(region),
+        }
+    }
+}
+
+/// The guest's part: it stands when it is told to.
+struct Vcpus<'g>(&'g Guest);
+
+impl Hooks for Vcpus<'_> {
+    fn pause_guest(&mut self) -> Result<(), String> {
+        self.0.pause(true);
+        Ok(())
+    }
+
+    fn resume_guest(&mut self) {
+        self.0.pause(false);
+    }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+fn tcp(count: usize) -> Ends {
+    let pair = |_| connected();
+    (0..count).map(pair).map(|(near, far)| (Channel::tcp(near).unwrap(), Channel::tcp(far).unwrap())).unzip()
+}
+
+/// Both sides' options, without anything that has to see the bytes.
+fn unseen() -> (SaveOptions, LoadOptions) {
+    let (mut save, mut load) = (save_options(), load_options());
+    for limits in [&mut save.limits, &mut load.limits] {
+        (limits.payload_checksums, limits.memory_digest) = (false, false);
+        limits.chunk_bytes_max = 1 << 20;
+    }
+    (save, load)
+}
+
+/// The guest is gone, by a panic too.
+struct End<'g>(&'g Guest);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+type Outcome = (Result<Committed, MigrationError>, Result<Running, MigrationError>);
+
+fn attempt(
+    guest: &Arc<Guest>,
+    theirs: &Counted,
+    (left, right): Ends,
+    (save, load): &(SaveOptions, LoadOptions),
+) -> Outcome {
+    let (mut tracking, mut ours, mut hooks): (_, [SimPort; 0], _) = (guest.tracking(), [], Vcpus(guest));
+    let source = Source::new(&guest.memory, &mut tracking).unwrap();
+    thread::scope(|scope| {
+        let target = scope.spawn(|| {
+            let mut none: [SimPort; 0] = [];
+            load::load_with_memory(&mut none, theirs, right, &mut (), load).and_then(load::Loaded::run)
+        });
+        let saved = save::save_with_memory(&mut ours, source, left, &mut hooks, save);
+        (saved.and_then(save::Ready::commit), target.join().unwrap())
+    })
+}
+
+/// Moves it, and looks whether it came. Says how much, and whether there was a digest.
+fn moved(guest: &Arc<Guest>, theirs: &Counted, ends: Ends, options: &(SaveOptions, LoadOptions)) -> (u64, bool) {
+    let (source, target) = attempt(guest, theirs, ends, options);
+    let (ours, theirs_sum) = (source.unwrap().memory.unwrap().sum, target.unwrap().memory.unwrap().sum);
+    assert_eq!(ours, theirs_sum);
+    assert!(contents(&guest.memory) == contents(&theirs.memory), "the target has another memory");
+    (ours.bytes, ours.crc64_nvme != 0)
+}
+
+/// A guest in whose memory no page is zero.
+fn full(regions: &[Region]) -> Arc<Guest> {
+    let guest = Guest::new(regions);
+    let mut random = Random(77);
+    for (index, region) in regions.iter().enumerate() {
+        for offset in (0..region.bytes).step_by(1 << 16) {
+            let length = (region.bytes - offset).min(1 << 16);
+            let bytes: Vec<u8> = (0..length / 8).flat_map(|_| (random.next() | 1).to_le_bytes()).collect();
+            guest.write(index, offset, &bytes);
+        }
+    }
+    guest
+}
+
+#[test]
+fn stretches_go_past_the_buffers() {
+    let regions = [region("low", 700, PAGE), region("high", 4000, PAGE)];
+    let guest = full(&regions);
+    for ends in [tcp(1), tcp(2)] {
+        let theirs = Counted::new(&regions);
+        let (bytes, has_digest) = moved(&guest, &theirs, ends, &unseen());
+        assert!(!has_digest && bytes > 4700 * PAGE);
+        assert!(theirs.written_bytes() < 1 << 20, "{} of {bytes} were written", theirs.written_bytes());
+    }
+}
+
+#[test]
+fn it_takes_both_sides_and_no_checksums() {
+    let regions = [region("ram", 1500, PAGE)];
+    let guest = full(&regions);
+    let all = 1500 * PAGE;
+    let with = |change: fn(&mut SaveOptions, &mut LoadOptions)| {
+        let mut options = unseen();
+        change(&mut options.0, &mut options.1);
+        let theirs = Counted::new(&regions);
+        let (_, has_digest) = moved(&guest, &theirs, tcp(2), &options);
+        (theirs.written_bytes() == all, has_digest)
+    };
+    assert_eq!(with(|save, _| save.limits.memory_digest = true), (true, true));
+    assert_eq!(with(|_, load| load.limits.memory_digest = true), (true, true));
+    assert_eq!(with(|save, _| save.limits.payload_checksums = true), (true, false), "each frame has to be looked at");
+    assert_eq!(with(|_, load| load.limits.payload_checksums = true), (true, false));
+}
+
+#[test]
+fn pages_anywhere_and_zeros_come_too_while_the_guest_writes() {
+    let regions = [region("low", 1024, PAGE), region("high", 3000, PAGE), region("huge", 2, 2 << 20)];
+    for seed in 1..4 {
+        let guest = full(&regions);
+        let mut random = Random(seed);
+        for _ in 0..200 {
+            guest.write(1, random.below(3000) * PAGE, &[0; PAGE as usize]);
+        }
+        let theirs = Counted::new(&regions);
+        thread::scope(|scope| {
+            scope.spawn(|| guest.run(seed));
+            let mut options = unseen();
+            let rule = options.0.precopy.as_mut().unwrap();
+            (rule.downtime_max, rule.bandwidth_bytes_per_s) = (Duration::from_millis(300), Some(40 << 20));
+            let ended = End(&guest);
+            let (bytes, _) = moved(&guest, &theirs, tcp(2), &options);
+            drop(ended);
+            assert!(theirs.written_bytes() < bytes, "some of it went straight");
+        });
+    }
+}
+
+#[test]
+fn memory_of_which_little_is_not_zero_comes_too() {
+    let regions = [region("ram", 20_000, PAGE)];
+    let guest = Guest::new(&regions);
+    for page in (0..20_000).step_by(16) {
+        guest.write(0, page * PAGE, &[7; PAGE as usize]);
+    }
+    let theirs = Counted::new(&regions);
+    moved(&guest, &theirs, tcp(2), &unseen());
+    let nothing = Guest::new(&regions);
+    let (bytes, _) = moved(&nothing, &theirs, tcp(2), &unseen());
+    assert!(bytes < 1 << 16, "{bytes} for zeros");
+}
+
+#[test]
+fn memory_that_takes_no_bytes_this_way_gets_them_through_a_buffer() {
+    let regions = [region("ram", 2000, PAGE)];
+    let guest = full(&regions);
+    // What a pipe is emptied into may not be open for appending.
+    let theirs = Counted::opened(&regions, OpenOptions::new().append(true));
+    moved(&guest, &theirs, tcp(2), &unseen());
+    assert_eq!(theirs.written_bytes(), 2000 * PAGE);
+}
+
+#[test]
+fn a_channel_that_somebody_looks_at_is_read() {
+    let regions = [region("ram", 1000, PAGE)];
+    let guest = full(&regions);
+    let theirs = Counted::new(&regions);
+    let (left, right) = tcp(1);
+    let right = right.into_iter().map(|channel| channel.map_reader(|reader| reader)).collect();
+    moved(&guest, &theirs, (left, right), &unseen());
+    assert_eq!(theirs.written_bytes(), 1000 * PAGE);
+    let theirs = Counted::new(&regions);
+    moved(&guest, &theirs, channels(2), &unseen());
+    assert_eq!(theirs.written_bytes(), 1000 * PAGE, "and so is a Unix socket");
+}
+
+#[test]
+fn memory_that_fails_is_named_and_the_guest_runs_on() {
+    let regions = [region("ram", 2000, PAGE)];
+    let guest = full(&regions);
+    let theirs = Counted::opened(&regions, OpenOptions::new().read(true));
+    let (source, target) = attempt(&guest, &theirs, tcp(1), &unseen());
+    let (source, target) = (source.unwrap_err(), target.unwrap_err());
+    assert!(!source.committed, "{source}");
+    let target = target.to_string();
+    assert!(target.contains("guest memory ram: writing") && target.contains("Bad file descriptor"), "{target}");
+}
+
+#[test]
+fn a_second_attempt_after_a_cancel_loses_nothing() {
+    let regions = [region("ram", 3000, PAGE)];
+    let mut random = Random(5);
+    let mut cancelled = 0;
+    for _ in 0..12 {
+        let guest = full(&regions);
+        let options = unseen();
+        let (cancel, delay) = (options.0.cancel.clone(), Duration::from_micros(random.below(6000)));
+        let theirs = Counted::new(&regions);
+        let canceller = thread::spawn(move || {
+            thread::sleep(delay);
+            cancel.cancel();
+        });
+        let (source, _) = attempt(&guest, &theirs, tcp(2), &options);
+        canceller.join().unwrap();
+        cancelled += u32::from(source.is_err());
+        guest.pause(false);
+        moved(&guest, &theirs, tcp(2), &unseen());
+    }
+    assert!(cancelled > 2, "{cancelled} attempts were cancelled");
+}
+
+const UNSEEN: u64 = Support::UNCHECKED | Support::MEMORY | Support::MEMORY_UNDIGESTED;
+
+/// A target with 64 pages of memory against a source that opens it honestly and then does what `act` says.
+fn refused(act: impl FnOnce(&mut Peer) + Send) -> String {
+    let theirs = Counted::new(&[region("ram", 64, PAGE)]);
+    let (left, right) = connected();
+    let began = Instant::now();
+    let error = thread::scope(|scope| {
+        let victim = scope.spawn(|| {
+            let (_, mut options) = unseen();
+            options.limits.silence_max = Duration::from_millis(300);
+            let mut none: [SimPort; 0] = [];
+            let right = Channel::tcp(right).unwrap();
+            load::load_with_memory(&mut none, &theirs, right, &mut (), &options).and_then(load::Loaded::run)
+        });
+        // Which kind of socket it is makes no difference to it.
+        let mut peer = Peer::new(UnixStream::from(OwnedFd::from(left)));
+        peer.say(&Message::Hello(hello(0, 1).offering(UNSEEN)));
+        peer.hear(Kind::Hello);
+        let region = RegionFrame { device: 0, bytes: 64 * PAGE, page_bytes: PAGE, name: "ram" };
+        peer.say(&Message::Region(region));
+        let open = DeviceOpen { device: 0, name: "guest memory", identity: "", migration_flags: 2, stop_copy_bytes: 0 };
+        peer.say(&Message::DeviceOpen(open));
+        peer.hear(Kind::DeviceAccept);
+        peer.hear(Kind::Credit);
+        peer.out.set_unchecked(true);
+        act(&mut peer);
+        victim.join().unwrap().map(drop).unwrap_err()
+    });
+    assert!(began.elapsed() < Duration::from_secs(3), "{error}");
+    error.to_string()
+}
+
+fn record(offset: u64, length: u32, flags: u16) -> Vec<u8> {
+    [&offset.to_le_bytes()[..], &length.to_le_bytes(), &[0, 0], &flags.to_le_bytes()].concat()
+}
+
+const LONG: u32 = 100_000;
+
+/// One record that is worth the way, and what follows it.
+fn payload(offset: u64, behind: &[u8]) -> Vec<u8> {
+    [&record(offset, LONG, 0)[..], &[7; LONG as usize], behind].concat()
+}
+
+#[test]
+fn records_that_make_no_sense_are_refused() {
+    let has = |payload: &[u8], said: &str| {
+        let error = refused(|peer| peer.data(0, 0, payload));
+        assert!(error.contains(said), "'{said}' is not in: {error}");
+    };
+    has(&payload(60 * PAGE, &[]), "where there is none");
+    has(&payload(u64::MAX - 4, &[]), "goes beyond 64 bits");
+    has(&payload(0, &record(0, 4096, 1)), "is not behind the one before it");
+    has(&payload(0, &record(40 * PAGE, 25 * 4096, 1)), "where there is none");
+    has(&payload(0, &[1, 2, 3]), "is cut off");
+    has(&payload(0, &record(50 * PAGE, 4096, 0)), "is cut off");
+    has(&payload(0, &record(50 * PAGE, 0, 0)), "has no bytes");
+    has(&record(0, 4096, 9), "reserved flags");
+    has(&[1; 9], "is cut off");
+}
+
+#[test]
+fn a_stream_that_ends_or_stops_inside_a_record_is_noticed() {
+    let header = |sequence| {
+        let header = header(0x12, 16 + LONG, 0);
+        Header { flags: FLAG_UNCHECKED, sequence, ..header }
+    };
+    let begun = |count: usize| payload(0, &[])[..count].to_vec();
+    for count in [0, 5, 16, 17, 70_000] {
+        let closed = refused(|peer| {
+            peer.frame(header(0), &begun(count));
+            peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+        assert!(closed.contains("the payload of a Data frame") || closed.contains("closed"), "{count}: {closed}");
+        let silent = refused(|peer| peer.frame(header(0), &begun(count)));
+        assert!(silent.contains("silent"), "{count}: {silent}");
+    }
+    let beyond = refused(|peer| peer.frame(header(1000), &payload(0, &[])));
+    assert!(beyond.contains("Data frame 1000") || beyond.contains("1000"), "{beyond}");
+    let twice = refused(|peer| {
+        peer.data(0, 0, &payload(0, &[]));
+        peer.data(0, 0, &payload(0, &[]));
+    });
+    assert!(!twice.contains("silent"), "{twice}");
+}
+
+#[test]
+fn a_frame_may_be_one_head_and_no_more() {
+    let closed = refused(|peer| {
+        peer.data(0, 0, &record(0, 64 * 4096, 1));
+        peer.say(&Message::Switchover);
+        peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 1, bytes: 16, digest: Digest::NONE }));
+        peer.hear(Kind::Loaded);
+        peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    assert!(closed.contains("closed"), "{closed}");
+}
+
+#[test]
+fn the_end_must_have_the_proof_that_was_agreed_on() {
+    let length = 16 + u64::from(LONG);
+    let end = |bytes, digest| {
+        refused(move |peer| {
+            peer.data(0, 0, &payload(0, &[]));
+            peer.say(&Message::Switchover);
+            peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 1, bytes, digest }));
+        })
+    };
+    let error = end(length, Digest::crc64_nvme(1));
+    assert!(error.contains("for memory that both sides agreed to count only"), "{error}");
+    let error = end(length + 1, Digest::NONE);
+    assert!(error.contains(&format!("{length}")), "{error}");
+}
