@@ -1,20 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! This workspace: `save_with_memory` and `load_with_memory`, without devices, with the checksums of frames and without them. The
-//! digest over everything is always made.
+//! This workspace: `save_with_memory` and `load_with_memory`, without devices, with the checksums of frames or without them, with the
+//! digest over everything or without it.
 
 use core::time::Duration;
 use std::fs::File;
 use std::time::Instant;
 
-use savevm_core::Channel;
 use savevm_core::dirty::{Ledger, Region, Tracking};
 use savevm_core::load::{self, LoadOptions};
 use savevm_core::ram::{FileMemory, GuestMemory, Source};
 use savevm_core::save::{self, SaveOptions};
+use savevm_core::{Channel, Limits};
 
 use super::side::Connection;
 use crate::bench::engine::failed;
 use crate::bench::file_device::FileDevice;
+
+/// What shows that the bytes are right, beside what the transport does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Proof {
+    Nothing,
+    Digest,
+    /// And checksums.
+    Both,
+}
+
+impl Proof {
+    fn ask(self, limits: &mut Limits) {
+        (limits.payload_checksums, limits.memory_digest) = (self == Self::Both, self != Self::Nothing);
+    }
+}
 
 fn memory(file: File) -> Result<FileMemory, String> {
     let bytes = file.metadata().map_err(failed)?.len();
@@ -27,14 +42,14 @@ fn channels(connections: Vec<Connection>) -> Result<Vec<Channel<'static>>, Strin
 }
 
 /// The account is there before a migration begins, as a VMM's is.
-pub(super) fn save(file: File, connections: Vec<Connection>, has_checksums: bool) -> Result<Duration, String> {
+pub(super) fn save(file: File, connections: Vec<Connection>, proof: Proof) -> Result<Duration, String> {
     let memory = memory(file)?;
     let ledger = Ledger::of(memory.regions(), u64::MAX).map_err(failed)?;
     let mut tracking = Tracking::new(ledger, 1, 0);
     let source = Source::new(&memory, &mut tracking).map_err(failed)?;
     let channels = channels(connections)?;
     let (mut devices, mut options): ([FileDevice; 0], _) = ([], SaveOptions::default());
-    options.limits.payload_checksums = has_checksums;
+    proof.ask(&mut options.limits);
     let began = Instant::now();
     save::save_with_memory(&mut devices, source, channels, &mut (), &options)
         .and_then(save::Ready::commit)
@@ -42,10 +57,10 @@ pub(super) fn save(file: File, connections: Vec<Connection>, has_checksums: bool
     Ok(began.elapsed())
 }
 
-pub(super) fn load(file: File, connections: Vec<Connection>, has_checksums: bool) -> Result<(), String> {
+pub(super) fn load(file: File, connections: Vec<Connection>, proof: Proof) -> Result<(), String> {
     let memory = memory(file)?;
     let (mut devices, mut options): ([FileDevice; 0], _) = ([], LoadOptions::default());
-    options.limits.payload_checksums = has_checksums;
+    proof.ask(&mut options.limits);
     load::load_with_memory(&mut devices, &memory, channels(connections)?, &mut (), &options)
         .and_then(load::Loaded::run)
         .map(drop)

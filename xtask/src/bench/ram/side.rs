@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use savevm_core::Channel;
 
+use super::engine::Proof;
 use super::work::{Over, Work};
 use super::{CHANNELS, engine, pump};
 use crate::bench::peers::process;
@@ -18,10 +19,25 @@ use crate::bench::peers::pump::{meet, tell};
 /// Who moves it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub(crate) enum How {
-    Engine,
-    /// With the checksum of each frame, which is optional.
+    /// This workspace, without a checksum of anything.
+    Bare,
+    /// With the digest over everything,
+    Digested,
+    /// and with the checksum of each frame besides.
     Checked,
     Pump,
+}
+
+impl How {
+    /// What this workspace is asked for.
+    const fn proof(self) -> Option<Proof> {
+        match self {
+            Self::Bare => Some(Proof::Nothing),
+            Self::Digested => Some(Proof::Digest),
+            Self::Checked => Some(Proof::Both),
+            Self::Pump => None,
+        }
+    }
 }
 
 /// One side.
@@ -86,15 +102,15 @@ fn move_memory(args: &Args) -> Result<(), String> {
     let memory = memory.map_err(|error| format!("cannot open {}: {error}", args.memory.display()))?;
     let Some(seconds) = &args.seconds else {
         let connections = accept(args).map_err(|error| format!("cannot listen: {error}"))?;
-        return match args.how {
-            How::Engine | How::Checked => engine::load(memory, connections, args.how == How::Checked),
-            How::Pump => pump::load(&memory, connections),
+        return match args.how.proof() {
+            Some(proof) => engine::load(memory, connections, proof),
+            None => pump::load(&memory, connections),
         };
     };
     let connections = connect(args)?;
-    let took = match args.how {
-        How::Engine | How::Checked => engine::save(memory, connections, args.how == How::Checked),
-        How::Pump => pump::save(&memory, connections),
+    let took = match args.how.proof() {
+        Some(proof) => engine::save(memory, connections, proof),
+        None => pump::save(&memory, connections),
     }?;
     std::fs::write(seconds, took.as_secs_f64().to_string()).map_err(|error| format!("cannot leave the time: {error}"))
 }
