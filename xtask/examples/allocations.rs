@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Counts what migrations allocate, for `xtask bench allocations`: of `CHUNKS` chunks of 1 MiB over `CHANNELS` channels, and of twice as
-//! many, after one that does not count.
+//! many, after one that does not count. Buffers, which are made when they are first needed, are counted beside it.
 
 use core::error::Error;
 use std::alloc::System;
@@ -24,18 +24,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (channels, chunks) = (number()?, number()?);
     let twice = chunks.saturating_mul(2);
     migrate(channels, chunks)?;
-    let counted = [chunks, twice].map(|chunks| migrate(channels, chunks).map(|allocations| (chunks, allocations)));
     let mut counts = Vec::new();
-    for of in counted {
-        let (chunks, allocations) = of?;
-        counts.push(serde_json::json!({ "chunks": chunks, "allocations": allocations }));
+    for chunks in [chunks, twice] {
+        let Made { allocations, buffers } = migrate(channels, chunks)?;
+        counts.push(serde_json::json!({ "chunks": chunks, "allocations": allocations, "buffers": buffers }));
     }
     writeln!(std::io::stdout(), "{}", serde_json::Value::from(counts))?;
     Ok(())
 }
 
-/// How often memory was allocated or moved for one that grows, in both sides and all of their threads.
-fn migrate(channels: u32, chunks: u32) -> Result<usize, Box<dyn Error>> {
+/// In both sides and all of their threads.
+struct Made {
+    /// How often memory was allocated, or moved for one that grows, but for buffers.
+    allocations: u64,
+    buffers: u64,
+}
+
+fn migrate(channels: u32, chunks: u32) -> Result<Made, Box<dyn Error>> {
     let config = format!("model=plain caps=1 initial=0 dirty=0 stop={chunks}MiB seed=1");
     let device = || Ok::<_, Box<dyn Error>>(SimConfig::parse(&config)?.device()?);
     let devices = (device()?, device()?);
@@ -47,15 +52,15 @@ fn migrate(channels: u32, chunks: u32) -> Result<usize, Box<dyn Error>> {
         right.push(Channel::unix(other)?);
     }
     let region = Region::new(ALLOCATOR);
-    thread::scope(|scope| {
+    let buffers = thread::scope(|scope| {
         let target = scope
             .spawn(|| load::load(&mut theirs, right, &mut (), &LoadOptions::default()).and_then(load::Loaded::run));
         let saved = save::save(&mut ours, left, &mut (), &SaveOptions::default()).and_then(save::Ready::commit);
         let loaded = target.join().map_err(|_| "the target panicked")?;
-        saved?;
-        loaded?;
-        Ok::<_, Box<dyn Error>>(())
+        Ok::<_, Box<dyn Error>>(saved?.counters.buffers_made.saturating_add(loaded?.counters.buffers_made))
     })?;
     let made = region.change();
-    Ok(made.allocations.saturating_add(made.reallocations))
+    let allocations = u64::try_from(made.allocations.saturating_add(made.reallocations))?;
+    // Each is one allocation.
+    Ok(Made { allocations: allocations.saturating_sub(buffers), buffers })
 }

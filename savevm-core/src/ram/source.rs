@@ -19,7 +19,7 @@ use crate::sched::Sizes;
 
 /// A stretch from which pages for one frame are taken: 1 GiB in pages of 4 KiB, which makes 32 KiB for each frame on its way.
 const SPAN_PAGES_MAX: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 18) - 1);
-/// Memory is read in pieces of this size: small enough for the caches, where its zeros are looked for and its digest is made.
+/// Memory is read in pieces of this size: small enough for the caches, where its zeros are looked for.
 const PIECE_LEN: usize = 128 << 10;
 /// The smallest page there is, by which zeros are looked for. Frames end where one does, so that none is written in two parts.
 pub(crate) const BLOCK_LEN: usize = 4096;
@@ -345,7 +345,8 @@ impl Batch {
 /// So much of `length` bytes from there on that what is behind it begins with a block: nothing where none begins there.
 fn whole_blocks(at: u64, length: usize) -> usize {
     let end = at.wrapping_add(u64::try_from(length).unwrap_or(0));
-    length.saturating_sub(usize::try_from(end).unwrap_or(0) % BLOCK_LEN)
+    let beyond = end.checked_rem(u64::try_from(BLOCK_LEN).unwrap_or(1)).unwrap_or(0);
+    length.saturating_sub(usize::try_from(beyond).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! A program of its own counts them (`xtask/examples/allocations.rs`): counting is the work of the whole process's allocator, and this
 //! process, which measures speed, keeps the usual one. It moves a state, and then one twice as large: the difference is what the chunks
-//! cost, and what preparing costs is in both.
+//! cost, and what preparing costs is in both. Buffers are bounded and used again, and made when they are first needed: how many that are is
+//! a matter of which thread was quicker, so they have a row of their own.
 
 use std::process::{Command, Stdio};
 
@@ -20,7 +21,9 @@ const GOAL: Goal = Goal::AtMost(0.0);
 #[derive(Debug, Deserialize)]
 struct Counted {
     chunks: f64,
+    /// But for buffers.
     allocations: f64,
+    buffers: f64,
 }
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
@@ -37,11 +40,12 @@ fn row(channels: u32, ran: &[[Counted; 2]]) -> Result<Outcome, String> {
     let more = |of: fn(&Counted) -> f64| ran.iter().map(|[less, more]| of(more) - of(less)).collect::<Vec<f64>>();
     let chunks = more(|counted| counted.chunks);
     let made = more(|counted| counted.allocations).into_iter().map(|made| made.max(0.0)).collect();
-    let whole: Vec<f64> = ran.iter().map(|[less, _]| less.allocations).collect();
+    let of_smaller = |of: fn(&Counted) -> f64| ran.iter().map(|[less, _]| of(less)).collect::<Vec<f64>>();
     let contenders = [
         measured("chunks more", None, chunks.clone(), &chunks),
         measured("allocations for them", Some(GOAL), made, &chunks),
-        measured("of the smaller run in all", None, whole, &chunks),
+        measured("of the smaller run in all", None, of_smaller(|counted| counted.allocations), &chunks),
+        measured("and buffers", None, of_smaller(|counted| counted.buffers), &chunks),
     ];
     let contenders: Option<Vec<_>> = contenders.into_iter().collect();
     Ok(Outcome {
@@ -75,7 +79,7 @@ mod test {
 
     #[test]
     fn what_preparing_costs_is_in_both() {
-        let counted = |chunks, allocations| Counted { chunks, allocations };
+        let counted = |chunks, allocations| Counted { chunks, allocations, buffers: 9.0 };
         let reached = |more| row(1, &[[counted(64.0, 500.0), counted(128.0, more)]]).unwrap().contenders[1].reached;
         assert_eq!(reached(500.0), Some(true));
         assert_eq!(reached(499.0), Some(true), "chance is not less than nothing");
