@@ -73,6 +73,8 @@ struct State {
     created: usize,
     in_use: usize,
     in_use_peak: usize,
+    /// How many threads wait for one: without any, to call them would be a system call for each chunk, and for nothing.
+    waiting: usize,
     is_closed: bool,
 }
 
@@ -93,7 +95,9 @@ impl Pool {
             if let Some(buffer) = self.take_from(&mut state) {
                 return Some(buffer);
             }
+            state.waiting = state.waiting.saturating_add(1);
             state = wait(&self.given, state);
+            state.waiting = state.waiting.saturating_sub(1);
         }
     }
 
@@ -122,8 +126,11 @@ impl Pool {
         let mut state = lock(&self.state);
         state.free.push(buffer);
         state.in_use = state.in_use.saturating_sub(1);
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.given.notify_one();
+        if is_awaited {
+            self.given.notify_one();
+        }
     }
 
     /// Nobody waits any more.
