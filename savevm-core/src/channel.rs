@@ -33,6 +33,11 @@ pub(crate) trait Receiving: Read {
     fn socket(&self) -> Option<io::Result<BorrowedFd<'_>>> {
         None
     }
+
+    /// Whether there is such a socket, or will be.
+    fn is_socket(&self) -> bool {
+        false
+    }
 }
 
 /// One connection to the other side: a reader and a writer that are used by different threads at the same time, and a

@@ -7,7 +7,8 @@ use core::time::Duration;
 ///
 /// The memory of one side is `buffer_bytes_max`, a buffer for control frames per channel, the stacks of its threads, a
 /// few hundred bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing
-/// else grows with what is received.
+/// else grows with what is received. Memory that goes past the buffers ([`memory_digest`](Self::memory_digest)) passes through a pipe for each
+/// channel, which is the kernel's, has room for 1 MiB, and holds on to what the socket had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -19,12 +20,15 @@ pub struct Limits {
     /// two of them. The bound holds in any order of arrival, with any slow device, and against any peer.
     pub buffer_bytes_max: u64,
     /// Whether each piece has a checksum of its own. Without (if both sides do without) damage on the way is found at
-    /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run.
+    /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run. Only of memory without
+    /// [a digest](Self::memory_digest) nobody would notice.
     pub payload_checksums: bool,
     /// Whether guest memory has a digest over all of it, as every device has. Without (if both sides do without, and not in a file)
     /// the transport alone vouches for the bytes of memory, and their count is what is compared at the end; that is what QEMU does.
-    /// It spares either side a pass over memory. A target without payload checksums besides need not see the bytes at all: they go from a
-    /// TCP connection to the file that the memory is ([`GuestMemory::as_file`](crate::ram::GuestMemory::as_file)) inside the kernel.
+    /// It spares either side a pass over memory. Where there are no payload checksums either, a target need not see the bytes at all: they
+    /// go from a TCP connection to the file that the memory is ([`GuestMemory::as_file`](crate::ram::GuestMemory::as_file)) inside the
+    /// kernel, by `pipe2`, `fcntl(F_SETPIPE_SZ)` and `splice`, which a filter of system calls should let pass. Devices have their digests in any
+    /// case.
     pub memory_digest: bool,
     /// The largest state of one device, in bytes: an end to a device, or a peer, that never ends.
     pub state_bytes_max: u64,

@@ -379,7 +379,6 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
     }
 }
 
-/// A source is sent no data; the reader's limits have refused it already.
 impl<D: Device + Send, H: Hooks + ?Sized> Drop for Ready<'_, D, H> {
     fn drop(&mut self) {
         if self.set.is_armed() {

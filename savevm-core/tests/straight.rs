@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use common::{Ends, channels, load_options, save_options};
+use common::{Ends, channels, devices, load_options, ports, save_options};
 use guest::{Guest, PAGE, Random, contents, memory, region};
 use peer::{Offering, Peer, header, hello};
 use savevm_core::dirty::{Region, RegionTable};
@@ -37,7 +37,7 @@ use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::ram::{FileMemory, GuestMemory, MemoryError, Source};
 use savevm_core::save::{self, Committed, SaveOptions};
 use savevm_core::sim::SimPort;
-use savevm_core::{Channel, Hooks, MigrationError};
+use savevm_core::{Cause, Channel, Hooks, MigrationError};
 use stream_codec::frame::{
     DeviceEnd, DeviceOpen, Digest, FLAG_UNCHECKED, Header, Kind, Message, Region as RegionFrame, Support,
 };
@@ -290,7 +290,7 @@ fn a_second_attempt_after_a_cancel_loses_nothing() {
     for _ in 0..12 {
         let guest = full(&regions);
         let options = unseen();
-        let (cancel, delay) = (options.0.cancel.clone(), Duration::from_micros(random.below(6000)));
+        let (cancel, delay) = (options.0.cancel.clone(), Duration::from_micros(random.below(4000)));
         let theirs = Counted::new(&regions);
         let canceller = thread::spawn(move || {
             thread::sleep(delay);
@@ -302,15 +302,57 @@ fn a_second_attempt_after_a_cancel_loses_nothing() {
         guest.pause(false);
         moved(&guest, &theirs, tcp(2), &unseen());
     }
-    assert!(cancelled > 2, "{cancelled} attempts were cancelled");
+    assert!(cancelled > 0, "no attempt was cancelled in time");
+}
+
+#[test]
+fn devices_beside_it_have_their_digests() {
+    let configs = ["model=plain caps=7 initial=64KiB dirty=16KiB stop=300KiB seed=1"];
+    let regions = [region("ram", 1000, PAGE)];
+    let (guest, theirs) = (full(&regions), Counted::new(&regions));
+    let (source, target) = (devices(&configs), devices(&configs));
+    let (mut ours, mut tracking, mut hooks) = (ports(&source), guest.tracking(), Vcpus(&guest));
+    let ((save, load), (left, right)) = (unseen(), tcp(2));
+    let memory = Source::new(&guest.memory, &mut tracking).unwrap();
+    let (committed, running) = thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut waiting = ports(&target);
+            load::load_with_memory(&mut waiting, &theirs, right, &mut (), &load).and_then(load::Loaded::run).unwrap()
+        });
+        let saved = save::save_with_memory(&mut ours, memory, left, &mut hooks, &save);
+        (saved.and_then(save::Ready::commit).unwrap(), waiting.join().unwrap())
+    });
+    assert_ne!(committed.devices[0].sum.crc64_nvme, 0);
+    assert_eq!(committed.devices[0].sum, running.devices[0].sum);
+    assert_eq!(committed.memory.unwrap().sum.crc64_nvme, 0);
+    assert!(contents(&guest.memory) == contents(&theirs.memory) && theirs.written_bytes() < 1 << 20);
+}
+
+#[test]
+fn more_than_the_limit_is_refused_on_this_way_too() {
+    let regions = [region("ram", 2000, PAGE)];
+    let guest = full(&regions);
+    let mut options = unseen();
+    options.1.limits.state_bytes_max = 3 << 20;
+    let theirs = Counted::new(&regions);
+    let (source, target) = attempt(&guest, &theirs, tcp(1), &options);
+    assert!(!source.unwrap_err().committed);
+    let target = target.unwrap_err();
+    assert!(matches!(&target.cause, Cause::TooLarge { limit, .. } if *limit == 3 << 20), "{target}");
 }
 
 const UNSEEN: u64 = Support::UNCHECKED | Support::MEMORY | Support::MEMORY_UNDIGESTED;
 
 /// A target with 64 pages of memory against a source that opens it honestly and then does what `act` says.
 fn refused(act: impl FnOnce(&mut Peer) + Send) -> String {
+    refused_with(None, act)
+}
+
+/// The same with a socket whose reads end after a while.
+fn refused_with(read_timeout: Option<Duration>, act: impl FnOnce(&mut Peer) + Send) -> String {
     let theirs = Counted::new(&[region("ram", 64, PAGE)]);
     let (left, right) = connected();
+    right.set_read_timeout(read_timeout).unwrap();
     let began = Instant::now();
     let error = thread::scope(|scope| {
         let victim = scope.spawn(|| {
@@ -404,6 +446,29 @@ fn a_frame_may_be_one_head_and_no_more() {
 }
 
 #[test]
+fn a_read_that_ends_inside_a_record_is_repeated() {
+    let closed = refused_with(Some(Duration::from_millis(2)), |peer| {
+        let whole = payload(0, &[]);
+        let head = header(0x12, 16 + LONG, 0);
+        peer.bytes(&Header { flags: FLAG_UNCHECKED, ..head }.encode());
+        for piece in [&whole[..9], &whole[9..16], &whole[16..40_000], &whole[40_000..]] {
+            thread::sleep(Duration::from_millis(12));
+            peer.bytes(piece);
+        }
+        peer.say(&Message::Switchover);
+        peer.say(&Message::DeviceEnd(DeviceEnd {
+            device: 0,
+            frames: 1,
+            bytes: whole.len() as u64,
+            digest: Digest::NONE,
+        }));
+        peer.hear(Kind::Loaded);
+        peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    assert!(closed.contains("closed"), "{closed}");
+}
+
+#[test]
 fn the_end_must_have_the_proof_that_was_agreed_on() {
     let length = 16 + u64::from(LONG);
     let end = |bytes, digest| {
@@ -415,6 +480,10 @@ fn the_end_must_have_the_proof_that_was_agreed_on() {
     };
     let error = end(length, Digest::crc64_nvme(1));
     assert!(error.contains("for memory that both sides agreed to count only"), "{error}");
+    let error = refused(|peer| {
+        peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 0, bytes: 0, digest: Digest::crc64_nvme(0) }))
+    });
+    assert!(!error.contains("silent"), "{error}");
     let error = end(length + 1, Digest::NONE);
     assert!(error.contains(&format!("{length}")), "{error}");
 }

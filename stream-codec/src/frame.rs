@@ -184,7 +184,7 @@
 //! payloads. Here a credit says more: a target raises it only by frames that it has written to its memory, in their order. So all of them
 //! have arrived but as many as the first credit allowed, and the source need not send those pages again.
 //!
-//! With feature bit 4 memory has no digest: its DeviceEnd and Loaded say the count of bytes, and digest algorithm 0. A target may then have
+//! With feature bit 4 besides, but not in a file, memory has no digest: its DeviceEnd and Loaded say the count of bytes, and digest algorithm 0. A target may then have
 //! the bytes go to their places unseen. Devices have their digests.
 //!
 //! # Initial bytes

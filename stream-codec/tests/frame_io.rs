@@ -423,9 +423,19 @@ fn what_was_taken_goes_on_in_a_buffer() {
     let mut reader = FrameReader::new(&bytes[..], UNCHECKED);
     reader.next_header().unwrap();
     assert_eq!(take(&mut reader, 6).unwrap(), Some(6));
+    let interrupted = reader.take_payload(|_, _| Err(ErrorKind::Interrupted.into()));
+    assert!(matches!(interrupted, Err(Error::Read { .. })));
     let mut buffer = *b"device------";
     let received = reader.read_frame_into(&mut buffer).unwrap().unwrap();
     assert_eq!(received.frame, Frame::Data { device: 1, sequence: 0, payload: b"device state" });
+
+    let mut reader = FrameReader::new(&bytes[..], UNCHECKED);
+    reader.next_header().unwrap();
+    take(&mut reader, 6).unwrap();
+    let (_, refused) = reason(reader.read_frame().unwrap_err());
+    assert_eq!(refused, Reason::Buffer { length: 12, buffer: 0 }, "its own buffer does not have them");
+    take(&mut reader, 6).unwrap();
+    assert_eq!(reader.read_frame().unwrap().unwrap().frame, Frame::Control(Message::Switchover));
 }
 
 #[test]

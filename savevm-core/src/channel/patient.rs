@@ -62,6 +62,10 @@ impl<S: Read + AsFd> Receiving for Patient<S> {
     fn socket(&self) -> Option<Result<BorrowedFd<'_>>> {
         Some(self.wait().map(|()| self.socket.as_fd()))
     }
+
+    fn is_socket(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ impl Receiving for Replayed<'_> {
     fn socket(&self) -> Option<Result<BorrowedFd<'_>>> {
         if self.is_said() { self.rest.socket() } else { None }
     }
+
+    fn is_socket(&self) -> bool {
+        self.rest.is_socket()
+    }
 }
 
 #[cfg(test)]
@@ -56,7 +60,7 @@ mod test {
         let mut reader = Replayed::new(b"said".to_vec(), Box::new(Patient::new(near, None)));
         let mut heard = vec![0; 13];
         for range in [0..3, 3..4] {
-            assert!(reader.socket().is_none());
+            assert!(reader.socket().is_none() && reader.is_socket());
             reader.read_exact(&mut heard[range]).unwrap();
         }
         assert!(matches!(reader.socket(), Some(Ok(_))));

@@ -3,7 +3,7 @@
 //!
 //! `splice` takes what the socket has into a pipe, where it stays the same bytes in the same place, and from there into the file.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 
 /// Between one socket and files.
@@ -15,24 +15,27 @@ pub(crate) struct Pipe {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::fs::File;
-    use std::os::fd::AsFd;
-
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-    use nix::unistd::pipe2;
+    use nix::unistd::{pipe2, read};
 
     use super::*;
 
-    /// What a pipe may hold without a privilege. A smaller one takes more calls.
+    /// What a pipe may hold without a privilege,
     const PIPE_BYTES: i32 = 1 << 20;
+    /// and with less than this it takes more calls than it spares: each piece of a packet has a slot of 4096 bytes.
+    const PIPE_BYTES_MIN: i32 = 1 << 18;
 
     impl Pipe {
+        /// One that is large enough. A user may have so many of those.
         pub(crate) fn new() -> io::Result<Self> {
             let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-            // Not where the user has too many of that size.
-            let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-            Ok(Self { ends: [reader, writer] })
+            let pipe_bytes = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
+            if pipe_bytes < PIPE_BYTES_MIN {
+                Err(ErrorKind::Unsupported.into())
+            } else {
+                Ok(Self { ends: [reader, writer] })
+            }
         }
 
         /// Takes up to `left` bytes from a socket, of those that it has. None at its end.
@@ -48,10 +51,10 @@ mod linux {
             repeat(|| splice(reader, None, file, Some(&mut at), left, SpliceFFlags::empty()))
         }
 
-        /// Reads what it holds, as long as `buffer` is, for somebody who has it go elsewhere.
-        pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<()> {
+        /// Reads some of what it holds, for somebody who has it go elsewhere.
+        pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
             let [reader, _] = &self.ends;
-            File::from(reader.as_fd().try_clone_to_owned()?).read_exact(buffer)
+            repeat(|| read(reader, buffer))
         }
     }
 
@@ -79,12 +82,12 @@ impl Pipe {
         Err(ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn read(&self, _: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read(&self, _: &mut [u8]) -> io::Result<usize> {
         Err(ErrorKind::Unsupported.into())
     }
 }
 
-/// Whether this cannot be done between the two at all, and nothing was.
+/// Whether this cannot be done between the two at all, or is not allowed, and nothing was.
 pub(crate) fn is_unfit(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported)
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::PermissionDenied)
 }

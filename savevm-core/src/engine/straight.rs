@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use stream_codec::frame::io::Error as FrameError;
 use stream_codec::frame::{Header, PagesError, RECORD_BYTES, RecordHead, RecordHeads};
 
 use super::pipe::{Pipe, is_unfit};
@@ -53,7 +54,7 @@ impl<'r> Receiver<'r, '_, '_, '_> {
         let mut heads = RecordHeads::new(header.payload_size());
         let mut head = self.head(&mut heads, space)?;
         let is_stretch = !head.is_zeros && head.length >= STRETCH_BYTES_MIN.max(header.payload_length / 2);
-        if !is_stretch || !self.deliver.begin(device, header.sequence, header.payload_length)? {
+        if !is_stretch || !self.way.is_open() || !self.deliver.begin(device, header.sequence, header.payload_length)? {
             return Ok(false);
         }
         let mut took = self.place(sink, &head, space)?;
@@ -61,16 +62,19 @@ impl<'r> Receiver<'r, '_, '_, '_> {
             head = self.head(&mut heads, space)?;
             took = took.saturating_add(self.place(sink, &head, space)?);
         }
-        self.deliver.end(device, header.sequence, header.payload_length, self.is_stopped, took)?;
+        if !self.wire.board.is_stopped() {
+            self.deliver.end(device, header.sequence, header.payload_length, self.is_stopped, took)?;
+        }
         Ok(true)
     }
 
-    /// The memory that is to be filled, if nobody has to see what comes.
-    fn sink(&mut self, device: usize, header: &Header) -> Option<Sink<'r>> {
+    /// The memory that is to be filled, if nobody has to see what comes, and it is files.
+    fn sink(&self, device: usize, header: &Header) -> Option<Sink<'r>> {
         let is_unseen = header.is_unchecked() && self.wire.proof(device) == Proof::Count;
-        let may = is_unseen && !self.wire.board.is_stopped() && self.way.is_open();
+        let is_way = !matches!(self.way, Way::Closed) && self.reader.get_ref().is_socket();
+        let may = is_unseen && is_way && !self.wire.board.is_stopped();
         let deliver = self.deliver;
-        deliver.memory(device).filter(|_| may)
+        deliver.memory(device).filter(|sink| may && sink.has_files())
     }
 
     fn head(&mut self, heads: &mut RecordHeads, space: &mut [u8]) -> Result<RecordHead, Cause> {
@@ -81,10 +85,14 @@ impl<'r> Receiver<'r, '_, '_, '_> {
         heads.next(&head).map_err(malformed)
     }
 
-    /// Has the bytes of a record go where it says, and says how long memory took.
+    /// Has the bytes of a record go where it says, and says how long memory took. Once this side has stopped, they go nowhere: what is
+    /// behind them may say why the peer has.
     fn place(&mut self, sink: Sink<'_>, head: &RecordHead, space: &mut [u8]) -> Result<Duration, Cause> {
         let region = sink.region(head.region, head.offset, head.length.into())?;
         let board = &self.wire.board;
+        if head.is_zeros && board.is_stopped() {
+            return Ok(Duration::ZERO);
+        }
         if head.is_zeros {
             return timed(|| board.in_device(|| sink.zero(region, head.offset, head.length.into())));
         }
@@ -92,6 +100,8 @@ impl<'r> Receiver<'r, '_, '_, '_> {
         let (mut at, mut left) = (head.offset, usize::try_from(head.length).unwrap_or(usize::MAX));
         let mut took = Duration::ZERO;
         while left > 0 {
+            let is_stopped = board.is_stopped();
+            let file = file.filter(|_| !is_stopped);
             let spliced = file.map_or(Ok(None), |file| self.splice(sink, (region, at, left), file, space))?;
             let (count, longer) = match spliced {
                 Some(spliced) => spliced,
@@ -99,11 +109,12 @@ impl<'r> Receiver<'r, '_, '_, '_> {
                     let count = left.min(space.len());
                     let bytes = space.get_mut(..count).unwrap_or_default();
                     self.fetch(bytes)?;
-                    (count, timed(|| self.wire.board.in_device(|| sink.bytes(region, at, bytes)))?)
+                    let write = || if is_stopped { Ok(()) } else { sink.bytes(region, at, bytes) };
+                    (count, timed(|| board.in_device(write))?)
                 }
             };
             left = left.saturating_sub(count);
-            at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            at = at.saturating_add(wide(count));
             took = took.saturating_add(longer);
         }
         Ok(took)
@@ -126,26 +137,60 @@ impl<'r> Receiver<'r, '_, '_, '_> {
             None => Ok(None),
         })?;
         let Some(count) = taken else { return Ok(None) };
-        let (mut done, board) = (0_usize, &self.wire.board);
         let began = Instant::now();
-        while done < count {
-            let (place, rest) =
-                (at.saturating_add(u64::try_from(done).unwrap_or(u64::MAX)), count.saturating_sub(done));
-            match board.in_device(|| pipe.put(file, place, rest)) {
-                Ok(0) => return Err(sink.failed(region, place, rest, &ErrorKind::WriteZero.into())),
-                Ok(put) => done = done.saturating_add(put),
-                Err(error) if is_unfit(&error) => {
-                    // The memory takes no bytes this way, and the pipe has some.
-                    let bytes = space.get_mut(..rest).unwrap_or_default();
-                    pipe.read(bytes).map_err(|error| sink.failed(region, place, rest, &error))?;
-                    board.in_device(|| sink.bytes(region, place, bytes))?;
-                    return Ok(Some((count, began.elapsed())));
-                }
-                Err(error) => return Err(sink.failed(region, place, rest, &error)),
-            }
+        let done = self.empty(&pipe, sink, (region, at, count), file)?;
+        if done == count {
+            self.way = Way::Open(pipe);
+        } else {
+            // The memory takes no bytes this way, and the pipe has some.
+            let place = (region, at.saturating_add(wide(done)), count.saturating_sub(done));
+            self.drain(&pipe, sink, place, space)?;
         }
-        self.way = Way::Open(pipe);
         Ok(Some((count, began.elapsed())))
+    }
+
+    /// From the pipe to the file: how much of it went, if it does not take more.
+    fn empty(
+        &self,
+        pipe: &Pipe,
+        sink: Sink<'_>,
+        (region, at, count): (usize, u64, usize),
+        file: BorrowedFd<'_>,
+    ) -> Result<usize, Cause> {
+        let mut done = 0_usize;
+        while done < count {
+            let (place, rest) = (at.saturating_add(wide(done)), count.saturating_sub(done));
+            let put = match self.wire.board.in_device(|| pipe.put(file, place, rest)) {
+                Err(error) if is_unfit(&error) => break,
+                Ok(0) => Err(ErrorKind::WriteZero.into()),
+                put => put,
+            };
+            done = done.saturating_add(put.map_err(|error| sink.failed(region, place, rest, &error))?);
+        }
+        Ok(done)
+    }
+
+    /// From the pipe to the memory as it is.
+    fn drain(
+        &self,
+        pipe: &Pipe,
+        sink: Sink<'_>,
+        (region, at, count): (usize, u64, usize),
+        space: &mut [u8],
+    ) -> Result<(), Cause> {
+        let mut done = 0_usize;
+        while done < count {
+            let (place, rest) = (at.saturating_add(wide(done)), count.saturating_sub(done));
+            let bytes = space.get_mut(..rest.min(space.len())).unwrap_or_default();
+            let read = match pipe.read(bytes) {
+                Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+                read => read,
+            };
+            let read = read.map_err(|error| sink.failed(region, place, rest, &error))?;
+            self.wire.board.in_device(|| sink.bytes(region, place, bytes.get(..read).unwrap_or_default()))?;
+            done = done.saturating_add(read);
+        }
+        Ok(())
     }
 
     /// Reads the next bytes of the payload.
@@ -153,10 +198,7 @@ impl<'r> Receiver<'r, '_, '_, '_> {
         let mut done = 0_usize;
         while done < bytes.len() {
             let rest = bytes.get_mut(done..).unwrap_or_default();
-            let read = self.take(|reader, _| match reader.read(rest) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => Err(ErrorKind::WouldBlock.into()),
-                read => read.map(Some),
-            })?;
+            let read = self.take(|reader, _| reader.read(rest).map(Some))?;
             done = done.saturating_add(read.unwrap_or(0));
         }
         Ok(())
@@ -180,6 +222,7 @@ impl<'r> Receiver<'r, '_, '_, '_> {
             match taken {
                 Ok(None) => return Err(Cause::refused("no frame to take bytes from: a fault of this program")),
                 Err(_) if is_declined => return Ok(None),
+                Err(FrameError::Read { source, .. }) if source.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_patience(&error) && !self.wire.board.is_stopped() => {}
                 other => return other.map_err(|error| self.at(error)),
             }
@@ -190,6 +233,10 @@ impl<'r> Receiver<'r, '_, '_, '_> {
 fn timed(call: impl FnOnce() -> Result<(), Cause>) -> Result<Duration, Cause> {
     let began = Instant::now();
     call().map(|()| began.elapsed())
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn malformed(error: PagesError) -> Cause {

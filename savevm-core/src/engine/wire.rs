@@ -131,7 +131,7 @@ impl<'a> Wire<'a> {
     pub(crate) fn proof(&self, device: usize) -> Proof {
         let session = self.session();
         let features = session.agreement().map_or(0, |agreed| agreed.features);
-        let is_memory = session.memory_device() == Some(link::number(device));
+        let is_memory = session.memory_device() == Some(link::number(device)) && !session.is_file();
         if is_memory && features & Support::MEMORY_UNDIGESTED != 0 { Proof::Count } else { Proof::Digest }
     }
 

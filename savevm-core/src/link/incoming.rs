@@ -110,3 +110,26 @@ fn sum(bytes: u64, digest: &Digest, proof: Proof) -> Result<DigestSum, Cause> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod test {
+    use stream_codec::frame::{DeviceEnd, Loaded};
+
+    use super::*;
+
+    /// Whether the end of these devices is taken, of which the second is memory that is only counted.
+    fn taken(device: u32, digest: Digest) -> [bool; 2] {
+        let proof = |index| if index == 1 { Proof::Count } else { Proof::Digest };
+        let end = Message::DeviceEnd(DeviceEnd { device, frames: 1, bytes: 9, digest });
+        let loaded = Message::Loaded(Loaded { device, bytes: 9, digest });
+        [end, loaded].map(|message| Incoming::from_message(&message, proof).is_ok())
+    }
+
+    #[test]
+    fn a_device_needs_a_digest_and_counted_memory_has_none() {
+        assert_eq!(taken(0, Digest::crc64_nvme(7)), [true; 2]);
+        assert_eq!(taken(0, Digest::NONE), [false; 2]);
+        assert_eq!(taken(1, Digest::NONE), [true; 2]);
+        assert_eq!(taken(1, Digest::crc64_nvme(0)), [false; 2]);
+    }
+}

@@ -25,7 +25,7 @@ use crate::engine::window::{News, Work};
 use crate::engine::wire::Wire;
 use crate::error::Cause;
 use crate::hooks::Phase;
-use crate::link;
+use crate::link::{self, Proof};
 use crate::ram::{self, Sink};
 use crate::sched::LoadSection;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -268,7 +268,11 @@ impl<'d, D: Device> Crew<'_, '_, 'd, D> {
         }
         let trace = self.trace(index);
         trace.call(Activity::Transition(State::Stop), || filled.load(board))?;
-        trace.done("loaded, and equal to what was sent", progress.received);
+        let proved = match self.wire.proof(index) {
+            Proof::Digest => "loaded, and equal to what was sent",
+            Proof::Count => "loaded, and as many bytes as were sent",
+        };
+        trace.done(proved, progress.received);
         Ok(())
     }
 

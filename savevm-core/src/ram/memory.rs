@@ -35,8 +35,9 @@ pub trait GuestMemory: Sync {
 
     /// The file that a region is, from its beginning, where what is written to the file at an offset is in the memory there: a memfd, or
     /// a file in /dev/shm. A target has bytes go there from a socket without a buffer in between, where nothing else is to be done
-    /// with them ([`Limits::memory_digest`](crate::Limits::memory_digest)), under the rules of [`write`](Self::write). As it comes,
-    /// there is none, and everything is written.
+    /// with them ([`Limits::memory_digest`](crate::Limits::memory_digest)), under the rules of [`write`](Self::write). It must be open for
+    /// writing; where it takes nothing from a pipe (one that is open for appending does not) everything is written. As it comes, there is
+    /// none.
     #[cfg(unix)]
     fn as_file(&self, region: usize) -> Option<std::os::fd::BorrowedFd<'_>> {
         let _ = region;

@@ -56,6 +56,12 @@ impl<'a> Sink<'a> {
         Ok(self.0.zero(region, offset, length)?)
     }
 
+    /// Whether any of it is a file.
+    #[cfg(unix)]
+    pub(crate) fn has_files(self) -> bool {
+        (0..self.0.regions().regions().len()).any(|region| self.0.as_file(region).is_some())
+    }
+
     /// The file that a region is.
     #[cfg(unix)]
     pub(crate) fn file(self, region: usize) -> Option<BorrowedFd<'a>> {

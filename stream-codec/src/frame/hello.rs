@@ -85,7 +85,7 @@ impl Support {
     /// A file does without: there is nobody to answer.
     pub const INITIAL_ACK: u64 = 8;
 
-    /// Feature bit 4: guest memory has no digest, only a count of bytes. Devices have theirs.
+    /// Feature bit 4, with bit 2: guest memory has no digest, only a count of bytes. Devices have theirs. In a file it means nothing.
     pub const MEMORY_UNDIGESTED: u64 = 16;
 
     /// Version 1 and no feature: what every reader of version 1 understands.
@@ -182,6 +182,7 @@ const fn meaning(bit: u32) -> &'static str {
         1 => " (data without checksums)",
         2 => " (guest memory)",
         3 => " (acknowledged initial bytes)",
+        4 => " (guest memory without a digest)",
         _ => "",
     }
 }

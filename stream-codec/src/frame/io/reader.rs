@@ -76,8 +76,10 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// [`Error::Read`] from the transport, [`Error::Format`] for everything that is wrong with the stream, a stream
-    /// that ends inside a frame or before the end of its prologue included.
+    /// that ends inside a frame or before the end of its prologue included. [`Reason::Buffer`] for a frame of which
+    /// [`take_payload`](Self::take_payload) has taken something, which is not final.
     pub fn read_frame(&mut self) -> Result<Option<Received<'_>>, Error> {
+        self.source.check_untaken()?;
         self.source.read_frame(&mut self.buffer)
     }
 
@@ -105,11 +107,11 @@ impl<R: Read> FrameReader<R> {
     /// that [`next_header`](Self::next_header) has said, and where its payload has a checksum, which only this reader could compare.
     ///
     /// Between two such calls [`read_frame_into`](Self::read_frame_into) may fetch the rest, into a buffer that begins with what was
-    /// taken.
+    /// taken; [`read_frame`](Self::read_frame), whose buffer does not, refuses.
     ///
     /// # Errors
     /// [`Error::Read`] with what `take` says, or where it claims more than there was to take; [`Reason::Truncated`] where it takes
-    /// nothing, which is how a stream ends. `WouldBlock` and `TimedOut` leave the position as it was.
+    /// nothing, which is how a stream ends. `WouldBlock`, `TimedOut` and `Interrupted` leave the position as it was.
     pub fn take_payload(
         &mut self,
         take: impl FnOnce(&mut R, usize) -> std::io::Result<usize>,
@@ -152,6 +154,8 @@ struct Source<R> {
     header_filled: usize,
     /// The frame whose payload is being read, where it starts, and how much of the payload is there.
     open: Option<(Header, u64, usize)>,
+    /// Some of that went past this reader.
+    is_taken: bool,
     /// Over the payload of the frame that is being skipped.
     skipped_crc: crc32fast::Hasher,
     failed: bool,
@@ -169,6 +173,7 @@ impl<R: Read> Source<R> {
             header: [0; HEADER_BYTES],
             header_filled: 0,
             open: None,
+            is_taken: false,
             skipped_crc: crc32fast::Hasher::new(),
             failed: false,
         }
@@ -194,6 +199,15 @@ impl<R: Read> Source<R> {
         Ok(Some(Received { offset, frame }))
     }
 
+    fn check_untaken(&self) -> Result<(), Error> {
+        match self.open.filter(|_| self.is_taken) {
+            Some((header, start, _)) => {
+                Err(Located::new(start, Reason::Buffer { length: header.payload_length, buffer: 0 }).into())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn take_payload(
         &mut self,
         take: impl FnOnce(&mut R, usize) -> std::io::Result<usize>,
@@ -210,13 +224,15 @@ impl<R: Read> Source<R> {
             other => other,
         };
         let read = |source| Error::Read { what: DATA_PAYLOAD, offset: self.offset, source };
-        let count = taken.map_err(read).inspect_err(|error| self.failed = is_final(error))?;
+        let is_repeatable = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
+        let may_repeat = taken.as_ref().is_err_and(is_repeatable);
+        let count = taken.map_err(read).inspect_err(|error| self.failed = is_final(error) && !may_repeat)?;
         if count == 0 {
             self.failed = true;
             return Err(truncated(DATA_PAYLOAD, start, (seen, wanted)));
         }
         let seen = seen.saturating_add(count);
-        self.open = (seen < wanted).then_some((header, start, seen));
+        (self.open, self.is_taken) = ((seen < wanted).then_some((header, start, seen)), seen < wanted);
         self.count(count);
         Ok(Some(count))
     }
@@ -278,7 +294,7 @@ impl<R: Read> Source<R> {
             .get_mut(..header.payload_size())
             .ok_or_else(|| Located::new(offset, Reason::Buffer { length, buffer: available }))?;
         self.fetch_payload(payload, &header, offset)?;
-        self.open = None;
+        (self.open, self.is_taken) = (None, false);
         verify_payload(&header, payload, offset)?;
         Ok(Some((header, offset)))
     }

@@ -22,7 +22,7 @@ use super::{Goal, Outcome, Setting, order};
 use work::{Contents, Over, Work};
 
 /// As all the others: without a checksum of anything.
-const OURS: &str = "this workspace";
+const OURS: &str = "this workspace, bare";
 /// With the digest over everything, as it comes,
 const DIGESTED: &str = "this workspace, with digest";
 /// and with the checksum of each frame, as it comes too.
