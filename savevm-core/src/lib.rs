@@ -11,7 +11,8 @@
 //! # The promise
 //!
 //! **Invariant:** at any moment one side owns the guest. The source owns it until [`save::Ready::commit`], which
-//! exists only after the target acknowledged every device with the digest the source computed ([memory](Limits::memory_digest) may do with a count). Whatever fails before
+//! exists only after the target acknowledged every device with the digest the source computed
+//! ([memory](Limits::memory_digest) may do with a count). Whatever fails before
 //! that point leaves the source's devices as they were found, and resets the target's.
 //!
 //! # Example

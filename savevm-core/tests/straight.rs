@@ -32,7 +32,7 @@ use std::time::Instant;
 use common::{Ends, channels, devices, load_options, ports, save_options};
 use guest::{Guest, PAGE, Random, contents, memory, region};
 use peer::{Offering, Peer, header, hello};
-use savevm_core::dirty::{Region, RegionTable};
+use savevm_core::dirty::{Region, RegionTable, Tracking};
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::ram::{FileMemory, GuestMemory, MemoryError, Source};
 use savevm_core::save::{self, Committed, SaveOptions};
@@ -138,14 +138,20 @@ impl Drop for End<'_> {
 
 type Outcome = (Result<Committed, MigrationError>, Result<Running, MigrationError>);
 
-fn attempt(
+fn attempt(guest: &Arc<Guest>, theirs: &Counted, ends: Ends, options: &(SaveOptions, LoadOptions)) -> Outcome {
+    attempt_with(&mut guest.tracking(), guest, theirs, ends, options)
+}
+
+/// The same with an account that outlives it.
+fn attempt_with(
+    tracking: &mut Tracking<'static>,
     guest: &Arc<Guest>,
     theirs: &Counted,
     (left, right): Ends,
     (save, load): &(SaveOptions, LoadOptions),
 ) -> Outcome {
-    let (mut tracking, mut ours, mut hooks): (_, [SimPort; 0], _) = (guest.tracking(), [], Vcpus(guest));
-    let source = Source::new(&guest.memory, &mut tracking).unwrap();
+    let (mut ours, mut hooks): ([SimPort; 0], _) = ([], Vcpus(guest));
+    let source = Source::new(&guest.memory, tracking).unwrap();
     thread::scope(|scope| {
         let target = scope.spawn(|| {
             let mut none: [SimPort; 0] = [];
@@ -227,7 +233,7 @@ fn pages_anywhere_and_zeros_come_too_while_the_guest_writes() {
             let ended = End(&guest);
             let (bytes, _) = moved(&guest, &theirs, tcp(2), &options);
             drop(ended);
-            assert!(theirs.written_bytes() < bytes, "some of it went straight");
+            assert!(theirs.written_bytes() < bytes * 3 / 4, "{} of {bytes} were written", theirs.written_bytes());
         });
     }
 }
@@ -296,11 +302,18 @@ fn a_second_attempt_after_a_cancel_loses_nothing() {
             thread::sleep(delay);
             cancel.cancel();
         });
-        let (source, _) = attempt(&guest, &theirs, tcp(2), &options);
+        let mut tracking = guest.tracking();
+        let (source, _) = attempt_with(&mut tracking, &guest, &theirs, tcp(2), &options);
         canceller.join().unwrap();
-        cancelled += u32::from(source.is_err());
         guest.pause(false);
-        moved(&guest, &theirs, tcp(2), &unseen());
+        if source.is_err() {
+            cancelled += 1;
+            // With the account of the attempt that failed, and into a memory that has nothing of it.
+            let theirs = Counted::new(&regions);
+            let (source, target) = attempt_with(&mut tracking, &guest, &theirs, tcp(2), &unseen());
+            assert!(source.is_ok() && target.is_ok());
+            assert!(contents(&guest.memory) == contents(&theirs.memory), "something was lost");
+        }
     }
     assert!(cancelled > 0, "no attempt was cancelled in time");
 }
@@ -425,12 +438,12 @@ fn a_stream_that_ends_or_stops_inside_a_record_is_noticed() {
         assert!(silent.contains("silent"), "{count}: {silent}");
     }
     let beyond = refused(|peer| peer.frame(header(1000), &payload(0, &[])));
-    assert!(beyond.contains("Data frame 1000") || beyond.contains("1000"), "{beyond}");
+    assert!(beyond.contains("frame 1000 of device 0 where frame 0 is next"), "{beyond}");
     let twice = refused(|peer| {
         peer.data(0, 0, &payload(0, &[]));
         peer.data(0, 0, &payload(0, &[]));
     });
-    assert!(!twice.contains("silent"), "{twice}");
+    assert!(twice.contains("frame 0 of device 0 where frame 1 is next"), "{twice}");
 }
 
 #[test]
