@@ -15,32 +15,23 @@ mod common;
 #[path = "common/guest.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod guest;
-#[path = "hostile/peer.rs"]
-#[allow(dead_code, reason = "each test file uses a part of it")]
-mod peer;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::fs::{File, OpenOptions};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use common::{Ends, channels, devices, load_options, ports, save_options};
 use guest::{Guest, PAGE, Random, contents, memory, region};
-use peer::{Offering, Peer, header, hello};
 use savevm_core::dirty::{Region, RegionTable, Tracking};
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::ram::{FileMemory, GuestMemory, MemoryError, Source};
 use savevm_core::save::{self, Committed, SaveOptions};
 use savevm_core::sim::SimPort;
 use savevm_core::{Cause, Channel, Hooks, MigrationError};
-use stream_codec::frame::{
-    DeviceEnd, DeviceOpen, Digest, FLAG_UNCHECKED, Header, Kind, Message, Region as RegionFrame, Support,
-};
 
 /// Memory that counts what is written to it, and hands out the files it is told to.
 struct Counted {
@@ -106,15 +97,13 @@ impl Hooks for Vcpus<'_> {
     }
 }
 
-fn connected() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (near, listener.accept().unwrap().0)
-}
-
 fn tcp(count: usize) -> Ends {
-    let pair = |_| connected();
-    (0..count).map(pair).map(|(near, far)| (Channel::tcp(near).unwrap(), Channel::tcp(far).unwrap())).unzip()
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pair = |_| {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Channel::tcp(near).unwrap(), Channel::tcp(listener.accept().unwrap().0).unwrap())
+    };
+    (0..count).map(pair).unzip()
 }
 
 /// Both sides' options, without anything that has to see the bytes.
@@ -352,151 +341,4 @@ fn more_than_the_limit_is_refused_on_this_way_too() {
     assert!(!source.unwrap_err().committed);
     let target = target.unwrap_err();
     assert!(matches!(&target.cause, Cause::TooLarge { limit, .. } if *limit == 3 << 20), "{target}");
-}
-
-const UNSEEN: u64 = Support::UNCHECKED | Support::MEMORY | Support::MEMORY_UNDIGESTED;
-
-/// A target with 64 pages of memory against a source that opens it honestly and then does what `act` says.
-fn refused(act: impl FnOnce(&mut Peer) + Send) -> String {
-    refused_with(None, act)
-}
-
-/// The same with a socket whose reads end after a while.
-fn refused_with(read_timeout: Option<Duration>, act: impl FnOnce(&mut Peer) + Send) -> String {
-    let theirs = Counted::new(&[region("ram", 64, PAGE)]);
-    let (left, right) = connected();
-    right.set_read_timeout(read_timeout).unwrap();
-    let began = Instant::now();
-    let error = thread::scope(|scope| {
-        let victim = scope.spawn(|| {
-            let (_, mut options) = unseen();
-            options.limits.silence_max = Duration::from_millis(300);
-            let mut none: [SimPort; 0] = [];
-            let right = Channel::tcp(right).unwrap();
-            load::load_with_memory(&mut none, &theirs, right, &mut (), &options).and_then(load::Loaded::run)
-        });
-        // Which kind of socket it is makes no difference to it.
-        let mut peer = Peer::new(UnixStream::from(OwnedFd::from(left)));
-        peer.say(&Message::Hello(hello(0, 1).offering(UNSEEN)));
-        peer.hear(Kind::Hello);
-        let region = RegionFrame { device: 0, bytes: 64 * PAGE, page_bytes: PAGE, name: "ram" };
-        peer.say(&Message::Region(region));
-        let open = DeviceOpen { device: 0, name: "guest memory", identity: "", migration_flags: 2, stop_copy_bytes: 0 };
-        peer.say(&Message::DeviceOpen(open));
-        peer.hear(Kind::DeviceAccept);
-        peer.hear(Kind::Credit);
-        peer.out.set_unchecked(true);
-        act(&mut peer);
-        victim.join().unwrap().map(drop).unwrap_err()
-    });
-    assert!(began.elapsed() < Duration::from_secs(3), "{error}");
-    error.to_string()
-}
-
-fn record(offset: u64, length: u32, flags: u16) -> Vec<u8> {
-    [&offset.to_le_bytes()[..], &length.to_le_bytes(), &[0, 0], &flags.to_le_bytes()].concat()
-}
-
-const LONG: u32 = 100_000;
-
-/// One record that is worth the way, and what follows it.
-fn payload(offset: u64, behind: &[u8]) -> Vec<u8> {
-    [&record(offset, LONG, 0)[..], &[7; LONG as usize], behind].concat()
-}
-
-#[test]
-fn records_that_make_no_sense_are_refused() {
-    let has = |payload: &[u8], said: &str| {
-        let error = refused(|peer| peer.data(0, 0, payload));
-        assert!(error.contains(said), "'{said}' is not in: {error}");
-    };
-    has(&payload(60 * PAGE, &[]), "where there is none");
-    has(&payload(u64::MAX - 4, &[]), "goes beyond 64 bits");
-    has(&payload(0, &record(0, 4096, 1)), "is not behind the one before it");
-    has(&payload(0, &record(40 * PAGE, 25 * 4096, 1)), "where there is none");
-    has(&payload(0, &[1, 2, 3]), "is cut off");
-    has(&payload(0, &record(50 * PAGE, 4096, 0)), "is cut off");
-    has(&payload(0, &record(50 * PAGE, 0, 0)), "has no bytes");
-    has(&record(0, 4096, 9), "reserved flags");
-    has(&[1; 9], "is cut off");
-}
-
-#[test]
-fn a_stream_that_ends_or_stops_inside_a_record_is_noticed() {
-    let header = |sequence| {
-        let header = header(0x12, 16 + LONG, 0);
-        Header { flags: FLAG_UNCHECKED, sequence, ..header }
-    };
-    let begun = |count: usize| payload(0, &[])[..count].to_vec();
-    for count in [0, 5, 16, 17, 70_000] {
-        let closed = refused(|peer| {
-            peer.frame(header(0), &begun(count));
-            peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
-        });
-        assert!(closed.contains("the payload of a Data frame") || closed.contains("closed"), "{count}: {closed}");
-        let silent = refused(|peer| peer.frame(header(0), &begun(count)));
-        assert!(silent.contains("silent"), "{count}: {silent}");
-    }
-    let beyond = refused(|peer| peer.frame(header(1000), &payload(0, &[])));
-    assert!(beyond.contains("frame 1000 of device 0 where frame 0 is next"), "{beyond}");
-    let twice = refused(|peer| {
-        peer.data(0, 0, &payload(0, &[]));
-        peer.data(0, 0, &payload(0, &[]));
-    });
-    assert!(twice.contains("frame 0 of device 0 where frame 1 is next"), "{twice}");
-}
-
-#[test]
-fn a_frame_may_be_one_head_and_no_more() {
-    let closed = refused(|peer| {
-        peer.data(0, 0, &record(0, 64 * 4096, 1));
-        peer.say(&Message::Switchover);
-        peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 1, bytes: 16, digest: Digest::NONE }));
-        peer.hear(Kind::Loaded);
-        peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
-    });
-    assert!(closed.contains("closed"), "{closed}");
-}
-
-#[test]
-fn a_read_that_ends_inside_a_record_is_repeated() {
-    let closed = refused_with(Some(Duration::from_millis(2)), |peer| {
-        let whole = payload(0, &[]);
-        let head = header(0x12, 16 + LONG, 0);
-        peer.bytes(&Header { flags: FLAG_UNCHECKED, ..head }.encode());
-        for piece in [&whole[..9], &whole[9..16], &whole[16..40_000], &whole[40_000..]] {
-            thread::sleep(Duration::from_millis(12));
-            peer.bytes(piece);
-        }
-        peer.say(&Message::Switchover);
-        peer.say(&Message::DeviceEnd(DeviceEnd {
-            device: 0,
-            frames: 1,
-            bytes: whole.len() as u64,
-            digest: Digest::NONE,
-        }));
-        peer.hear(Kind::Loaded);
-        peer.raw.shutdown(std::net::Shutdown::Both).unwrap();
-    });
-    assert!(closed.contains("closed"), "{closed}");
-}
-
-#[test]
-fn the_end_must_have_the_proof_that_was_agreed_on() {
-    let length = 16 + u64::from(LONG);
-    let end = |bytes, digest| {
-        refused(move |peer| {
-            peer.data(0, 0, &payload(0, &[]));
-            peer.say(&Message::Switchover);
-            peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 1, bytes, digest }));
-        })
-    };
-    let error = end(length, Digest::crc64_nvme(1));
-    assert!(error.contains("for memory that both sides agreed to count only"), "{error}");
-    let error = refused(|peer| {
-        peer.say(&Message::DeviceEnd(DeviceEnd { device: 0, frames: 0, bytes: 0, digest: Digest::crc64_nvme(0) }))
-    });
-    assert!(!error.contains("silent"), "{error}");
-    let error = end(length + 1, Digest::NONE);
-    assert!(error.contains(&format!("{length}")), "{error}");
 }

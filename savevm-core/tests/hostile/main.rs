@@ -13,9 +13,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod ending;
+#[path = "../common/guest.rs"]
+#[allow(clippy::as_conversions, dead_code, reason = "each test file uses a part of it")]
+mod guest;
 mod initial;
 mod peer;
 mod source;
+#[cfg(target_os = "linux")]
+mod straight;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
