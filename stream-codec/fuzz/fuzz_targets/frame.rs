@@ -13,8 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use stream_codec::decode::{Decoder, Step};
 use stream_codec::frame::io::{Frame, FrameReader};
 use stream_codec::frame::{
-    Content, Event, FrameDecoder, Header, Limits, Message, Pages, RECORD_BYTES, Record as MemoryRecord, Role, Session,
-    Support, encode_control, encode_prologue,
+    Content, Event, FrameDecoder, Header, Kind, Limits, Message, Pages, RECORD_BYTES, Record as MemoryRecord, Role,
+    Session, Support, encode_control, encode_prologue,
 };
 use stream_codec::testkit::check_bytes;
 
@@ -183,6 +183,26 @@ fn read(stream: impl Read) -> (Vec<Record>, bool) {
     }
 }
 
+/// What the reader says, one that expects payloads of these lengths or none.
+fn frames(stream: &[u8], mut expected: impl Iterator<Item = usize>) -> (Vec<String>, String) {
+    let mut reader = FrameReader::unbuffered(stream, LIMITS);
+    let mut frames = Vec::new();
+    let (mut buffer, mut scratch) = ([0; 400], [0; 400]);
+    loop {
+        let room = expected.next().unwrap_or(0).min(buffer.len());
+        let header = match reader.next_header_with(&mut buffer[..room]) {
+            Ok(Some(header)) => header,
+            Ok(None) => return (frames, String::new()),
+            Err(error) => return (frames, error.to_string()),
+        };
+        let is_expected = header.kind() == Some(Kind::Data) && header.payload_size() <= room;
+        match reader.read_frame_into(if is_expected { &mut buffer } else { &mut scratch }) {
+            Ok(received) => frames.push(format!("{received:?}")),
+            Err(error) => return (frames, error.to_string()),
+        }
+    }
+}
+
 /// Records of guest memory are in the order of their places, and never more than the payload.
 fn check_pages(payload: &[u8]) {
     let (mut least, mut length) = ((0, 0), 0);
@@ -204,6 +224,9 @@ fuzz_target!(|input: Input<'_>| {
     input.frames.iter().for_each(|frame| check_pages(frame.payload));
     let bytes_max = LIMITS.control_bytes as usize;
     check_bytes(|| FrameDecoder::new(LIMITS), record, bytes_max, &stream, input.seed);
+
+    let expected = input.seed.to_le_bytes().map(usize::from);
+    assert_eq!(frames(&stream, expected.into_iter().cycle()), frames(&stream, core::iter::empty()));
 
     let (mut records, is_whole) = decoded(&stream);
     let (read_records, read_is_whole) = read(&stream[..]);

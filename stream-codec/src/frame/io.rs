@@ -2,10 +2,12 @@
 //! Frames over a blocking `Read` or `Write`.
 //!
 //! The reader hands out nothing that it has not verified, and fetches each payload together with the next header in
-//! one scatter read. The writer puts out header and payload in one gather write. Neither allocates once it is created,
-//! apart from a control frame's buffer that grows to the largest one.
+//! one scatter read, and with its own header too where the caller expects it. The writer puts out header and payload in
+//! one gather write. Neither allocates once it is created, apart from a control frame's buffer that grows to the largest
+//! one, and from what the reader has to keep where something else comes than is expected.
 
 mod reader;
+mod transport;
 mod writer;
 
 use thiserror::Error;
