@@ -3,6 +3,7 @@
 
 mod patient;
 mod plain;
+mod prompt;
 mod replayed;
 mod turns;
 
@@ -17,6 +18,7 @@ use std::vec::Vec;
 
 use patient::Patient;
 use plain::Plain;
+use prompt::Prompt;
 use replayed::Replayed;
 use turns::Turns;
 
@@ -96,7 +98,9 @@ impl<'a> Channel<'a> {
     }
 
     /// A TCP connection. Sets TCP_NODELAY, because a credit of 32 bytes must not wait for company. Its reader waits as long as the
-    /// read time-out set now says, and by `poll`: `recv` would wake up for each piece that the writer gets rid of.
+    /// read time-out set now says, and by `poll`: `recv` would wake up for each piece that the writer gets rid of. After each short answer
+    /// its writer asks for acknowledgements to go out as before: `setsockopt` with TCP_QUICKACK, which a filter of system calls has to let
+    /// pass.
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated, or its options not be asked for or set.
@@ -105,7 +109,7 @@ impl<'a> Channel<'a> {
         let reader = Patient::new(stream.try_clone()?, stream.read_timeout()?);
         let handle = stream.try_clone()?;
         // A connection that is gone already needs no cut.
-        Ok(Self::of(reader, stream).with_shutdown(move |how| drop(handle.shutdown(how))))
+        Ok(Self::of(reader, Prompt(stream)).with_shutdown(move |how| drop(handle.shutdown(how))))
     }
 
     /// A Unix socket, which is waited for as a TCP connection is. What comes over it goes through a buffer in any case: it came without a

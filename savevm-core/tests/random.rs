@@ -12,7 +12,7 @@
 
 mod common;
 
-use common::{devices, load_options, migrate_with, save_options};
+use common::{channels, devices, load_options, migrate_over, save_options, tcp_channels};
 use proptest::prelude::*;
 use savevm_core::sim::FaultRule;
 
@@ -61,6 +61,7 @@ proptest! {
         on_source in any::<bool>(),
         victim in any::<prop::sample::Index>(),
         pieces in (1..70_000_u32, 1..70_000_u32),
+        is_tcp in any::<bool>(),
     ) {
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
         let (source, target) = (devices(&set), devices(&set));
@@ -70,7 +71,8 @@ proptest! {
         }
         let (mut save, mut load) = (save_options(), load_options());
         (save.limits.chunk_bytes_max, load.limits.chunk_bytes_max) = pieces;
-        let both = migrate_with(&source, &target, &mut (), &mut (), &save, &load);
+        let ends = if is_tcp { tcp_channels(1) } else { channels(1) };
+        let both = migrate_over(&source, &target, ends, &mut (), &mut (), &save, &load);
         if fault.is_none() {
             both.assert_moved();
         }

@@ -19,19 +19,18 @@ mod guest;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::fs::{File, OpenOptions};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use common::{Ends, channels, devices, load_options, ports, save_options};
+use common::{Ends, channels, devices, load_options, ports, save_options, tcp_channels};
 use guest::{Guest, PAGE, Random, contents, memory, region};
 use savevm_core::dirty::{Region, RegionTable, Tracking};
 use savevm_core::load::{self, LoadOptions, Running};
 use savevm_core::ram::{FileMemory, GuestMemory, MemoryError, Source};
 use savevm_core::save::{self, Committed, SaveOptions};
 use savevm_core::sim::SimPort;
-use savevm_core::{Cause, Channel, Hooks, MigrationError};
+use savevm_core::{Cause, Hooks, MigrationError};
 
 /// Memory that counts what is written to it, and hands out the files it is told to.
 struct Counted {
@@ -95,15 +94,6 @@ impl Hooks for Vcpus<'_> {
     fn resume_guest(&mut self) {
         self.0.pause(false);
     }
-}
-
-fn tcp(count: usize) -> Ends {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let pair = |_| {
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Channel::tcp(near).unwrap(), Channel::tcp(listener.accept().unwrap().0).unwrap())
-    };
-    (0..count).map(pair).unzip()
 }
 
 /// Both sides' options, without anything that has to see the bytes.
@@ -178,7 +168,7 @@ fn full(regions: &[Region]) -> Arc<Guest> {
 fn stretches_go_past_the_buffers() {
     let regions = [region("low", 700, PAGE), region("high", 4000, PAGE)];
     let guest = full(&regions);
-    for ends in [tcp(1), tcp(2)] {
+    for ends in [tcp_channels(1), tcp_channels(2)] {
         let theirs = Counted::new(&regions);
         let (bytes, has_digest) = moved(&guest, &theirs, ends, &unseen());
         assert!(!has_digest && bytes > 4700 * PAGE);
@@ -195,7 +185,7 @@ fn it_takes_both_sides_and_no_checksums() {
         let mut options = unseen();
         change(&mut options.0, &mut options.1);
         let theirs = Counted::new(&regions);
-        let (_, has_digest) = moved(&guest, &theirs, tcp(2), &options);
+        let (_, has_digest) = moved(&guest, &theirs, tcp_channels(2), &options);
         (theirs.written_bytes() == all, has_digest)
     };
     assert_eq!(with(|save, _| save.limits.memory_digest = true), (true, true));
@@ -220,7 +210,7 @@ fn pages_anywhere_and_zeros_come_too_while_the_guest_writes() {
             let rule = options.0.precopy.as_mut().unwrap();
             (rule.downtime_max, rule.bandwidth_bytes_per_s) = (Duration::from_millis(300), Some(40 << 20));
             let ended = End(&guest);
-            let (bytes, _) = moved(&guest, &theirs, tcp(2), &options);
+            let (bytes, _) = moved(&guest, &theirs, tcp_channels(2), &options);
             drop(ended);
             assert!(theirs.written_bytes() < bytes * 3 / 4, "{} of {bytes} were written", theirs.written_bytes());
         });
@@ -235,9 +225,9 @@ fn memory_of_which_little_is_not_zero_comes_too() {
         guest.write(0, page * PAGE, &[7; PAGE as usize]);
     }
     let theirs = Counted::new(&regions);
-    moved(&guest, &theirs, tcp(2), &unseen());
+    moved(&guest, &theirs, tcp_channels(2), &unseen());
     let nothing = Guest::new(&regions);
-    let (bytes, _) = moved(&nothing, &theirs, tcp(2), &unseen());
+    let (bytes, _) = moved(&nothing, &theirs, tcp_channels(2), &unseen());
     assert!(bytes < 1 << 16, "{bytes} for zeros");
 }
 
@@ -247,7 +237,7 @@ fn memory_that_takes_no_bytes_this_way_gets_them_through_a_buffer() {
     let guest = full(&regions);
     // What a pipe is emptied into may not be open for appending.
     let theirs = Counted::opened(&regions, OpenOptions::new().append(true));
-    moved(&guest, &theirs, tcp(2), &unseen());
+    moved(&guest, &theirs, tcp_channels(2), &unseen());
     assert_eq!(theirs.written_bytes(), 2000 * PAGE);
 }
 
@@ -256,7 +246,7 @@ fn a_channel_that_somebody_looks_at_is_read() {
     let regions = [region("ram", 1000, PAGE)];
     let guest = full(&regions);
     let theirs = Counted::new(&regions);
-    let (left, right) = tcp(1);
+    let (left, right) = tcp_channels(1);
     let right = right.into_iter().map(|channel| channel.map_reader(|reader| reader)).collect();
     moved(&guest, &theirs, (left, right), &unseen());
     assert_eq!(theirs.written_bytes(), 1000 * PAGE);
@@ -270,7 +260,7 @@ fn memory_that_fails_is_named_and_the_guest_runs_on() {
     let regions = [region("ram", 2000, PAGE)];
     let guest = full(&regions);
     let theirs = Counted::opened(&regions, OpenOptions::new().read(true));
-    let (source, target) = attempt(&guest, &theirs, tcp(1), &unseen());
+    let (source, target) = attempt(&guest, &theirs, tcp_channels(1), &unseen());
     let (source, target) = (source.unwrap_err(), target.unwrap_err());
     assert!(!source.committed, "{source}");
     let target = target.to_string();
@@ -292,14 +282,14 @@ fn a_second_attempt_after_a_cancel_loses_nothing() {
             cancel.cancel();
         });
         let mut tracking = guest.tracking();
-        let (source, _) = attempt_with(&mut tracking, &guest, &theirs, tcp(2), &options);
+        let (source, _) = attempt_with(&mut tracking, &guest, &theirs, tcp_channels(2), &options);
         canceller.join().unwrap();
         guest.pause(false);
         if source.is_err() {
             cancelled += 1;
             // With the account of the attempt that failed, and into a memory that has nothing of it.
             let theirs = Counted::new(&regions);
-            let (source, target) = attempt_with(&mut tracking, &guest, &theirs, tcp(2), &unseen());
+            let (source, target) = attempt_with(&mut tracking, &guest, &theirs, tcp_channels(2), &unseen());
             assert!(source.is_ok() && target.is_ok());
             assert!(contents(&guest.memory) == contents(&theirs.memory), "something was lost");
         }
@@ -314,7 +304,7 @@ fn devices_beside_it_have_their_digests() {
     let (guest, theirs) = (full(&regions), Counted::new(&regions));
     let (source, target) = (devices(&configs), devices(&configs));
     let (mut ours, mut tracking, mut hooks) = (ports(&source), guest.tracking(), Vcpus(&guest));
-    let ((save, load), (left, right)) = (unseen(), tcp(2));
+    let ((save, load), (left, right)) = (unseen(), tcp_channels(2));
     let memory = Source::new(&guest.memory, &mut tracking).unwrap();
     let (committed, running) = thread::scope(|scope| {
         let waiting = scope.spawn(|| {
@@ -337,7 +327,7 @@ fn more_than_the_limit_is_refused_on_this_way_too() {
     let mut options = unseen();
     options.1.limits.state_bytes_max = 3 << 20;
     let theirs = Counted::new(&regions);
-    let (source, target) = attempt(&guest, &theirs, tcp(1), &options);
+    let (source, target) = attempt(&guest, &theirs, tcp_channels(1), &options);
     assert!(!source.unwrap_err().committed);
     let target = target.unwrap_err();
     assert!(matches!(&target.cause, Cause::TooLarge { limit, .. } if *limit == 3 << 20), "{target}");

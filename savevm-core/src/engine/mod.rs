@@ -26,12 +26,14 @@
 //! A chunk that is read and sent by one thread, or received and written by one, stays in that core's cache and wakes
 //! nobody; handing it over costs up to a sixth of the throughput (`spec/perf/limits.md` section 3). So a device's thread
 //! sends on an idle channel itself ([`lane`]), and a channel's thread writes the next chunk to a quick device itself
-//! ([`window`]). The other threads are there for when the channel is not idle, or the device not quick.
+//! ([`window`]). The other threads are there for when the channel is not idle, or the device not quick. And who receives
+//! pieces of one length reads the next one together with its header, instead of being woken once for each ([`early`]).
 
 pub(crate) mod board;
 pub(crate) mod buffer;
 pub(crate) mod counters;
 pub(crate) mod credit;
+mod early;
 pub(crate) mod hands;
 pub(crate) mod helm;
 pub(crate) mod lane;

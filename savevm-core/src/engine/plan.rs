@@ -27,8 +27,11 @@ pub(crate) struct Plan {
     pub(crate) window_frames: u64,
     /// What guest memory is granted, if it is among them.
     pub(crate) memory_frames: u64,
-    /// Buffers in all.
+    /// Buffers for all that is granted.
     pub(crate) buffers: usize,
+    /// And one for each channel, to read into before it is known what comes; none where the bound has no room for these and for as much
+    /// again, which a channel's reader may have to keep.
+    pub(crate) early: usize,
 }
 
 impl Plan {
@@ -49,8 +52,11 @@ impl Plan {
             )));
         }
         let others = devices.saturating_sub(1).saturating_mul(window_frames);
-        let buffers = size(others.saturating_add(memory_frames));
-        Ok(Self { chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX), window_frames, memory_frames, buffers })
+        let buffers = others.saturating_add(memory_frames);
+        let left = memory.checked_div(chunk).unwrap_or(0).saturating_sub(buffers);
+        let early = if left >= channels.saturating_mul(2) { channels } else { 0 };
+        let chunk_bytes = u32::try_from(chunk).unwrap_or(u32::MAX);
+        Ok(Self { chunk_bytes, window_frames, memory_frames, buffers: size(buffers), early: size(early) })
     }
 
     /// A source's: two buffers per device and one per channel are as many as can be at work.
@@ -58,7 +64,8 @@ impl Plan {
         let chunk_bytes = chunk_bytes.max(1);
         let wanted = count(devices).saturating_mul(2).saturating_add(count(channels));
         let affordable = limits.buffer_bytes_max.checked_div(chunk_bytes.into()).unwrap_or(0);
-        Self { chunk_bytes, window_frames: 0, memory_frames: 0, buffers: size(wanted.min(affordable).max(1)) }
+        let buffers = size(wanted.min(affordable).max(1));
+        Self { chunk_bytes, window_frames: 0, memory_frames: 0, buffers, early: 0 }
     }
 
     /// The length of a buffer in memory.
@@ -93,7 +100,7 @@ mod test {
                             assert!(memory < devices as u64, "{memory} bytes for {devices} devices");
                             continue;
                         };
-                        assert!(plan.buffers as u64 * u64::from(plan.chunk_bytes) <= memory);
+                        assert!((plan.buffers + 2 * plan.early) as u64 * u64::from(plan.chunk_bytes) <= memory);
                         assert!(plan.chunk_bytes <= chunk && (1..=128).contains(&plan.window_frames));
                         assert!((plan.window_frames..=CREDIT_FRAMES_MAX).contains(&plan.memory_frames));
                         let others = devices as u64 - 1;
@@ -112,6 +119,19 @@ mod test {
         assert_eq!((plan.chunk_bytes, plan.window_frames), (128 << 10, 2));
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 1, 16).unwrap();
         assert_eq!(plan.window_frames, 32);
+    }
+
+    #[test]
+    fn reading_early_takes_nothing_from_what_is_granted() {
+        let early = |memory, devices, channels| {
+            let plan = Plan::target(&limits(1 << 20, memory), devices, channels).unwrap();
+            (plan.buffers, plan.early)
+        };
+        assert_eq!(early(64 << 20, 1, 1), (16, 1));
+        assert_eq!(early(64 << 20, 4, 4), (3 * 8 + 16, 4));
+        assert_eq!(early(64 << 20, 8, 1), (64, 0));
+        assert_eq!(early(17 << 20, 1, 1), (16, 0), "one is not enough for a reader that has to keep another");
+        assert_eq!(early(18 << 20, 1, 1), (16, 1));
     }
 
     #[test]

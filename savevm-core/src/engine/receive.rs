@@ -10,6 +10,7 @@ use stream_codec::frame::{Header, Kind, Message, Role};
 
 use super::board::Event;
 use super::buffer::Buffer;
+use super::early::Early;
 use super::lane::Outgoing;
 use super::straight::Way;
 use super::wire::{Reader, Wire, at, is_patience};
@@ -61,6 +62,9 @@ pub(crate) fn run(wire: &Wire<'_>, position: usize, reader: &mut Reader<'_>, del
     if let Err(cause) = receiver.run() {
         wire.board.fail(cause);
     }
+    if let (Some(buffer), Some(pool)) = (receiver.early.take(), wire.pool()) {
+        pool.give(buffer);
+    }
     wire.board.count_threads(|receivers, _| *receivers = receivers.saturating_sub(1));
     wire.board.report(Event::ReceiverEnded);
 }
@@ -85,6 +89,7 @@ pub(super) struct Receiver<'r, 'w, 'a, 'b> {
     /// The source has said on this channel that its guest is stopped.
     pub(super) is_stopped: bool,
     pub(super) way: Way,
+    early: Early,
     pub(super) deliver: &'r dyn Deliver,
 }
 
@@ -97,7 +102,17 @@ impl<'r, 'w, 'a, 'b> Receiver<'r, 'w, 'a, 'b> {
     ) -> Self {
         let control_bytes = link::frame_limits(&wire.limits, wire.role).control_bytes;
         let scratch = vec![0; usize::try_from(control_bytes).unwrap_or(usize::MAX)];
-        Self { wire, position, channel, reader, scratch, is_stopped: false, way: Way::Untried, deliver }
+        Self {
+            wire,
+            position,
+            channel,
+            reader,
+            scratch,
+            is_stopped: false,
+            way: Way::Untried,
+            early: Early::default(),
+            deliver,
+        }
     }
 }
 
@@ -134,8 +149,10 @@ impl Receiver<'_, '_, '_, '_> {
 
     /// The next header; `None` if this side has stopped listening.
     fn header(&mut self) -> Result<Option<Header>, Cause> {
+        let pool =
+            if self.early.is_expecting() && self.reader.get_ref().is_socket() { self.wire.early() } else { None };
         loop {
-            match self.reader.next_header() {
+            match self.reader.next_header_with(self.early.room(pool)) {
                 Ok(Some(header)) => return Ok(Some(header)),
                 Ok(None) => return Err(self.at(LinkError::Closed { offset: self.reader.offset() })),
                 Err(error) if is_patience(&error) => {
@@ -162,7 +179,7 @@ impl Receiver<'_, '_, '_, '_> {
             return Ok(false);
         }
         let Some(pool) = self.wire.pool() else { return Ok(false) };
-        let Some(mut buffer) = pool.try_take() else {
+        let Some(mut buffer) = self.early.take().or_else(|| pool.try_take()) else {
             if self.wire.board.is_stopped() {
                 return Ok(false);
             }
@@ -181,6 +198,7 @@ impl Receiver<'_, '_, '_, '_> {
                 Err(error) => return Err(self.at(error)),
             }
         }
+        self.early.saw(header.payload_size());
         buffer.set_filled(header.payload_size());
         buffer.is_stopped = self.is_stopped;
         if self.wire.board.is_stopped() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What all threads of one side share: the channels' sending sides, the order of the conversation, the devices' windows.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::boxed::Box;
 use std::net::Shutdown;
 use std::string::ToString;
@@ -39,6 +39,8 @@ pub(crate) struct Wire<'a> {
     session: Mutex<Session>,
     pub(crate) board: Board,
     pool: OnceLock<Pool>,
+    /// There are buffers to read into before it is known what comes.
+    reads_early: AtomicBool,
     passages: OnceLock<Vec<Passage>>,
     /// Target: the receivers go on once every channel is known.
     pub(crate) gate: Gate,
@@ -97,6 +99,7 @@ impl<'a> Wire<'a> {
             session: Mutex::new(Session::new(role, support, frame_limits)),
             board: Board::new(),
             pool: OnceLock::new(),
+            reads_early: AtomicBool::new(false),
             passages: OnceLock::new(),
             gate: Gate::default(),
             role,
@@ -135,6 +138,15 @@ impl<'a> Wire<'a> {
         if is_memory && features & Support::MEMORY_UNDIGESTED != 0 { Proof::Count } else { Proof::Digest }
     }
 
+    /// The pool, where a piece may be read with its header: not where memory goes past the buffers, which has to know the header first.
+    pub(crate) fn early(&self) -> Option<&Pool> {
+        let is_unseen = || {
+            let session = self.session();
+            session.agreement().is_some_and(|agreed| agreed.features & Support::MEMORY_UNDIGESTED != 0)
+        };
+        self.pool().filter(|_| self.reads_early.load(Ordering::Relaxed) && !is_unseen())
+    }
+
     /// Says which connection is which channel: `positions[index]`.
     pub(crate) fn set_positions(&self, positions: Vec<usize>) {
         let _ = self.positions.set(positions);
@@ -150,7 +162,8 @@ impl<'a> Wire<'a> {
             scattered: Scattered::new(plan.memory_frames),
             bytes: AtomicU64::new(0),
         };
-        let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers));
+        let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers.saturating_add(plan.early)));
+        self.reads_early.store(plan.early > 0, Ordering::Relaxed);
         let _ = self.passages.set((0..devices).map(passage).collect());
     }
 

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use core::time::Duration;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -42,6 +43,13 @@ pub(crate) struct Both {
 /// A pair of connected sockets.
 pub(crate) fn connection() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
+}
+
+/// The same over TCP.
+pub(crate) fn tcp_connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (left, listener.accept().unwrap().0)
 }
 
 /// Options of a source whose patience suits a test.
@@ -88,6 +96,14 @@ pub(crate) fn channels(count: usize) -> Ends {
     (0..count)
         .map(|_| connection())
         .map(|(left, right)| (Channel::unix(left).unwrap(), Channel::unix(right).unwrap()))
+        .unzip()
+}
+
+/// The same over TCP.
+pub(crate) fn tcp_channels(count: usize) -> Ends {
+    (0..count)
+        .map(|_| tcp_connection())
+        .map(|(left, right)| (Channel::tcp(left).unwrap(), Channel::tcp(right).unwrap()))
         .unzip()
 }
 

@@ -11,9 +11,9 @@ use super::peer::Peer;
 use super::{CONFIG, against_target, against_target_with, open};
 
 /// The state of a device as a source would read it, taken out of a file of frames.
-fn state() -> Vec<u8> {
+pub(super) fn state(config: &str) -> Vec<u8> {
     let mut file = Vec::new();
-    let source = devices(&[CONFIG]);
+    let source = devices(&[config]);
     save::save_to(&mut ports(&source), &mut file, &mut (), &save_options()).unwrap();
     let mut reader = FrameReader::new(&file[..], Limits { data_bytes: 1 << 20, ..Limits::DEFAULT });
     let mut state = Vec::new();
@@ -27,7 +27,7 @@ fn state() -> Vec<u8> {
 
 /// Sends the whole state and says that it ends, with this digest or its own.
 fn send(peer: &mut Peer, digest: Option<Digest>) {
-    let state = state();
+    let state = state(CONFIG);
     let mut running = Running::new();
     running.update(&state);
     peer.data(0, 0, &state);

@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod early;
 mod ending;
 #[path = "../common/guest.rs"]
 #[allow(clippy::as_conversions, dead_code, reason = "each test file uses a part of it")]
@@ -43,6 +44,8 @@ const CONFIG: &str = "model=plain caps=7 initial=1KiB dirty=1KiB stop=1KiB seed=
 const CHUNK: usize = 4096;
 /// Eight pieces.
 const MEMORY: u64 = 32 << 10;
+/// With room for what is read before it is known what it is.
+const MUCH_MEMORY: u64 = 160 << 10;
 
 /// Runs a target against a source that behaves as `act` says after `prepare`. Gives how the target ended.
 fn against_target(
@@ -60,10 +63,20 @@ fn against_target_with(
     prepare: impl FnOnce(&mut [Peer]),
     act: impl FnOnce(&mut [Peer]) + Send,
 ) -> MigrationError {
+    let ends = (0..channels).map(|_| connection());
+    let ends = ends.map(|(peer, ours)| (Peer::new(peer), Channel::unix(ours).unwrap())).unzip();
+    against_target_over(ends, config, MEMORY, prepare, act)
+}
+
+/// The same over these connections, with so much memory for buffers.
+fn against_target_over(
+    (mut peers, channels): (Vec<Peer>, Vec<Channel<'_>>),
+    config: &str,
+    memory_bytes: u64,
+    prepare: impl FnOnce(&mut [Peer]),
+    act: impl FnOnce(&mut [Peer]) + Send,
+) -> MigrationError {
     let target = devices(&[config]);
-    let (peers, ours): (Vec<_>, Vec<_>) = (0..channels).map(|_| connection()).unzip();
-    let mut peers: Vec<Peer> = peers.into_iter().map(Peer::new).collect();
-    let channels: Vec<_> = ours.into_iter().map(|stream| Channel::unix(stream).unwrap()).collect();
     let began = Instant::now();
     let mut theirs = ports(&target);
     let (error, failed) = thread::scope(|scope| {
@@ -71,7 +84,7 @@ fn against_target_with(
             let mut options = load_options();
             options.limits.silence_max = Duration::from_millis(300);
             options.limits.chunk_bytes_max = u32::try_from(CHUNK).unwrap();
-            options.limits.buffer_bytes_max = MEMORY;
+            options.limits.buffer_bytes_max = memory_bytes;
             load::load(&mut theirs, channels, &mut (), &options).and_then(load::Loaded::run).unwrap_err()
         });
         prepare(&mut peers);

@@ -3,6 +3,8 @@
 
 use core::time::Duration;
 use std::io::Write;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use stream_codec::frame::io::{Frame, FrameReader, FrameWriter};
@@ -21,6 +23,12 @@ impl Peer {
         let limits = Limits { data_bytes: 1 << 20, ..Limits::DEFAULT };
         let clone = || stream.try_clone().unwrap();
         Self { out: FrameWriter::new(clone(), limits), heard: FrameReader::new(clone(), limits), raw: stream }
+    }
+
+    /// Of a connection of the other kind: what is said over it is said in the same way.
+    pub(crate) fn over_tcp(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self::new(UnixStream::from(OwnedFd::from(stream)))
     }
 
     pub(crate) fn say(&mut self, message: &Message<'_>) {

@@ -3,9 +3,6 @@
 //! what it says wrong is refused like anything else.
 
 use core::time::Duration;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
 
@@ -14,7 +11,7 @@ use stream_codec::frame::{
     DeviceEnd, DeviceOpen, Digest, FLAG_UNCHECKED, Header, Kind, Message, Region as RegionFrame, Support,
 };
 
-use crate::common::load_options;
+use crate::common::{load_options, tcp_connection};
 use crate::guest::{PAGE, memory, region};
 use crate::peer::{Offering, Peer, header, hello};
 
@@ -29,9 +26,7 @@ fn refused(act: impl FnOnce(&mut Peer) + Send) -> String {
 /// The same with a socket whose reads end after a while.
 fn refused_with(read_timeout: Option<Duration>, act: impl FnOnce(&mut Peer) + Send) -> String {
     let theirs = memory(&[region("ram", 64, PAGE)]);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let left = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let right = listener.accept().unwrap().0;
+    let (left, right) = tcp_connection();
     right.set_read_timeout(read_timeout).unwrap();
     let began = Instant::now();
     let error = thread::scope(|scope| {
@@ -44,8 +39,7 @@ fn refused_with(read_timeout: Option<Duration>, act: impl FnOnce(&mut Peer) + Se
             let right = Channel::tcp(right).unwrap();
             load::load_with_memory(&mut none, &theirs, right, &mut (), &options).and_then(load::Loaded::run)
         });
-        // Which kind of socket it is makes no difference to it.
-        let mut peer = Peer::new(UnixStream::from(OwnedFd::from(left)));
+        let mut peer = Peer::over_tcp(left);
         peer.say(&Message::Hello(hello(0, 1).offering(UNSEEN)));
         peer.hear(Kind::Hello);
         let region = RegionFrame { device: 0, bytes: 64 * PAGE, page_bytes: PAGE, name: "ram" };
