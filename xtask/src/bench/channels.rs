@@ -20,8 +20,9 @@ use savevm_core::sim::{Clock, SystemClock};
 
 use super::engine::{Files, failed, tcp};
 use super::file_device::devices;
-use super::measure::{Costly, Costs, median};
+use super::measure::{Costly, Costs};
 use super::rig::{Ends, SPEED_AND_PRICE, migrate, speed_and_price};
+use super::spread::median;
 use super::{Goal, Outcome, Setting};
 
 const PIECE_BYTES: usize = 1 << 20;

@@ -28,6 +28,7 @@ mod ram;
 mod report;
 mod rig;
 mod slow;
+mod spread;
 mod tap;
 mod tls;
 
@@ -54,6 +55,11 @@ Every benchmark runs contenders for the same work in one process, in turn, each 
 the others about equally often, after one run of each that does not count. What counts is the
 ratio to the baseline within a round: its median over the rounds is held against the goal, its
 quartiles say how far to trust it. Between runs only ratios can be compared.
+
+Where the values of the baseline are too far apart to judge by, or the ratios to it are and lie on
+both sides of the goal, all is measured once more, up to three times, and then shown as not judged.
+So it goes for new memory (`ram`) on a virtual machine whose host takes free memory back: some runs
+have to fetch it first.
 
 Where nothing can run beside what is measured (a promise, a delay, a bound of memory) the
 baseline is what is allowed, and a ratio of 1 uses it up.

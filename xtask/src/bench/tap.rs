@@ -23,7 +23,7 @@ use savevm_core::tap::{Tap, TapError, Taps};
 use savevm_core::{Channel, Device, Phase};
 use vfio_mig_fsm::{Capabilities, State};
 
-use super::measure::median;
+use super::spread::median;
 use super::{Comparison, Contender, Goal, Outcome, Setting, Unit, per_second};
 use crate::check_stream::Mlx5Tap;
 

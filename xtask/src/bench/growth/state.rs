@@ -9,9 +9,10 @@
 use super::super::engine::{Files, failed};
 use super::super::file_device::FileDevice;
 use super::super::limit::{Bound, Value, against};
-use super::super::measure::{Costly, Runs, in_turn, measured, median};
+use super::super::measure::{Costly, Runs, in_turn, measured};
 use super::super::peers::cost::float;
 use super::super::rig::{migrate, speed_and_price, unix};
+use super::super::spread::median;
 use super::super::{Goal, Outcome, Setting, Unit};
 use super::options;
 
@@ -61,7 +62,7 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let times = file_bytes.checked_div(many.total_bytes).unwrap_or(1);
     all.push(Costly::new("64 devices", [None; 3], move || repeated(many, times)));
     let begins = |round| eprintln!("{NAME}: round {round} of {rounds}, behind one that does not count");
-    let mut runs = in_turn(NAME, all, rounds, begins)?;
+    let mut runs = in_turn(NAME, &mut all, rounds, begins)?;
     if !files.are_equal()? || !many.are_equal()? {
         return Err(failed("the targets' files are not the sources'"));
     }

@@ -7,8 +7,8 @@
 use super::cost::{Work, float};
 use super::{ours, pump};
 use crate::bench::limit::{Bound, Value, against};
-use crate::bench::measure::median;
 use crate::bench::slow;
+use crate::bench::spread::median;
 use crate::bench::{Outcome, Setting, Unit};
 
 const WRITE_MS_PER_MIB: u32 = 8;
