@@ -377,7 +377,14 @@ fn arguments(command: &mut Command, spec: &Spec<'_>, extras: &Extras<'_>, monito
         }
         (None, None) => drop(command.args(["-machine", "q35", "-m", "16"])),
     }
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-name",
+        &format!("{},debug-threads=on", spec.name),
+    ]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", word(monitor)));
     command.args(spec.devices.arguments(extras.properties));
     if spec.is_target {

@@ -14,6 +14,7 @@ use crate::qemu::capture::{self, Capture, DeviceCapture};
 use crate::qemu::device_log::{DeviceLog, Session, Way};
 use crate::qemu::machine::{Machine, MachineError, Migration, idstr};
 use crate::qemu::proxy::Orders;
+use crate::qemu::threads::sleeps_for_good;
 use crate::vm::Series;
 
 /// Runs it.
@@ -83,13 +84,13 @@ pub(super) fn whole(
 }
 
 /// A fault of QEMU 10.0's, after which nothing more can be asked of it.
-pub(super) const SEIZED_UP: &str = "QEMU's fault: the broken connections left its threads waiting for each other, monitor and \
-                                    all, so it could not be seen to go on; what was checked before that held";
+pub(super) const SEIZED_UP: &str = "QEMU's fault: the broken connections left its threads waiting for each other, or for those \
+                                    that have ended, so it could not be seen to go on; what was checked before that held";
 
 /// Whether a source that lost its multifd channels is stuck: the thread that stops them waits for one that waits to be
-/// stopped. Seen with 10.0 only.
+/// stopped, monitor and all, or the one that migrates waits for those that have stopped. Seen with 10.0 only.
 pub(super) fn has_seized_up(source: &mut Machine, series: Series, scenario: &Scenario) -> bool {
-    series == Series::V10_0 && scenario.channels > 0 && source.is_deaf()
+    series == Series::V10_0 && scenario.channels > 0 && (source.is_deaf() || sleeps_for_good(source.process()))
 }
 
 /// Whether a migration is over; an answer that does not come is a failure.
