@@ -3,7 +3,8 @@
 //!
 //! A socket that has answered passes for one that will answer again: from then on it keeps acknowledgements back for an answer to carry
 //! them. At a target, where a credit is the answer to megabytes, the source's socket is full for longer, and its thread woken at the wrong
-//! time: over one connection on one machine a tenth of the speed. So this says after each short answer that no other follows.
+//! time: over one connection on one machine a tenth of the speed with BBR, and next to nothing with CUBIC. So this says after each short
+//! answer that no other follows.
 
 use std::io::{IoSlice, Result, Write};
 use std::net::TcpStream;

@@ -249,8 +249,7 @@ impl<'a> Wire<'a> {
 
     /// The channel a device keeps to.
     pub(crate) fn home(&self, device: usize) -> u16 {
-        let channels = self.lanes.len().max(1);
-        u16::try_from(device.checked_rem(channels).unwrap_or(0)).unwrap_or(0)
+        home(device, self.lanes.len())
     }
 
     fn position(&self, channel: u16) -> Option<usize> {
@@ -339,6 +338,13 @@ impl<'a> Wire<'a> {
     }
 }
 
+/// The first channel is the last to get a device: there the target speaks too, and a TCP connection that has to carry both is slower
+/// (by a sixth with BBR on one machine, by a twentieth with CUBIC).
+fn home(device: usize, channels: usize) -> u16 {
+    let channel = device.saturating_add(1).checked_rem(channels).unwrap_or(0);
+    u16::try_from(channel).unwrap_or(0)
+}
+
 /// A failure of the conversation, with the channel it was on.
 pub(crate) fn at(channel: u16, error: impl Into<LinkError>) -> Cause {
     Cause::Link { channel, error: Box::new(error.into()) }
@@ -348,4 +354,20 @@ pub(crate) fn at(channel: u16, error: impl Into<LinkError>) -> Cause {
 pub(crate) fn is_patience(error: &FrameError) -> bool {
     use std::io::ErrorKind::{TimedOut, WouldBlock};
     matches!(error, FrameError::Read { source, .. } if matches!(source.kind(), WouldBlock | TimedOut))
+}
+
+#[cfg(all(test, not(loom)))]
+mod test {
+    use std::vec::Vec;
+
+    use super::home;
+
+    #[test]
+    fn devices_share_the_channels_and_the_first_channel_is_last() {
+        let homes = |devices, channels| (0..devices).map(|device| home(device, channels)).collect::<Vec<_>>();
+        assert_eq!(homes(2, 1), [0, 0]);
+        assert_eq!(homes(1, 2), [1]);
+        assert_eq!(homes(4, 4), [1, 2, 3, 0]);
+        assert_eq!(homes(5, 2), [1, 0, 1, 0, 1]);
+    }
 }

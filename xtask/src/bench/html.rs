@@ -5,7 +5,7 @@ use core::fmt::Write;
 
 use super::Goal;
 use super::measure::{Measured, Outcome};
-use super::report::{Document, value};
+use super::report::{Document, machine, value};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#667085;--line:#d5dae3;--card:#fff;--page:#f5f6f8;--bar:#4c78c8;--good:#1a7f4b;--bad:#c22f2f;--quiet:#8a6d1a}\
@@ -27,13 +27,11 @@ pub(super) fn page(document: &Document<'_>) -> String {
         page,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>savevm bench</title><style>{STYLE}</style></head><body><h1>bench</h1>\
-         <p>{} · {} processors{}</p>\
+         <p>{}</p>\
          <p><b class=\"reached\">{} goals reached</b> · <b class=\"MISSED\">{} missed</b> · <b class=\"noisy\">{} not judged</b></p>\
          <p>Ratios are to the baseline of each table, within a round; the bar is their median, the line on it reaches from the lower to the \
          upper quartile, the dashed line is the goal. A baseline that varies too much judges nobody. Values of two machines cannot be compared.</p>",
-        escape(document.processor.as_deref().unwrap_or("unknown processor")),
-        document.processors,
-        if document.quick { " · quick: to see that it works, not to judge by" } else { "" },
+        escape(&machine(document)),
         count("reached"),
         count("MISSED"),
         count("noisy"),

@@ -12,6 +12,8 @@ pub(super) struct Document<'a> {
     /// What it was measured on: values of two machines cannot be compared, ratios can with care.
     pub(super) processor: Option<String>,
     pub(super) processors: usize,
+    /// Of TCP; it decides how fast a connection within one machine is too.
+    pub(super) congestion_control: Option<String>,
     pub(super) quick: bool,
     pub(super) comparisons: &'a [Outcome],
     reached: bool,
@@ -21,6 +23,7 @@ pub(super) fn document(outcomes: &[Outcome], quick: bool) -> Document<'_> {
     Document {
         processor: processor(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
+        congestion_control: congestion_control(),
         quick,
         comparisons: outcomes,
         reached: outcomes.iter().all(Outcome::is_reached),
@@ -34,10 +37,23 @@ fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// One line per contender, below its comparison.
-pub(super) fn table(outcomes: &[Outcome]) -> String {
-    let mut text = String::new();
-    for outcome in outcomes {
+fn congestion_control() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").ok()?;
+    Some(name.trim().to_owned())
+}
+
+/// What it was measured on, in a line.
+pub(super) fn machine(document: &Document<'_>) -> String {
+    let processor = document.processor.as_deref().unwrap_or("unknown processor");
+    let tcp = document.congestion_control.as_deref().unwrap_or("an unknown congestion control");
+    let quick = if document.quick { " · quick: to see that it works, not to judge by" } else { "" };
+    format!("{processor} · {} processors · TCP with {tcp}{quick}", document.processors)
+}
+
+/// What it was measured on, and one line per contender, below its comparison.
+pub(super) fn table(document: &Document<'_>) -> String {
+    let mut text = format!("{}\n", machine(document));
+    for outcome in document.comparisons {
         let _ = writeln!(text, "{}  ({} rounds)", outcome.name, outcome.rounds);
         let _ = writeln!(text, "  {:24} {:>12}  {:>7} {:>15}  {:>7}", "", "median", "ratio", "quartiles", "goal");
         for (index, measured) in outcome.contenders.iter().enumerate() {
@@ -99,7 +115,11 @@ mod test {
 
     #[test]
     fn the_table_says_who_missed_what() {
-        let text = table(&[outcome(0.5), outcome(0.8)]);
+        let outcomes = [outcome(0.5), outcome(0.8)];
+        let document = document(&outcomes, false);
+        let text = table(&document);
+        let (first, text) = text.split_once('\n').unwrap();
+        assert_eq!(first, machine(&document));
         let lines: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(lines[0], "codec/test (1 rounds)");

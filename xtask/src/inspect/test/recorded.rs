@@ -119,11 +119,11 @@ fn the_channels_of_a_migration_are_put_in_order() {
         assert_eq!(devices[index]["device"], sum.device);
         assert_eq!(devices[index]["precopy_bytes"], sum.precopy_bytes, "{}", sum.device);
     }
-    // Of d1, which keeps to it, there is nothing without the second channel.
+    // Of d0, which keeps to it, there is nothing without the second channel.
     let without: Vec<&[u8]> = [&files[..2], &files[4..]].concat();
     let missing = Run::on(&without).check();
     assert!(!missing.is_good, "{missing:?}");
-    for wanted in ["device d1 ends after", "give all channels"] {
+    for wanted in ["device d0 ends after", "give all channels"] {
         assert!(missing.text.contains(wanted), "no {wanted:?} in {}", missing.text);
     }
     let note = Run::on(&without).tree();
