@@ -21,6 +21,7 @@ use savevm_core::sim::{Clock, SystemClock};
 use super::engine::{Files, failed, tcp};
 use super::file_device::devices;
 use super::measure::{Costly, Costs};
+use super::network;
 use super::rig::{Ends, SPEED_AND_PRICE, migrate, speed_and_price};
 use super::spread::median;
 use super::{Goal, Outcome, Setting};
@@ -39,7 +40,10 @@ pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     ] {
         let files = Files::new(&setting.folder, 1, bytes)?;
         eprintln!("channels: which of {COUNTS:?} is best where {what}");
-        let count = best(&files, bare_bytes, rate, if setting.quick { 1 } else { 3 })?;
+        let count = {
+            let _inside = network::enter()?;
+            best(&files, bare_bytes, rate, if setting.quick { 1 } else { 3 })?
+        };
         let engine = |count: usize| {
             let files = &files;
             move || adaptive(files, count, rate)

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::network;
 use super::order::order;
 use super::spread::{Spread, spread};
 
@@ -248,13 +249,14 @@ fn judged<const N: usize>(
 /// A contender, its goals, and what its runs cost.
 pub(super) type Runs<const N: usize> = (&'static str, [Option<Goal>; N], Vec<[f64; N]>);
 
-/// Runs all in each of `rounds`, after one run each that does not count. `begins` hears of each round, the first of which is 0.
+/// Runs all in each of `rounds`, after one run each that does not count, in the network that was chosen. `begins` hears of each round, the first of which is 0.
 pub(super) fn in_turn<const N: usize>(
     name: &str,
     all: &mut [Costly<'_, N>],
     rounds: usize,
     mut begins: impl FnMut(usize),
 ) -> Result<Vec<Runs<N>>, String> {
+    let _inside = network::enter()?;
     let mut values: Vec<Vec<[f64; N]>> = vec![Vec::new(); all.len()];
     for round in 0..=rounds {
         begins(round);

@@ -6,6 +6,7 @@ use core::fmt::Write;
 use serde::Serialize;
 
 use super::measure::{Measured, Outcome, Unit};
+use super::network;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'a> {
@@ -23,7 +24,7 @@ pub(super) fn document(outcomes: &[Outcome], quick: bool) -> Document<'_> {
     Document {
         processor: processor(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
-        congestion_control: congestion_control(),
+        congestion_control: network::congestion_control(),
         quick,
         comparisons: outcomes,
         reached: outcomes.iter().all(Outcome::is_reached),
@@ -35,11 +36,6 @@ fn processor() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-fn congestion_control() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").ok()?;
-    Some(name.trim().to_owned())
 }
 
 /// What it was measured on, in a line.

@@ -7,6 +7,7 @@
 use super::cost::{Work, float};
 use super::{ours, pump};
 use crate::bench::limit::{Bound, Value, against};
+use crate::bench::network;
 use crate::bench::slow;
 use crate::bench::spread::median;
 use crate::bench::{Outcome, Setting, Unit};
@@ -55,6 +56,7 @@ pub(in crate::bench) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
             folder: setting.folder.clone(),
         };
         let mut ran = Vec::new();
+        let _inside = network::enter()?;
         for _ in 0..rounds {
             let own = || slow::alone(devices, if setting.quick { 16 } else { 128 }, WRITE_MS_PER_MIB);
             let before = own()?;
