@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `engine`: a whole migration in one process, against the reads and writes it cannot do without.
 //!
-//! The state of a device is a file. The baseline moves the same files with one reading and one writing thread per device,
-//! each over a connection of its own, 1 MiB at a time and without a word about what it is. Processor time is that of both
+//! The state of a device is a file. The baseline moves the same files with one reading and one writing thread for each of up to four
+//! devices at a time, each over a connection of its own, 1 MiB at a time and without a word about what it is. Processor time is that of both
 //! sides.
 
 use std::fs::File;
@@ -19,6 +19,7 @@ use savevm_core::save::SaveOptions;
 
 use super::file_device::devices;
 use super::measure::{Costly, Costs};
+use super::peers::shares;
 use super::rig::{self, SPEED_AND_PRICE, migrate, speed_and_price};
 use super::{Goal, Outcome, Setting};
 
@@ -31,7 +32,7 @@ const CHECKED_GOALS: [Option<Goal>; 2] = [Some(Goal::AtLeast(0.93)), Some(Goal::
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let total_bytes: u64 = if setting.quick { 64 << 20 } else { 1 << 30 };
     let mut outcomes = Vec::new();
-    for (devices, channels) in [(1, 1), (1, 4), (4, 2), (4, 4)] {
+    for (devices, channels) in [(1, 1), (1, 4), (4, 2), (4, 4), (16, 8)] {
         let files = Files::new(&setting.folder, devices, total_bytes)?;
         for transport in [Transport::Tcp, Transport::Unix] {
             let engine = |checks| files.migrate(transport, channels, checks);
@@ -140,10 +141,13 @@ impl Files {
         let pairs = self.source.iter().map(|_| transport.pair()).collect::<Result<Vec<_>, _>>()?;
         speed_and_price(self.total_bytes, || {
             thread::scope(|scope| {
+                let (left, right): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
                 let mut ends = Vec::new();
-                for ((source, target), (left, right)) in self.source.iter().zip(&self.target).zip(pairs) {
-                    ends.push(scope.spawn(move || copy(source, left)));
-                    ends.push(scope.spawn(move || copy_out(right, target)));
+                for share in shares(self.source.iter().zip(left)) {
+                    ends.push(scope.spawn(|| share.into_iter().try_for_each(|(file, end)| copy(file, end))));
+                }
+                for share in shares(self.target.iter().zip(right)) {
+                    ends.push(scope.spawn(|| share.into_iter().try_for_each(|(file, end)| copy_out(end, file))));
                 }
                 ends.into_iter().try_for_each(|end| end.join().map_err(|_| "a thread panicked")?.map_err(failed))
             })

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::machine::{SoftDevice, soft_address};
 
-/// Slot of the first device on the guest's root bus; the chipset has 1f.
-const FIRST_SLOT: usize = 0x10;
+/// Slots on the guest's root bus, from the first device's. The chipset has 1f, and the rest are below.
+const FIRST_SLOTS: core::ops::Range<usize> = 0x10..0x1f;
+const OTHER_SLOTS: core::ops::Range<usize> = 2..0x10;
 
 /// The devices of a machine, or of a side of ours.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,7 @@ pub(crate) enum Devices<'a> {
     Soft {
         /// The library.
         library: &'a Path,
-        /// At most eight.
+        /// At most as many as there are slots: 29.
         devices: &'a [SoftDevice],
     },
     /// Mediated devices of the running kernel, by their UUIDs. A QEMU opens them by their groups.
@@ -34,7 +35,7 @@ pub(crate) fn idstr(index: usize) -> String {
 }
 
 fn slot(index: usize) -> usize {
-    FIRST_SLOT.saturating_add(index)
+    FIRST_SLOTS.chain(OTHER_SLOTS).nth(index).unwrap_or(FIRST_SLOTS.end)
 }
 
 impl Devices<'_> {
@@ -99,5 +100,9 @@ mod test {
     #[test]
     fn devices_are_where_their_sections_say() {
         assert_eq!((idstr(0), idstr(1)), ("0000:00:10.0/vfio".into(), "0000:00:11.0/vfio".into()));
+        assert_eq!(
+            (place(14), place(15), place(28)),
+            ("0000:00:1e.0".into(), "0000:00:02.0".into(), "0000:00:0f.0".into())
+        );
     }
 }

@@ -351,9 +351,10 @@ pub(crate) fn configuration(devices: &[SoftDevice]) -> String {
 /// Where [`configuration`] puts a device.
 pub(crate) fn soft_address(index: usize, device: &SoftDevice) -> String {
     if device.is_mediated {
-        format!("50f7f10c-0000-4000-8000-00000000000{index}")
+        format!("50f7f10c-0000-4000-8000-{index:012}")
     } else {
-        format!("0000:a{index}:00.0")
+        // One on each bus, from a0 to ff.
+        format!("0000:{:02x}:00.0", index.saturating_add(0xa0))
     }
 }
 

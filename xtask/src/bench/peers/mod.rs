@@ -15,6 +15,7 @@ pub(super) mod stock;
 use std::path::PathBuf;
 
 use self::cost::Work;
+pub(super) use self::pump::shares;
 use super::measure::{Costly, Costs, Rival};
 use super::{Goal, Outcome, Setting, Unit};
 use crate::vm::{ProvisionedQemu, Series};
@@ -28,12 +29,15 @@ pub(super) const METRICS: [(&str, Unit); 3] = [
     ("memory of the target", Unit::Bytes),
 ];
 
+/// Devices and channels.
+const WORKS: [(usize, usize); 10] = [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4), (4, 8), (16, 2), (16, 4), (16, 8)];
+
 pub(super) fn run(setting: &Setting) -> Result<Vec<Outcome>, String> {
     let state_bytes = if setting.quick { 64 << 20 } else { 1 << 30 };
     let library = crate::soft::library()?;
     let emulators = stock::emulators(setting);
     let mut outcomes = Vec::new();
-    for (devices, channels) in [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2), (4, 4)] {
+    for (devices, channels) in WORKS {
         let (library, folder) = (library.clone(), setting.folder.clone());
         let work = Work { devices, channels, state_bytes, options: "", library, folder };
         outcomes.extend(compare(setting, &work, &emulators)?);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The least that can be done: read a device, write a socket; read the socket, write the other device.
 //!
-//! One connection and one thread per device, pieces of 1 MiB, no headers, no digests, nothing in pre-copy. What goes
+//! One connection per device, four threads at most, pieces of 1 MiB, no headers, no digests, nothing in pre-copy. What goes
 //! wrong ends it with a message; nothing is put right.
 
 use core::time::Duration;
@@ -23,6 +23,8 @@ use crate::device::{self, DeviceSpec};
 
 const PIECE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Devices that are pumped at a time; another takes the place of one that is done.
+const PUMPS: usize = 4;
 
 /// One side of the pump.
 #[derive(Debug, clap::Args)]
@@ -75,17 +77,31 @@ fn opened(args: &Args, state: State) -> Result<Vec<Opened>, String> {
     Ok(devices)
 }
 
-/// Runs one thread per device and gives the first error.
+/// Runs the pumps, each over its share of the devices, and gives the first error.
 fn each(
     devices: Vec<Opened>,
     connections: Vec<TcpStream>,
     work: fn(Opened, TcpStream) -> Result<(), String>,
 ) -> Result<(), String> {
+    let shares = shares(devices.into_iter().zip(connections));
     thread::scope(|scope| {
-        let pairs = devices.into_iter().zip(connections);
-        let threads: Vec<_> = pairs.map(|(device, connection)| scope.spawn(move || work(device, connection))).collect();
+        let pump = |share: Vec<_>| {
+            scope.spawn(move || share.into_iter().try_for_each(|(device, connection)| work(device, connection)))
+        };
+        let threads: Vec<_> = shares.into_iter().map(pump).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into())))
     })
+}
+
+/// What each pump has to do, one thing after the other.
+pub(in crate::bench) fn shares<T>(work: impl Iterator<Item = T>) -> Vec<Vec<T>> {
+    let mut shares: Vec<Vec<T>> = (0..PUMPS).map(|_| Vec::new()).collect();
+    for (index, item) in work.enumerate() {
+        if let Some(share) = shares.get_mut(index % PUMPS) {
+            share.push(item);
+        }
+    }
+    shares
 }
 
 fn save(args: &Args) -> Result<(), String> {
@@ -145,5 +161,16 @@ pub(in crate::bench) fn meet(meet: &Path) -> Result<String, String> {
             }
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn no_more_pumps_are_at_work_than_there_are_pumps_and_nothing_is_left() {
+        assert_eq!(shares(0..2), [vec![0], vec![1], vec![], vec![]]);
+        assert_eq!(shares(0..6), [vec![0, 4], vec![1, 5], vec![2], vec![3]]);
     }
 }
