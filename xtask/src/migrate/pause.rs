@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Standing still at a phase, so that a test can kill or cut exactly there.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 
 use savevm_core::Phase;
 
@@ -20,7 +20,8 @@ pub(super) fn wait_here(phase: Phase) {
 
 /// The same at a point that is no phase.
 pub(super) fn wait(point: &str) {
-    eprintln!("{{\"phase\":\"{point}\"}}");
+    // In one piece: whoever traces this process writes there too.
+    let _ = io::stderr().write_all(format!("{{\"phase\":\"{point}\"}}\n").as_bytes());
     // An unreadable standard input cannot tell to go on: going on is what its end means too.
     let _ = io::stdin().lock().read_line(&mut String::new());
 }
