@@ -79,7 +79,8 @@ not up to date.
 An xtask that was built without optimisation builds itself again (`cargo run --release`) and
 measures that one; the alias `cargo xtask` is optimised already.
 
-Exit status: 0 all goals reached; 1 a goal missed; 2 something could not be measured.")]
+Exit status: 0 all goals reached; 1 a goal missed; 2 something could not be measured, and the report
+has the rest.")]
 pub(crate) struct Args {
     /// Only these benchmarks [default: all]
     #[arg(value_name = "NAME")]
@@ -255,9 +256,10 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     match chosen
         .and_then(|chosen| measure_all(args, &chosen))
-        .and_then(|outcomes| report(args, &outcomes).map(|()| outcomes))
+        .and_then(|(outcomes, is_whole)| report(args, &outcomes).map(|()| (outcomes, is_whole)))
     {
-        Ok(outcomes) if outcomes.iter().all(Outcome::is_reached) => ExitCode::SUCCESS,
+        Ok((_, false)) => ExitCode::from(FAILED),
+        Ok((outcomes, _)) if outcomes.iter().all(Outcome::is_reached) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(MISSED),
         Err(error) => {
             let _ = cli::fail(matches!(args.json, Some(None)), &error);
@@ -274,15 +276,23 @@ fn folder() -> PathBuf {
     if has_room { memory } else { std::env::temp_dir() }
 }
 
-fn measure_all(args: &Args, chosen: &[&Benchmark]) -> Result<Vec<Outcome>, String> {
+/// Everything that could be measured, and whether that is all. What could not is said on standard error, and alone it is an error.
+fn measure_all(args: &Args, chosen: &[&Benchmark]) -> Result<(Vec<Outcome>, bool), String> {
     network::choose(args.congestion.as_deref())?;
     let folder = args.folder.clone().unwrap_or_else(folder);
     let setting = Setting { quick: args.quick, folder, cache: args.cache.clone() };
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut is_whole) = (Vec::new(), true);
     for benchmark in chosen {
-        outcomes.extend((benchmark.run)(&setting).map_err(|error| format!("{}: {error}", benchmark.name))?);
+        match (benchmark.run)(&setting).map_err(|error| format!("{}: {error}", benchmark.name)) {
+            Ok(measured) => outcomes.extend(measured),
+            Err(error) if chosen.len() == 1 => return Err(error),
+            Err(error) => {
+                eprintln!("{error}");
+                is_whole = false;
+            }
+        }
     }
-    Ok(outcomes)
+    Ok((outcomes, is_whole))
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Benchmark>, String> {

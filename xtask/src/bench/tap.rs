@@ -111,9 +111,19 @@ impl Default for Glancing {
 impl Tap for Glancing {
     fn data(&mut self, phase: Phase, bytes: &[u8]) -> Result<(), TapError> {
         let stretch_bytes = u64::from(PIECE_BYTES).saturating_mul(STRETCH.into());
-        let stretch = self.offset.checked_div(stretch_bytes).unwrap_or(0);
-        self.offset = self.offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        if is_seen(stretch) { self.tap.data(phase, bytes) } else { Ok(()) }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let stretch = self.offset.checked_div(stretch_bytes).unwrap_or(0);
+            let end = stretch.saturating_add(1).saturating_mul(stretch_bytes);
+            let left = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(left.min(rest.len()));
+            if is_seen(stretch) {
+                self.tap.data(phase, now)?;
+            }
+            self.offset = self.offset.saturating_add(u64::try_from(now.len()).unwrap_or(u64::MAX));
+            rest = later;
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), TapError> {
@@ -213,14 +223,18 @@ fn migrate(record: &[u8], pieces: u32, taps: &Taps) -> Result<Vec<Instant>, Stri
 struct Replayed<'a> {
     state: State,
     record: &'a [u8],
+    /// How much of the next record has been read.
+    at: usize,
     left: u32,
+    written_bytes: u64,
+    /// When the last byte of each piece was written.
     written: Vec<Instant>,
 }
 
 impl<'a> Replayed<'a> {
     fn new(record: &'a [u8], pieces: u32) -> Self {
         let written = Vec::with_capacity(usize::try_from(pieces).unwrap_or(0));
-        Self { state: State::Running, record, left: pieces, written }
+        Self { state: State::Running, record, at: 0, left: pieces, written_bytes: 0, written }
     }
 }
 
@@ -247,18 +261,28 @@ impl Device for Replayed<'_> {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<Read, DeviceError> {
-        // A buffer of another size shows as a read that claims too much, which the engine refuses.
-        if let Some(space) = buffer.get_mut(..self.record.len()) {
-            space.copy_from_slice(self.record);
+        if self.left == 0 {
+            return Ok(Read::End);
         }
-        let is_over = self.left == 0;
-        self.left = self.left.saturating_sub(1);
-        Ok(if is_over { Read::End } else { Read::Bytes(self.record.len()) })
+        // A source asks for less than a piece where it believes a link to be slow.
+        let rest = self.record.get(self.at..).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        if let (Some(space), Some(bytes)) = (buffer.get_mut(..length), rest.get(..length)) {
+            space.copy_from_slice(bytes);
+        }
+        self.at = self.at.saturating_add(length);
+        if self.at >= self.record.len() {
+            (self.at, self.left) = (0, self.left.saturating_sub(1));
+        }
+        Ok(Read::Bytes(length))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DeviceError> {
-        black_box(bytes);
-        self.written.push(Instant::now());
+        let pieces = |bytes: u64| bytes.checked_div(PIECE_BYTES.into()).unwrap_or(0);
+        let before = pieces(self.written_bytes);
+        self.written_bytes = self.written_bytes.saturating_add(u64::try_from(black_box(bytes).len()).unwrap_or(0));
+        let now = Instant::now();
+        self.written.extend((before..pieces(self.written_bytes)).map(|_| now));
         Ok(())
     }
 
