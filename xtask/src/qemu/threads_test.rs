@@ -19,6 +19,16 @@ fn sleeper(name: &str) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
     (tell, handle)
 }
 
+/// Until it sleeps, on a machine that may be busy.
+fn wait_until_lonely(process: u32) {
+    for _ in 0..1000 {
+        if lonely(process).is_some() {
+            return;
+        }
+        thread::sleep(BETWEEN_LOOKS / 10);
+    }
+}
+
 /// One test, because the threads are all of this process.
 #[test]
 fn only_a_migration_thread_sleeps_for_good_that_nobody_can_wake() {
@@ -31,6 +41,7 @@ fn only_a_migration_thread_sleeps_for_good_that_nobody_can_wake() {
 
     drop(sender);
     sending.join().unwrap();
+    wait_until_lonely(process);
     assert!(sleeps_for_good(process));
 
     drop(migration);
@@ -41,9 +52,7 @@ fn only_a_migration_thread_sleeps_for_good_that_nobody_can_wake() {
     let busy = thread::Builder::new().name(MIGRATION.to_owned());
     let busy =
         busy.spawn(move || while stopped.recv_timeout(BETWEEN_LOOKS / 4) == Err(mpsc::RecvTimeoutError::Timeout) {});
-    while lonely(process).is_none() {
-        thread::yield_now();
-    }
+    wait_until_lonely(process);
     assert!(!sleeps_for_good(process), "it wakes now and then");
     drop(stop);
     busy.unwrap().join().unwrap();
