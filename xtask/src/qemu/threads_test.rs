@@ -25,7 +25,7 @@ fn wait_until_lonely(process: u32) {
         if lonely(process).is_some() {
             return;
         }
-        thread::sleep(BETWEEN_LOOKS / 10);
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
