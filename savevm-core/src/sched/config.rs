@@ -222,11 +222,12 @@ pub struct Config {
     /// The longest one read may be where nothing is known of the link.
     pub chunk_bytes_max: u64,
     /// The longest one read may be on a link that is known to be fast: all sections together are then given what it carries in 20 ms, and
-    /// each no more than it can be read in that time, so that who reads stops less often to ask. Less than `chunk_bytes_max` counts as
-    /// that. A cap makes reads shorter.
+    /// each no more than it can be read in that time, so that who reads stops less often to ask. While the guest stands each is given as
+    /// much, within `inflight_bytes_max`. Less than `chunk_bytes_max` counts as that. A cap makes reads shorter.
     #[cfg_attr(feature = "serde", serde(default))]
     pub turn_bytes_max: u64,
-    /// The largest piece in which what one read yields is sent and written, one beside the other; `None` where that is the whole of it.
+    /// The largest piece in which what one read yields is sent and written, one beside the other; `None` where that is the whole of it. A
+    /// read of more than a piece is of whole ones.
     #[cfg_attr(feature = "serde", serde(default))]
     pub piece_bytes_max: Option<u64>,
     /// How much may be read, or being read, and not yet sent, all sections together. At least one chunk.
@@ -283,5 +284,13 @@ impl Config {
     /// What is on its way at once.
     pub(super) fn piece_bytes_max(&self) -> u64 {
         self.piece_bytes_max.unwrap_or(self.chunk_bytes_max).min(self.chunk_bytes_max)
+    }
+
+    /// So many bytes, or a few less: part of a piece costs as many calls and messages as a whole one, and who receives pieces of one
+    /// length knows what to expect.
+    pub(super) fn whole_pieces(&self, bytes: u64) -> u64 {
+        let part = self.piece_bytes_max.and_then(|_| bytes.checked_rem(self.piece_bytes_max())).unwrap_or(0);
+        let whole = bytes.saturating_sub(part);
+        if whole == 0 { bytes } else { whole }
     }
 }

@@ -11,7 +11,8 @@ use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 use super::units;
 
-/// What all sections together may have been given to read, by the link's time, where that is more than a chunk for each.
+/// What all sections together may have been given to read, by the link's time, where that is more than a chunk for each; once the guest
+/// stands, what each may.
 const TURN_TIME: Duration = Duration::from_millis(20);
 
 /// What became of looking for a chunk to read.
@@ -42,7 +43,7 @@ impl SaveScheduler {
 
     /// The next chunk while the guest runs: round robin by weight. `barred`: sections that are about to change state.
     pub(super) fn grant(&mut self, now: Duration, barred: impl Fn(usize) -> bool) -> Grant {
-        let chunk_bytes = match self.chunk_bytes(now) {
+        let chunk_bytes = match self.chunk_bytes(now, false) {
             Ok(bytes) => bytes,
             Err(grant) => return grant,
         };
@@ -62,9 +63,10 @@ impl SaveScheduler {
     }
 
     /// The next chunk while the guest stands: the section with the longest way to go comes first. Nobody adds bytes any more, so
-    /// nobody can starve, and the order decides only when the last one is loaded.
+    /// nobody can starve, and the order decides only when the last one is loaded. Nobody waits either for a turn to end, to ask a section
+    /// or to stop it: so turns are long.
     pub(super) fn grant_stopped(&mut self, now: Duration) -> Grant {
-        let chunk_bytes = match self.chunk_bytes(now) {
+        let chunk_bytes = match self.chunk_bytes(now, true) {
             Ok(bytes) => bytes,
             Err(grant) => return grant,
         };
@@ -81,12 +83,19 @@ impl SaveScheduler {
     }
 
     /// How much one read may be, but for a cap: more than a chunk where the link is known to be fast, and few share it.
-    fn turn_bytes(&self) -> u64 {
+    fn turn_bytes(&self, stopped: bool) -> u64 {
         let chunk_bytes = self.config.chunk_bytes_max.max(1);
         let bandwidth = self.meter.bandwidth();
-        let sharing = self.progress.iter().filter(|progress| progress.has_bytes()).count();
-        let sharing = u64::try_from(sharing).unwrap_or(u64::MAX).max(1);
-        let each = units::bytes_in(TURN_TIME, bandwidth.bytes_per_s).checked_div(sharing).unwrap_or(0);
+        let share =
+            |bytes: u64, of: usize| bytes.checked_div(u64::try_from(of).unwrap_or(u64::MAX).max(1)).unwrap_or(0);
+        let carried = units::bytes_in(TURN_TIME, bandwidth.bytes_per_s);
+        let each = if stopped {
+            // All of them read at the same time, also those that still come to stop.
+            let left = self.progress.iter().filter(|progress| progress.ended.is_none()).count();
+            carried.min(share(self.config.inflight_bytes_max, left))
+        } else {
+            share(carried, self.progress.iter().filter(|progress| progress.has_bytes()).count())
+        };
         match bandwidth.is_known {
             true => each.min(self.config.turn_bytes_max).max(chunk_bytes),
             false => chunk_bytes,
@@ -102,8 +111,8 @@ impl SaveScheduler {
         own.unwrap_or(0).max(self.config.chunk_bytes_max.max(1))
     }
 
-    fn chunk_bytes(&self, now: Duration) -> Result<u64, Grant> {
-        let chunk_bytes = self.bucket.chunk_bytes(self.turn_bytes());
+    fn chunk_bytes(&self, now: Duration, stopped: bool) -> Result<u64, Grant> {
+        let chunk_bytes = self.bucket.chunk_bytes(self.turn_bytes(stopped));
         let is_room = self.inflight_bytes.saturating_add(chunk_bytes) <= self.config.inflight_bytes_max;
         if !is_room && self.inflight_bytes > 0 {
             return Err(Grant::Nothing);
@@ -115,9 +124,10 @@ impl SaveScheduler {
     }
 
     fn read(&mut self, now: Duration, index: usize, chunk_bytes: u64, stopped: bool) -> Step {
-        let mut bytes_max = chunk_bytes.min(self.own_turn_bytes(index));
+        let own_bytes = if stopped { u64::MAX } else { self.own_turn_bytes(index) };
+        let credit_bytes = self.progress.get(index).and_then(|progress| progress.credit_bytes).unwrap_or(u64::MAX);
+        let bytes_max = self.config.whole_pieces(chunk_bytes.min(own_bytes).min(credit_bytes)).max(1);
         if let Some(progress) = self.progress.get_mut(index) {
-            bytes_max = bytes_max.min(progress.credit_bytes.unwrap_or(u64::MAX)).max(1);
             progress.busy = Busy::Read { bytes_max, since: now };
         }
         self.turns.charge(index, bytes_max);

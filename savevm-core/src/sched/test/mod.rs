@@ -9,5 +9,6 @@ mod fair;
 mod order;
 mod rig;
 mod target;
+mod turns;
 mod unknown;
 mod written;
