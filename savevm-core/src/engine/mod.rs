@@ -17,9 +17,9 @@
 //!
 //! # One channel while it is enough
 //!
-//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`]). Guest memory
-//! has a hand for every channel: its chunks need no order, so each is read and sent by whoever is free ([`hands`]), and
-//! written by whoever receives it ([`scattered`]).
+//! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`], [`trials`]).
+//! Guest memory has a hand for every channel: its chunks need no order, so each is read and sent by whoever is free
+//! ([`hands`]), and written by whoever receives it ([`scattered`]).
 //!
 //! # No hand-over without need
 //!
@@ -48,6 +48,7 @@ pub(crate) mod spread;
 mod straight;
 pub(crate) mod task;
 pub(crate) mod threads;
+pub(crate) mod trials;
 pub(crate) mod verdict;
 pub(crate) mod window;
 pub(crate) mod wire;

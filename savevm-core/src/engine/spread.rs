@@ -12,16 +12,18 @@
 
 use core::time::Duration;
 
+use super::trials::Trials;
+
 /// Chunks over which a rate is measured.
-const SAMPLE_CHUNKS: u32 = 16;
+pub(super) const SAMPLE_CHUNKS: u32 = 16;
 /// Chunks in a row that leave no doubt.
-const CLEAR_CHUNKS: u32 = 4;
+pub(super) const CLEAR_CHUNKS: u32 = 4;
 /// What each of them takes at least.
 const CLEAR_TIME: Duration = Duration::from_millis(4);
 /// Chunks after a change that do not count: what is in flight belongs to the time before.
-const SETTLE_CHUNKS: u32 = 8;
-/// Chunks from a failed try to the next; doubled each time.
-const PAUSE_CHUNKS: u32 = 512;
+pub(super) const SETTLE_CHUNKS: u32 = 8;
+/// Chunks from a failed try to the next, doubled each time; and from another device's to a try of one's own.
+pub(super) const PAUSE_CHUNKS: u32 = 512;
 const PAUSE_CHUNKS_MAX: u32 = 1 << 20;
 
 /// What one chunk took.
@@ -89,6 +91,10 @@ pub(crate) struct Spread {
     sum: Lap,
     clear: Clear,
     pause_chunks: u32,
+    /// Of the trials that have failed, how many this device has drawn its conclusion from.
+    known: u32,
+    /// A trial of this device keeps others from one.
+    holds: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +103,8 @@ enum Mode {
     Keeping,
     /// On its own channel for so many more chunks, whatever happens.
     Resting(u32),
+    /// The same, because another device has tried; but for chunks that leave no doubt.
+    Heeding(u32),
     /// On all, to see whether it is faster than this many bytes per second.
     Trying(f64),
     /// On all, as long as it stays faster.
@@ -105,7 +113,8 @@ enum Mode {
 
 impl Spread {
     pub(crate) const fn new() -> Self {
-        Self { mode: Mode::Keeping, chunks: 0, sum: NO_LAPS, clear: NOT_CLEAR, pause_chunks: PAUSE_CHUNKS }
+        let (mode, pause_chunks) = (Mode::Keeping, PAUSE_CHUNKS);
+        Self { mode, chunks: 0, sum: NO_LAPS, clear: NOT_CLEAR, pause_chunks, known: 0, holds: false }
     }
 
     /// Whether the next chunk may go on any channel.
@@ -114,47 +123,82 @@ impl Spread {
     }
 
     /// A chunk has gone.
-    pub(crate) fn lap(&mut self, lap: Lap) {
+    pub(crate) fn lap(&mut self, lap: Lap, trials: &Trials) {
         self.chunks = self.chunks.saturating_add(1);
-        if let Mode::Resting(left) = self.mode {
-            return self.enter(left.checked_sub(1).map_or(Mode::Keeping, Mode::Resting));
+        match self.mode {
+            Mode::Resting(0) | Mode::Heeding(0) => return self.keep(trials),
+            Mode::Resting(left) => return self.enter(Mode::Resting(left.saturating_sub(1))),
+            Mode::Heeding(left) => self.mode = Mode::Heeding(left.saturating_sub(1)),
+            Mode::Keeping | Mode::Trying(_) | Mode::Spread(_) => {}
         }
         if self.is_spread() && self.chunks <= SETTLE_CHUNKS {
             return;
         }
         self.sum.add(lap);
-        if self.mode == Mode::Keeping {
+        if !self.is_spread() {
             self.clear.lap(lap);
             if self.clear.chunks >= CLEAR_CHUNKS && self.clear.sum.idle != 0 {
+                trials.begin_beside();
+                self.holds = true;
                 return self.enter(Mode::Trying(rate(self.clear.sum.bytes, self.clear.sum.whole)));
             }
         }
         let settle = if self.is_spread() { SETTLE_CHUNKS } else { 0 };
         if self.chunks >= SAMPLE_CHUNKS.saturating_add(settle) {
-            self.judge();
+            self.judge(trials);
         }
     }
 
-    fn judge(&mut self) {
+    /// No other chunk goes for now: nobody waits for what comes of a trial.
+    pub(crate) fn pause(&mut self, trials: &Trials) {
+        if core::mem::take(&mut self.holds) {
+            trials.end();
+        }
+    }
+
+    /// From now on nothing else matters as much: what others have found out before does not count.
+    pub(crate) fn begin_anew(&mut self, trials: &Trials) {
+        if matches!(self.mode, Mode::Keeping | Mode::Heeding(_)) {
+            self.keep(trials);
+        }
+    }
+
+    /// Watches, with a mind of its own.
+    fn keep(&mut self, trials: &Trials) {
+        self.known = trials.failed();
+        self.enter(Mode::Keeping);
+    }
+
+    fn judge(&mut self, trials: &Trials) {
         let rate = rate(self.sum.bytes, self.sum.whole);
         match self.mode {
             Mode::Keeping => {
                 let sends_most = self.sum.sending.saturating_mul(3) >= self.sum.whole.saturating_mul(2);
                 let hardly_waits = self.sum.waiting.saturating_mul(10) <= self.sum.whole;
-                self.enter(if sends_most && hardly_waits && self.sum.idle != 0 {
+                let would_try = sends_most && hardly_waits && self.sum.idle != 0;
+                self.holds = would_try && trials.begin(self.known);
+                self.enter(if self.holds {
                     Mode::Trying(rate)
+                } else if would_try && self.known != trials.failed() {
+                    Mode::Heeding(PAUSE_CHUNKS)
                 } else {
                     Mode::Keeping
                 });
             }
             Mode::Trying(before) if rate < before * 1.2 => {
+                trials.fail();
+                self.pause(trials);
                 self.enter(Mode::Resting(self.pause_chunks));
                 self.pause_chunks = self.pause_chunks.saturating_mul(2).min(PAUSE_CHUNKS_MAX);
             }
+            Mode::Trying(before) => {
+                self.pause(trials);
+                self.enter(Mode::Spread(before));
+            }
             // It did help. Perhaps it still does, and the machine had something else to do for a moment: no reason for a rest.
-            Mode::Spread(before) if rate < before * 1.2 => self.enter(Mode::Keeping),
-            Mode::Trying(before) | Mode::Spread(before) => self.enter(Mode::Spread(before)),
-            Mode::Resting(_) => {}
+            Mode::Spread(before) if rate < before * 1.2 => self.keep(trials),
+            Mode::Spread(before) => self.enter(Mode::Spread(before)),
+            Mode::Resting(_) | Mode::Heeding(_) => {}
         }
     }
 
@@ -176,23 +220,37 @@ fn rate(bytes: u64, time: Duration) -> f64 {
 }
 
 #[cfg(all(test, not(loom)))]
-mod test {
+pub(super) mod test {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn lap(whole: u32, sending: u32, waiting: u32) -> Lap {
+    pub(in super::super) fn lap(whole: u32, sending: u32, waiting: u32) -> Lap {
         Lap { bytes: 1 << 20, whole: MS * whole, sending: MS * sending, waiting: MS * waiting, idle: 2 }
     }
 
-    fn laps(spread: &mut Spread, count: u32, lap: Lap) {
-        (0..count).for_each(|_| spread.lap(lap));
+    /// A device that has all to itself, or shares what it learns.
+    pub(in super::super) struct Rig<'t>(pub(in super::super) Spread, pub(in super::super) &'t Trials);
+
+    impl Rig<'_> {
+        pub(in super::super) fn lap(&mut self, lap: Lap) {
+            self.0.lap(lap, self.1);
+        }
+
+        pub(in super::super) fn is_spread(&self) -> bool {
+            self.0.is_spread()
+        }
+    }
+
+    pub(in super::super) fn laps(rig: &mut Rig<'_>, count: u32, lap: Lap) {
+        (0..count).for_each(|_| rig.lap(lap));
     }
 
     #[test]
     fn a_device_that_is_not_held_up_keeps_its_channel() {
         for steady in [lap(10, 5, 0), lap(10, 8, 2), lap(10, 0, 9)] {
-            let mut spread = Spread::new();
+            let trials = Trials::default();
+            let mut spread = Rig(Spread::new(), &trials);
             laps(&mut spread, 200, steady);
             assert!(!spread.is_spread(), "{steady:?}");
         }
@@ -200,7 +258,8 @@ mod test {
 
     #[test]
     fn a_slow_channel_is_tried_beside_others_and_left_if_that_helps() {
-        let mut spread = Spread::new();
+        let trials = Trials::default();
+        let mut spread = Rig(Spread::new(), &trials);
         laps(&mut spread, SAMPLE_CHUNKS - 1, lap(10, 8, 0));
         assert!(!spread.is_spread());
         spread.lap(lap(10, 8, 0));
@@ -215,7 +274,8 @@ mod test {
 
     #[test]
     fn a_few_chunks_that_leave_no_doubt_are_enough() {
-        let mut spread = Spread::new();
+        let trials = Trials::default();
+        let mut spread = Rig(Spread::new(), &trials);
         // Into the socket's buffer they went at once. The end of a sample changes nothing.
         laps(&mut spread, SAMPLE_CHUNKS - 2, lap(1, 0, 0));
         laps(&mut spread, CLEAR_CHUNKS - 1, lap(10, 9, 0));
@@ -232,7 +292,8 @@ mod test {
     #[test]
     fn chunks_that_were_slow_now_and_then_leave_a_doubt() {
         let tried_after = |lap_of: &dyn Fn(u32) -> Lap| {
-            let mut spread = Spread::new();
+            let trials = Trials::default();
+            let mut spread = Rig(Spread::new(), &trials);
             (0..SAMPLE_CHUNKS).find(|round| {
                 spread.lap(lap_of(*round));
                 spread.is_spread()
@@ -251,7 +312,8 @@ mod test {
 
     #[test]
     fn where_every_other_channel_has_work_now_and_then_none_is_tried() {
-        let mut spread = Spread::new();
+        let trials = Trials::default();
+        let mut spread = Rig(Spread::new(), &trials);
         for round in 0..10_000 {
             spread.lap(Lap { idle: if round % 2 == 0 { 2 } else { 4 }, ..lap(10, 9, 0) });
             assert!(!spread.is_spread());
@@ -260,7 +322,8 @@ mod test {
 
     #[test]
     fn a_try_that_does_not_help_is_rare() {
-        let mut spread = Spread::new();
+        let trials = Trials::default();
+        let mut spread = Rig(Spread::new(), &trials);
         let mut spread_chunks = 0;
         for _ in 0..10_000 {
             spread_chunks += u32::from(spread.is_spread());

@@ -19,6 +19,7 @@ use super::lane::{Lane, Outgoing};
 use super::plan::Plan;
 use super::scattered::Scattered;
 use super::task::{Gate, Mailbox};
+use super::trials::Trials;
 use super::window::Window;
 use crate::channel::{Channel, Cut, Receiving};
 use crate::error::Cause;
@@ -42,6 +43,8 @@ pub(crate) struct Wire<'a> {
     /// There are buffers to read into before it is known what comes.
     reads_early: AtomicBool,
     passages: OnceLock<Vec<Passage>>,
+    /// Source: of devices that try all channels.
+    pub(crate) trials: Trials,
     /// Target: the receivers go on once every channel is known.
     pub(crate) gate: Gate,
     pub(crate) role: Role,
@@ -101,6 +104,7 @@ impl<'a> Wire<'a> {
             pool: OnceLock::new(),
             reads_early: AtomicBool::new(false),
             passages: OnceLock::new(),
+            trials: Trials::default(),
             gate: Gate::default(),
             role,
             has_memory,

@@ -74,13 +74,14 @@ impl<D: Device> Worker<'_, '_, '_, D> {
     }
 
     fn transition(&mut self, to: State) -> Result<Done, Cause> {
-        let Self { wire, device, progress, .. } = self;
+        let Self { wire, device, progress, spread, .. } = self;
         if progress.home.is_none() {
             progress.home = Some(wire.board.in_device(|| device.state())?);
         }
         wire.board.in_device(|| device.transition(to))?;
         progress.state = Some(to);
         if to == State::StopCopy {
+            spread.begin_anew(&wire.trials);
             progress.precopy_bytes = progress.digest.bytes();
         }
         Ok(Done::Moved)
@@ -172,9 +173,13 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         let bytes = u64::try_from(length).unwrap_or(u64::MAX);
         Ok(match then {
             Then::More => Chunk::Sent(bytes),
-            Then::Drained => Chunk::Drained(bytes),
+            Then::Drained => {
+                self.spread.pause(&wire.trials);
+                Chunk::Drained(bytes)
+            }
             Then::End => {
                 self.progress.has_ended = true;
+                self.spread.pause(&wire.trials);
                 if length == 0 { Chunk::End } else { Chunk::Sent(bytes) }
             }
         })
@@ -191,7 +196,8 @@ impl<D: Device> Worker<'_, '_, '_, D> {
         self.lap_began = now;
         let was_spread = self.spread.is_spread();
         let idle = if was_spread { 0 } else { self.wire.idle_beside(self.index) };
-        self.spread.lap(Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting, idle });
+        let lap = Lap { bytes: u64::try_from(length).unwrap_or(u64::MAX), whole, sending, waiting, idle };
+        self.spread.lap(lap, &self.wire.trials);
         if self.spread.is_spread() != was_spread {
             self.progress.trace.spreads(!was_spread);
         }
