@@ -27,6 +27,7 @@ fn wait_until_lonely(process: u32) {
         }
         thread::sleep(Duration::from_millis(20));
     }
+    panic!("it does not come to sleep");
 }
 
 /// One test, because the threads are all of this process.
