@@ -14,7 +14,7 @@ use super::{Deed, Ending, Fault, When, check_bounds, check_reason};
 use crate::qemu::device_log::{DeviceLog, Way};
 use crate::qemu::machine::Machine;
 use crate::qemu::peer::outcome::Outcome;
-use crate::qemu::proxy::{Point, Proxy};
+use crate::qemu::proxy::Proxy;
 use crate::qemu::side::Side;
 
 /// So much shows that the devices are being read.
@@ -106,10 +106,9 @@ fn check_source(bench: &Bench<'_>, fault: &Fault, source: &mut Machine, notes: &
         over(source.migration())
     })?;
     let migration = must("source", source.migration())?;
-    let expected: &[&str] = match (fault.deed, fault.when) {
-        (Deed::TheyCancel, When::At(Point::Setup | Point::PreCopy)) => &["cancelled"],
+    let expected: &[&str] = match fault.deed {
         // Its monitor's command breaks the connections, and it may notice that first.
-        (Deed::TheyCancel, _) => &["cancelled", "failed"],
+        Deed::TheyCancel => &["cancelled", "failed"],
         _ => &["failed"],
     };
     ensure(expected.contains(&migration.status.as_str()), || {
