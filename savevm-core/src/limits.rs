@@ -6,7 +6,7 @@ use core::time::Duration;
 /// Bounds that hold whatever a device or a peer says.
 ///
 /// The memory of one side is `buffer_bytes_max`, a buffer for control frames per channel, the stacks of its threads, a
-/// few hundred bytes per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing
+/// few KiB per device, and what its tap asks to have held back ([`crate::tap::Tap::hold_bytes_max`]). Nothing
 /// else grows with what is received. Memory that goes past the buffers ([`memory_digest`](Self::memory_digest)) passes through a pipe for each
 /// channel, which is the kernel's, has room for 1 MiB, and holds on to what the socket had.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,6 +18,9 @@ pub struct Limits {
     /// What the buffers of one side may come to, in bytes, for all devices together. A target divides it evenly among
     /// the devices and grants the source no more; it cuts the pieces smaller where the share of a device would not be
     /// two of them. The bound holds in any order of arrival, with any slow device, and against any peer.
+    ///
+    /// Not more than this is under way to a target either. Over a long way it should be twice what the way carries in a round trip, or it
+    /// limits the speed: 64 MiB are for 10 Gbit/s and 25 ms. A device has 128 pieces under way at most.
     pub buffer_bytes_max: u64,
     /// Whether each piece has a checksum of its own. Without (if both sides do without) damage on the way is found at
     /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run. Only of memory without

@@ -15,6 +15,9 @@
 //! slow one device is and whatever the peer tries; and the next chunk in order is always inside the grant, so nothing
 //! waits for ever. Grants count frames, each worth one buffer, because a buffer is what a frame of one byte costs too.
 //!
+//! A grant is for a long way, over which many frames are under way before the first is answered for. How many of it a
+//! source uses is its own decision ([`reach`]): where the way is short, or the target slow, more would only wait there.
+//!
 //! # One channel while it is enough
 //!
 //! A device keeps to a channel of its own, and spreads over all of them only while that is faster ([`spread`], [`trials`]).
@@ -42,6 +45,7 @@ mod model;
 pub(crate) mod pace;
 mod pipe;
 pub(crate) mod plan;
+mod reach;
 pub(crate) mod receive;
 pub(crate) mod scattered;
 pub(crate) mod spread;

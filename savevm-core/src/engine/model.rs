@@ -21,6 +21,7 @@ use super::buffer::{Buffer, Pool};
 use super::credit::Credit;
 use super::hands::Hands;
 use super::lane::{Lane, Outgoing};
+use super::plan::Grant;
 use super::scattered::{Chunk, Job, Scattered, Worth};
 use super::task::{Gate, Mailbox, Task};
 use super::window::{Window, Work};
@@ -57,7 +58,7 @@ fn write(window: &Window, written: &Mutex<Vec<u8>>, buffer: &Buffer) {
 fn receivers_and_loader(is_quick: bool) {
     check(move || {
         let pool = Arc::new(Pool::new(1, 3));
-        let window = Arc::new(Window::new(3));
+        let window = Arc::new(Window::new(Grant::only(3)));
         if is_quick {
             window.assume_quick();
         }
@@ -111,7 +112,7 @@ fn chunks_of_a_slow_device_are_written_once_and_in_order() {
 fn initial_bytes_are_acknowledged_once_they_are_written_and_in_order() {
     check(|| {
         let pool = Arc::new(Pool::new(1, 1));
-        let window = Arc::new(Window::new(1));
+        let window = Arc::new(Window::new(Grant::only(1)));
         // What the device has, and what was told of it.
         let told = Arc::new(Mutex::new((0_u64, Vec::new())));
         let tell = |told: &Mutex<(u64, Vec<u32>)>, generation: u32| {
@@ -170,7 +171,7 @@ fn grant_memory(memory: &Scattered, written: &Mutex<Vec<u64>>, credits: &Mutex<V
 fn receivers_and_memory(is_slow: bool) {
     check(move || {
         let pool = Arc::new(Pool::new(1, 3));
-        let memory = Arc::new(Scattered::new(3));
+        let memory = Arc::new(Scattered::new(Grant::only(3)));
         if is_slow {
             memory.assume_slow();
         }
@@ -253,7 +254,7 @@ fn helpers_work_while_they_are_led() {
 #[test]
 fn a_closed_window_lets_its_thread_go() {
     check(|| {
-        let window = Arc::new(Window::new(1));
+        let window = Arc::new(Window::new(Grant::only(1)));
         let loader = {
             let window = Arc::clone(&window);
             thread::spawn(move || assert!(matches!(window.next(), Work::Closed)))
@@ -267,7 +268,7 @@ fn a_closed_window_lets_its_thread_go() {
 fn a_file_waits_for_room_and_gets_it() {
     check(|| {
         let pool = Arc::new(Pool::new(1, 2));
-        let window = Arc::new(Window::new(1));
+        let window = Arc::new(Window::new(Grant::only(1)));
         let reader = {
             let (pool, window) = (Arc::clone(&pool), Arc::clone(&window));
             thread::spawn(move || {
@@ -292,7 +293,7 @@ fn a_file_waits_for_room_and_gets_it() {
 #[test]
 fn whoever_waits_for_credit_gets_it_or_is_let_go() {
     check(|| {
-        let credit = Arc::new(Credit::new(0));
+        let credit = Arc::new(Credit::new(0, 8));
         let reader = {
             let credit = Arc::clone(&credit);
             thread::spawn(move || credit.wait(0) && credit.wait(1))

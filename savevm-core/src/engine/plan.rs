@@ -23,10 +23,9 @@ const PAGE_BYTES: u64 = 4096;
 pub(crate) struct Plan {
     /// Size of a buffer: the largest payload of a Data frame.
     pub(crate) chunk_bytes: u32,
-    /// What each device is granted.
-    pub(crate) window_frames: u64,
-    /// What guest memory is granted, if it is among them.
-    pub(crate) memory_frames: u64,
+    pub(crate) device: Grant,
+    /// If guest memory is among them.
+    pub(crate) memory: Grant,
     /// Buffers for all that is granted.
     pub(crate) buffers: usize,
     /// And one for each channel, to read into before it is known what comes; none where the bound has no room for these and for as much
@@ -34,29 +33,61 @@ pub(crate) struct Plan {
     pub(crate) early: usize,
 }
 
+/// How many frames of one device, or of memory, may be under way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Grant {
+    /// Enough where the way is short: what a source begins with, and what a target tells of half at a time.
+    pub(crate) few: u64,
+    /// What the target has buffers for, for a [longer way](super::reach).
+    pub(crate) most: u64,
+}
+
+impl Grant {
+    /// There are buffers for so many more.
+    fn and(few: u64, more: u64) -> Self {
+        Self { few, most: few.saturating_add(more).min(CREDIT_FRAMES_MAX) }
+    }
+
+    /// Never more than a few.
+    #[cfg(test)]
+    pub(super) const fn only(few: u64) -> Self {
+        Self { few, most: few }
+    }
+}
+
 impl Plan {
     /// A target's: every device gets the same share, of at least two buffers while there is a page for each.
     pub(crate) fn target(limits: &Limits, devices: usize, channels: usize) -> Result<Self, Cause> {
         let (devices, channels) = (count(devices).max(1), count(channels));
-        let memory = limits.buffer_bytes_max;
-        let share = memory.checked_div(devices).unwrap_or(0);
+        let bound = limits.buffer_bytes_max;
+        let share = bound.checked_div(devices).unwrap_or(0);
         let half = share / 2;
         let fitting = if half >= PAGE_BYTES { half.saturating_sub(half % PAGE_BYTES) } else { half.max(1) };
         let chunk = u64::from(limits.chunk_bytes_max.max(1)).min(fitting);
         let affordable = share.checked_div(chunk).unwrap_or(0).min(CREDIT_FRAMES_MAX);
-        let window_frames = affordable.min(WINDOW_FRAMES.max(channels.saturating_mul(2)));
-        let memory_frames = affordable.min(MEMORY_WINDOW_FRAMES.saturating_mul(channels)).max(window_frames);
-        if window_frames == 0 {
+        let (device, memory) = few(channels);
+        let device = device.min(affordable);
+        let memory = memory.min(affordable).max(device);
+        if device == 0 {
             return Err(Cause::refused(format!(
-                "{memory} bytes of buffers are too few for {devices} devices; raise the limit (buffer_bytes_max)"
+                "{bound} bytes of buffers are too few for {devices} devices; raise the limit (buffer_bytes_max)"
             )));
         }
-        let others = devices.saturating_sub(1).saturating_mul(window_frames);
-        let buffers = others.saturating_add(memory_frames);
-        let left = memory.checked_div(chunk).unwrap_or(0).saturating_sub(buffers);
+        let buffers = |device: u64, memory: u64| {
+            let others = devices.saturating_sub(1).saturating_mul(device);
+            others.saturating_add(memory)
+        };
+        let left = bound.checked_div(chunk).unwrap_or(0).saturating_sub(buffers(device, memory));
         let early = if left >= channels.saturating_mul(2) { channels } else { 0 };
-        let chunk_bytes = u32::try_from(chunk).unwrap_or(u32::MAX);
-        Ok(Self { chunk_bytes, window_frames, memory_frames, buffers: size(buffers), early: size(early) })
+        let spare = left.saturating_sub(early.saturating_mul(2)).checked_div(devices).unwrap_or(0);
+        let [device, memory] = [device, memory].map(|few| Grant::and(few, spare));
+        Ok(Self {
+            chunk_bytes: u32::try_from(chunk).unwrap_or(u32::MAX),
+            device,
+            memory,
+            buffers: size(buffers(device.most, memory.most)),
+            early: size(early),
+        })
     }
 
     /// A source's: two buffers per device and one per channel are as many as can be at work.
@@ -65,13 +96,19 @@ impl Plan {
         let wanted = count(devices).saturating_mul(2).saturating_add(count(channels));
         let affordable = limits.buffer_bytes_max.checked_div(chunk_bytes.into()).unwrap_or(0);
         let buffers = size(wanted.min(affordable).max(1));
-        Self { chunk_bytes, window_frames: 0, memory_frames: 0, buffers, early: 0 }
+        let [device, memory] = <[u64; 2]>::from(few(count(channels))).map(|few| Grant { few, most: 0 });
+        Self { chunk_bytes, device, memory, buffers, early: 0 }
     }
 
     /// The length of a buffer in memory.
     pub(crate) fn chunk_len(&self) -> usize {
         usize::try_from(self.chunk_bytes).unwrap_or(usize::MAX)
     }
+}
+
+/// Of a device, and of memory.
+fn few(channels: u64) -> (u64, u64) {
+    (WINDOW_FRAMES.max(channels.saturating_mul(2)), MEMORY_WINDOW_FRAMES.saturating_mul(channels))
 }
 
 fn count(number: usize) -> u64 {
@@ -101,10 +138,13 @@ mod test {
                             continue;
                         };
                         assert!((plan.buffers + 2 * plan.early) as u64 * u64::from(plan.chunk_bytes) <= memory);
-                        assert!(plan.chunk_bytes <= chunk && (1..=128).contains(&plan.window_frames));
-                        assert!((plan.window_frames..=CREDIT_FRAMES_MAX).contains(&plan.memory_frames));
+                        let (device, memory) = (plan.device, plan.memory);
+                        assert!(plan.chunk_bytes <= chunk && 1 <= device.few && device.few <= memory.few);
+                        for grant in [device, memory] {
+                            assert!((grant.few..=CREDIT_FRAMES_MAX).contains(&grant.most));
+                        }
                         let others = devices as u64 - 1;
-                        assert_eq!(plan.buffers as u64, plan.window_frames * others + plan.memory_frames);
+                        assert_eq!(plan.buffers as u64, device.most * others + memory.most);
                     }
                 }
             }
@@ -114,11 +154,11 @@ mod test {
     #[test]
     fn chunks_shrink_before_windows_do() {
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 4, 2).unwrap();
-        assert_eq!((plan.chunk_bytes, plan.window_frames, plan.memory_frames), (1 << 20, 8, 16));
+        assert_eq!((plan.chunk_bytes, plan.device.few, plan.memory.few), (1 << 20, 8, 16));
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 256, 2).unwrap();
-        assert_eq!((plan.chunk_bytes, plan.window_frames), (128 << 10, 2));
+        assert_eq!((plan.chunk_bytes, plan.device), (128 << 10, Grant::only(2)));
         let plan = Plan::target(&limits(1 << 20, 64 << 20), 1, 16).unwrap();
-        assert_eq!(plan.window_frames, 32);
+        assert_eq!(plan.device.few, 32);
     }
 
     #[test]
@@ -127,18 +167,30 @@ mod test {
             let plan = Plan::target(&limits(1 << 20, memory), devices, channels).unwrap();
             (plan.buffers, plan.early)
         };
-        assert_eq!(early(64 << 20, 1, 1), (16, 1));
-        assert_eq!(early(64 << 20, 4, 4), (3 * 8 + 16, 4));
+        assert_eq!(early(64 << 20, 1, 1), (62, 1));
+        assert_eq!(early(64 << 20, 4, 4), (3 * 12 + 20, 4));
         assert_eq!(early(64 << 20, 8, 1), (64, 0));
-        assert_eq!(early(17 << 20, 1, 1), (16, 0), "one is not enough for a reader that has to keep another");
+        assert_eq!(early(17 << 20, 1, 1), (17, 0), "one is not enough for a reader that has to keep another");
         assert_eq!(early(18 << 20, 1, 1), (16, 1));
+    }
+
+    #[test]
+    fn what_is_left_is_for_a_long_way() {
+        let most = |memory, devices, channels| {
+            let plan = Plan::target(&limits(1 << 20, memory), devices, channels).unwrap();
+            (plan.device.most, plan.memory.most)
+        };
+        assert_eq!(most(64 << 20, 1, 1), (8 + 46, 16 + 46));
+        assert_eq!(most(64 << 20, 4, 2), (8 + 5, 16 + 5));
+        assert_eq!(most(64 << 20, 16, 2), (4, 4), "nothing");
+        assert_eq!(most(1 << 40, 1, 1), (CREDIT_FRAMES_MAX, CREDIT_FRAMES_MAX));
     }
 
     #[test]
     fn memory_is_granted_more_where_its_share_is_enough() {
         let frames = |memory, devices, channels| {
             let plan = Plan::target(&limits(1 << 20, memory), devices, channels).unwrap();
-            (plan.window_frames, plan.memory_frames)
+            (plan.device.few, plan.memory.few)
         };
         assert_eq!(frames(64 << 20, 1, 1), (8, 16));
         assert_eq!(frames(64 << 20, 1, 2), (8, 32));

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::buffer::Buffer;
+use super::plan::Grant;
 use super::window::SLOW_WRITES;
 use crate::digest::DigestSum;
 use crate::sync::{Condvar, Mutex, lock, wait, wait_timeout};
@@ -21,7 +22,7 @@ use crate::sync::{Condvar, Mutex, lock, wait, wait_timeout};
 const QUICK: Duration = Duration::from_millis(20);
 
 /// A credit wakes the source, and costs both sides a call. But the source can send a page again only when the chunk that had it before
-/// is acknowledged. So one goes out for half of the window where the stream is fast, and after this time in any case.
+/// is acknowledged. So one goes out for half of a few where the stream is fast, and after this time in any case.
 const GRANT_EVERY: Duration = Duration::from_millis(2);
 
 /// The chunks of memory between the channels and their places.
@@ -32,7 +33,7 @@ pub(crate) struct Scattered {
     /// Held while a credit is worked out and sent, or a later one could overtake it.
     granting: Mutex<()>,
     /// How many frames beyond the last one written may be under way; at least 1.
-    frames: u64,
+    grant: Grant,
 }
 
 #[derive(Debug)]
@@ -94,11 +95,10 @@ pub(crate) enum Worth {
 }
 
 impl Scattered {
-    /// Room for `frames` chunks.
-    pub(crate) fn new(frames: u64) -> Self {
-        let frames = frames.max(1);
+    pub(crate) fn new(grant: Grant) -> Self {
+        let grant = Grant { few: grant.few.max(1), most: grant.most.max(1) };
         let state = State {
-            slots: (0..frames).map(|_| Slot::Missing).collect(),
+            slots: (0..grant.most).map(|_| Slot::Missing).collect(),
             next: 0,
             granted: 0,
             granted_at: None,
@@ -108,13 +108,13 @@ impl Scattered {
             end: None,
             is_closed: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), granting: Mutex::new(()), frames }
+        Self { state: Mutex::new(state), changed: Condvar::new(), granting: Mutex::new(()), grant }
     }
 
     /// What the source may send at the beginning.
     pub(crate) fn first_grant(&self) -> u64 {
-        lock(&self.state).granted = self.frames;
-        self.frames
+        lock(&self.state).granted = self.grant.most;
+        self.grant.most
     }
 
     /// Takes note of a chunk. The caller gets it back and writes it, unless memory is slow.
@@ -190,12 +190,12 @@ impl Scattered {
     ) -> Result<(), E> {
         let _turn = lock(&self.granting);
         let mut state = lock(&self.state);
-        let more = state.ungranted(self.frames);
+        let more = state.ungranted(self.grant.most);
         if more == 0 {
             return Ok(());
         }
         let is_late = state.granted_at.is_none_or(|at| now.saturating_duration_since(at) >= GRANT_EVERY);
-        if worth == Worth::Much && more < (self.frames / 2).max(1) && !is_late {
+        if worth == Worth::Much && more < (self.grant.few / 2).max(1) && !is_late {
             let is_asleep = core::mem::take(&mut state.is_asleep);
             drop(state);
             if is_asleep {
@@ -234,9 +234,9 @@ impl Scattered {
             }
             let due_in = state.due_in();
             if !due_in.is_zero() {
-                // Meanwhile receivers see to half windows, and need not wake anybody for less.
+                // Meanwhile receivers see to what is worth it, and need not wake anybody for less.
                 state = wait_timeout(&self.changed, state, due_in);
-            } else if state.ungranted(self.frames) > 0 {
+            } else if state.ungranted(self.grant.most) > 0 {
                 return Job::Grant;
             } else {
                 state.is_asleep = true;
@@ -330,7 +330,7 @@ mod test {
     #[test]
     fn what_is_written_in_any_order_is_counted_in_its_own() {
         let pool = Pool::new(1, 8);
-        let memory = Scattered::new(3);
+        let memory = Scattered::new(Grant::only(3));
         assert_eq!(memory.first_grant(), 3);
         for sequence in [2, 0, 1] {
             assert!(memory.put(sequence, pool.take().unwrap()).unwrap().is_some(), "whoever brings it writes it");
@@ -350,7 +350,7 @@ mod test {
     #[test]
     fn a_chunk_has_one_place() {
         let pool = Pool::new(1, 8);
-        let memory = Scattered::new(2);
+        let memory = Scattered::new(Grant::only(2));
         let put = |sequence| memory.put(sequence, pool.take().unwrap()).is_ok();
         assert!(put(1) && !put(1), "in hand");
         assert!(!put(2), "beyond the window");
@@ -365,7 +365,7 @@ mod test {
     #[test]
     fn slow_memory_is_left_to_its_thread_until_it_is_quick_again() {
         let pool = Pool::new(1, 8);
-        let memory = Scattered::new(8);
+        let memory = Scattered::new(Grant::only(8));
         for sequence in 0..u64::from(SLOW_WRITES) {
             assert!(memory.put(sequence, pool.take().unwrap()).unwrap().is_some());
             memory.written(sequence, chunk(b"a"), QUICK * 2);
@@ -385,20 +385,20 @@ mod test {
     }
 
     #[test]
-    fn a_fast_stream_gets_a_credit_for_half_a_window_and_a_slow_one_for_every_chunk() {
-        let (memory, began) = (Scattered::new(8), Instant::now());
+    fn a_fast_stream_gets_a_credit_for_half_of_a_few_and_a_slow_one_for_every_chunk() {
+        let (memory, began) = (Scattered::new(Grant { few: 8, most: 64 }), Instant::now());
         memory.first_grant();
-        assert_eq!(write(&memory, 0, 1, began), Some(9), "nobody knows yet how fast it is");
+        assert_eq!(write(&memory, 0, 1, began), Some(65), "nobody knows yet how fast it is");
         let fast: Vec<_> = (1..=8).map(|sequence| write(&memory, sequence, 1, began)).collect();
-        assert_eq!(fast, [None, None, None, Some(13), None, None, None, Some(17)]);
+        assert_eq!(fast, [None, None, None, Some(69), None, None, None, Some(73)]);
         for n in 1..=3 {
-            assert_eq!(write(&memory, 8 + n, 1, began + GRANT_EVERY * n as u32), Some(17 + n));
+            assert_eq!(write(&memory, 8 + n, 1, began + GRANT_EVERY * n as u32), Some(73 + n));
         }
     }
 
     #[test]
     fn what_is_written_is_acknowledged_even_if_nothing_follows() {
-        let (memory, now) = (Scattered::new(8), Instant::now());
+        let (memory, now) = (Scattered::new(Grant::only(8)), Instant::now());
         memory.first_grant();
         assert_eq!(write(&memory, 0, 1, now), Some(9));
         thread::scope(|scope| {
@@ -414,14 +414,14 @@ mod test {
 
     #[test]
     fn what_takes_no_credit_is_granted_none() {
-        let memory = Scattered::new(8);
+        let memory = Scattered::new(Grant::only(8));
         assert_eq!(granted(&memory, Worth::Any, Instant::now()), None);
     }
 
     #[test]
     fn behind_the_end_there_is_no_credit() {
         let pool = Pool::new(1, 8);
-        let memory = Scattered::new(2);
+        let memory = Scattered::new(Grant::only(2));
         memory.first_grant();
         memory.end(2);
         let buffers: Vec<_> = (0..2).map(|sequence| memory.put(sequence, pool.take().unwrap()).unwrap()).collect();

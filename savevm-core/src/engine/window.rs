@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::buffer::Buffer;
+use super::plan::Grant;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait, wait_timeout};
 
 /// A device that takes longer than this for a chunk gets its chunks from its own thread. A wake-up costs about 20 µs,
@@ -26,7 +27,7 @@ pub(crate) struct Window {
     state: Mutex<State>,
     changed: Condvar,
     /// How many frames beyond the last one written may be under way; at least 1.
-    frames: u64,
+    grant: Grant,
 }
 
 #[derive(Debug)]
@@ -109,10 +110,9 @@ pub(crate) enum Work {
 }
 
 impl Window {
-    /// Room for `frames` chunks.
-    pub(crate) fn new(frames: u64) -> Self {
-        let frames = frames.max(1);
-        let slots = (0..frames).map(|_| None).collect();
+    pub(crate) fn new(grant: Grant) -> Self {
+        let grant = Grant { few: grant.few.max(1), most: grant.most.max(1) };
+        let slots = (0..grant.most).map(|_| None).collect();
         let state = State {
             slots,
             next: 0,
@@ -127,19 +127,19 @@ impl Window {
             is_full: false,
             is_closed: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), frames }
+        Self { state: Mutex::new(state), changed: Condvar::new(), grant }
     }
 
     /// What the source may send at the beginning.
     pub(crate) fn first_grant(&self) -> u64 {
-        lock(&self.state).granted = self.frames;
-        self.frames
+        lock(&self.state).granted = self.grant.most;
+        self.grant.most
     }
 
     /// Where there is no credit, in a file: waits until there is room for a chunk. False if that will never be.
     pub(crate) fn wait_room(&self, sequence: u64) -> bool {
         let mut state = lock(&self.state);
-        while !state.is_closed && sequence >= state.next.saturating_add(self.frames) {
+        while !state.is_closed && sequence >= state.next.saturating_add(self.grant.few) {
             state.is_full = true;
             state = wait(&self.changed, state);
         }
@@ -195,9 +195,9 @@ impl Window {
         state.writer = Writer::Written;
         state.next = state.next.saturating_add(1);
         state.slots.rotate_left(1);
-        let grant = state.next.saturating_add(self.frames);
+        let grant = state.next.saturating_add(self.grant.most);
         let is_enough = state.end.is_some_and(|frames| frames <= state.granted);
-        let is_worth = grant.saturating_sub(state.granted).saturating_mul(2) >= self.frames;
+        let is_worth = grant.saturating_sub(state.granted).saturating_mul(2) >= self.grant.few;
         let credit = (is_worth && !is_enough).then_some(grant);
         state.granted = credit.unwrap_or(state.granted);
         News { credit, initial: state.take_initial() }
@@ -283,6 +283,7 @@ impl Window {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod test {
+    use std::vec::Vec;
     use std::{fs, thread};
 
     use super::super::buffer::Pool;
@@ -299,7 +300,7 @@ mod test {
 
     /// A device that was found quick by its thread, which has the second chunk in hand now.
     fn with_its_thread() -> Window {
-        let window = Window::new(8);
+        let window = Window::new(Grant::only(8));
         for sequence in 0..2 {
             assert!(
                 window.put(sequence, chunk()).unwrap().is_none(),
@@ -343,6 +344,28 @@ mod test {
     }
 
     #[test]
+    fn it_tells_of_a_few_however_many_it_has_room_for() {
+        let window = Window::new(Grant { few: 8, most: 64 });
+        assert_eq!(window.first_grant(), 64);
+        let credits: Vec<_> = (0..8).map(|_| window.written(Duration::ZERO).credit).collect();
+        assert_eq!(credits, [None, None, None, Some(68), None, None, None, Some(72)]);
+    }
+
+    #[test]
+    fn of_a_file_only_a_few_are_read_ahead() {
+        let window = Window::new(Grant { few: 2, most: 64 });
+        assert!(window.wait_room(1));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| window.wait_room(2));
+            while !lock(&window.state).is_full && !reader.is_finished() {
+                thread::yield_now();
+            }
+            window.close();
+            assert!(!reader.join().unwrap(), "there was room");
+        });
+    }
+
+    #[test]
     fn what_receivers_write_does_not_wake_the_devices_thread() {
         const CHUNKS: u64 = 50;
         let sleeps = || -> u64 {
@@ -350,7 +373,7 @@ mod test {
             let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
             line.trim().parse().unwrap()
         };
-        let window = Window::new(8);
+        let window = Window::new(Grant::only(8));
         lock(&window.state).slow_writes = 0;
         let slept = thread::scope(|scope| {
             let own = scope.spawn(|| {

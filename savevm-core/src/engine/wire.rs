@@ -159,11 +159,15 @@ impl<'a> Wire<'a> {
     /// Prepares for the devices, once it is known how many and how large their pieces are.
     pub(crate) fn prepare(&self, plan: &Plan, devices: usize) {
         let credit = if self.role == Role::File { u64::MAX } else { 0 };
-        let passage = |_| Passage {
+        let grant = |index: usize| {
+            let is_last = index.checked_add(1) == Some(devices);
+            if self.has_memory && is_last { plan.memory } else { plan.device }
+        };
+        let passage = |index| Passage {
             mailbox: Mailbox::default(),
-            credit: Credit::new(credit),
-            window: Window::new(plan.window_frames),
-            scattered: Scattered::new(plan.memory_frames),
+            credit: Credit::new(credit, grant(index).few),
+            window: Window::new(plan.device),
+            scattered: Scattered::new(plan.memory),
             bytes: AtomicU64::new(0),
         };
         let _ = self.pool.set(Pool::new(plan.chunk_len(), plan.buffers.saturating_add(plan.early)));

@@ -58,10 +58,10 @@ pub(super) enum Transport {
 }
 
 /// What the pump reads and writes over.
-trait Stream: Read + Write + Send {}
+pub(super) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
-type Ends = (Box<dyn Stream>, Box<dyn Stream>);
+pub(super) type Ends = (Box<dyn Stream>, Box<dyn Stream>);
 
 impl Transport {
     /// Both ends of so many channels.
@@ -136,9 +136,12 @@ impl Files {
         Ok(Self { source: files(1).map_err(failed)?, target: files(1000).map_err(failed)?, total_bytes })
     }
 
-    /// Read, send, receive, write; nothing else.
     fn pump(&self, transport: Transport) -> Result<[f64; 2], String> {
-        let pairs = self.source.iter().map(|_| transport.pair()).collect::<Result<Vec<_>, _>>()?;
+        self.pump_over(self.source.iter().map(|_| transport.pair()).collect::<Result<_, _>>()?)
+    }
+
+    /// Read, send, receive, write; nothing else. A connection for each.
+    pub(super) fn pump_over(&self, pairs: Vec<Ends>) -> Result<[f64; 2], String> {
         speed_and_price(self.total_bytes, || {
             thread::scope(|scope| {
                 let (left, right): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();

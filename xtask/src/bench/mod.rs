@@ -12,7 +12,9 @@ mod cancel;
 mod channels;
 mod codec;
 mod decision;
+mod delay;
 mod dirty_scan;
+mod distance;
 mod downtime;
 mod drawn;
 mod engine;
@@ -165,7 +167,7 @@ struct Benchmark {
     run: fn(&Setting) -> Result<Vec<Outcome>, String>,
 }
 
-const BENCHMARKS: [Benchmark; 16] = [
+const BENCHMARKS: [Benchmark; 17] = [
     Benchmark {
         name: "allocations",
         about: "how often memory is allocated for a chunk, once a migration is under way",
@@ -191,6 +193,11 @@ const BENCHMARKS: [Benchmark; 16] = [
         name: "dirty-scan",
         about: "find and take the dirty pages of 1 TiB of guest memory, against bare passes over its bitmap",
         run: dirty_scan::run,
+    },
+    Benchmark {
+        name: "distance",
+        about: "migrate files and memory over a way that carries 10 Gbit/s and takes its time, against a bare pump over the same",
+        run: distance::run,
     },
     Benchmark {
         name: "downtime",

@@ -18,7 +18,7 @@ use crate::bench::file_device::FileDevice;
 
 /// What shows that the bytes are right, beside what the transport does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Proof {
+pub(in crate::bench) enum Proof {
     Nothing,
     Digest,
     /// And checksums.
@@ -42,7 +42,7 @@ fn channels(connections: Vec<Connection>) -> Result<Vec<Channel<'static>>, Strin
 }
 
 /// The account is there before a migration begins, as a VMM's is.
-pub(super) fn save(file: File, connections: Vec<Connection>, proof: Proof) -> Result<Duration, String> {
+pub(in crate::bench) fn save(file: File, connections: Vec<Connection>, proof: Proof) -> Result<Duration, String> {
     let memory = memory(file)?;
     let ledger = Ledger::of(memory.regions(), u64::MAX).map_err(failed)?;
     let mut tracking = Tracking::new(ledger, 1, 0);
@@ -57,10 +57,16 @@ pub(super) fn save(file: File, connections: Vec<Connection>, proof: Proof) -> Re
     Ok(began.elapsed())
 }
 
-pub(super) fn load(file: File, connections: Vec<Connection>, proof: Proof) -> Result<(), String> {
+pub(in crate::bench) fn load(
+    file: File,
+    connections: Vec<Connection>,
+    proof: Proof,
+    buffer_bytes: u64,
+) -> Result<(), String> {
     let memory = memory(file)?;
     let (mut devices, mut options): ([FileDevice; 0], _) = ([], LoadOptions::default());
     proof.ask(&mut options.limits);
+    options.limits.buffer_bytes_max = buffer_bytes;
     load::load_with_memory(&mut devices, &memory, channels(connections)?, &mut (), &options)
         .and_then(load::Loaded::run)
         .map(drop)

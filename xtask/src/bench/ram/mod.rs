@@ -10,7 +10,7 @@
 //! Neither the pump nor QEMU makes a checksum of memory, so the one of ours that is held against QEMU makes none either; what those
 //! that are optional cost is in the rows beside it.
 
-mod engine;
+pub(super) mod engine;
 mod pump;
 pub(crate) mod side;
 mod stock;

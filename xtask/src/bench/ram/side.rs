@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use savevm_core::Channel;
+use savevm_core::{Channel, Limits};
 
 use super::engine::Proof;
 use super::work::{Over, Work};
@@ -103,7 +103,7 @@ fn move_memory(args: &Args) -> Result<(), String> {
     let Some(seconds) = &args.seconds else {
         let connections = accept(args).map_err(|error| format!("cannot listen: {error}"))?;
         return match args.how.proof() {
-            Some(proof) => engine::load(memory, connections, proof),
+            Some(proof) => engine::load(memory, connections, proof, Limits::default().buffer_bytes_max),
             None => pump::load(&memory, connections),
         };
     };
@@ -116,7 +116,7 @@ fn move_memory(args: &Args) -> Result<(), String> {
 }
 
 /// A connection of either kind.
-pub(super) enum Connection {
+pub(in crate::bench) enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
