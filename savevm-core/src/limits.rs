@@ -20,7 +20,8 @@ pub struct Limits {
     /// two of them. The bound holds in any order of arrival, with any slow device, and against any peer.
     ///
     /// Not more than this is under way to a target either. Over a long way it should be twice what the way carries in a round trip, or it
-    /// limits the speed: 64 MiB are for 10 Gbit/s and 25 ms. A device has 128 pieces under way at most.
+    /// limits the speed: 64 MiB are for 10 Gbit/s and 25 ms, if one device or memory moves alone. What is shared evenly is what each may
+    /// have under way, whether the others move or not. A device has 128 pieces under way at most.
     pub buffer_bytes_max: u64,
     /// Whether each piece has a checksum of its own. Without (if both sides do without) damage on the way is found at
     /// the end of a device, by its digest, instead of before the piece is written; nothing damaged is ever run. Only of memory without

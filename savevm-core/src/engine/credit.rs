@@ -67,17 +67,18 @@ impl Credit {
 
     /// Waits until the frame may go, and notes that it does.
     fn begin(&self, mut state: MutexGuard<'_, State>, sequence: u64) -> bool {
+        let (mut heard, mut since) = (state.frames, Instant::now());
         while state.is_held(sequence) {
             if sequence >= state.frames {
                 state = wait(&self.raised, state);
                 continue;
             }
-            let written = state.frames;
-            let since = Instant::now();
             state = wait_timeout(&self.raised, state, PATIENCE);
-            if state.frames == written && since.elapsed() >= PATIENCE {
+            if state.frames == heard {
                 let most = state.first;
-                state.reach.unheard(most);
+                state.reach.unheard(since.elapsed(), most);
+            } else {
+                (heard, since) = (state.frames, Instant::now());
             }
         }
         if !state.is_boundless() {

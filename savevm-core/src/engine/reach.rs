@@ -5,6 +5,9 @@
 //! first answer comes. And where the target is slow, more would only wait there, to be written first when the guest has stopped. So the
 //! source begins with the few, and looks at how long a frame takes until it is known to be written: where that does not grow with what is
 //! under way, it is the way that takes the time, and twice as many may go. Where it does grow, frames wait in a queue.
+//!
+//! What the way takes can only be seen when nothing waits, and a first write may be slow for reasons of its own. So before more goes, and
+//! every few seconds from then on, a round of half the few is looked at.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -18,6 +21,10 @@ const _: () = assert!(CREDIT_FRAMES_MAX == 128, "as many as may be under way");
 
 /// A target that says nothing for so long, with as much under way as it may be, is slow, or one that speaks more seldom.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// For so long it may say nothing with no more under way than it has spoken with before.
+const PATIENCE_MAX: Duration = Duration::from_secs(4);
+/// So long a look at the least time holds good.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// The account of one device.
 #[derive(Debug)]
@@ -29,6 +36,7 @@ pub(super) struct Reach {
     written: u64,
     /// The least that it took from the beginning of a frame until it was known to be written.
     least_time: Option<Duration>,
+    look: Look,
     /// The first frame that began after the last change of their number: one before says nothing of that.
     changed: u64,
     /// The least that was under way when a credit came.
@@ -42,6 +50,19 @@ struct Frame {
     is_last: bool,
 }
 
+/// A round with half the least number under way, too few for a queue: what it takes is the way.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Never,
+    /// On account of a frame that took so long.
+    Now {
+        took: Duration,
+    },
+    At(Instant),
+    /// This target does not answer so few.
+    Vain,
+}
+
 impl Reach {
     pub(super) fn new(least: u64) -> Self {
         let least = least.max(1);
@@ -51,6 +72,7 @@ impl Reach {
             under_way: VecDeque::with_capacity(FRAMES_MAX),
             written: 0,
             least_time: None,
+            look: Look::Never,
             changed: 0,
             answered: u64::MAX,
         }
@@ -58,7 +80,15 @@ impl Reach {
 
     /// Whether frame `sequence` may go.
     pub(super) const fn allows(&self, sequence: u64) -> bool {
-        sequence < self.written.saturating_add(self.frames)
+        sequence < self.written.saturating_add(self.most())
+    }
+
+    const fn most(&self) -> u64 {
+        match self.look {
+            Look::Now { .. } if self.least > 1 => self.least / 2,
+            Look::Now { .. } => self.least,
+            _ => self.frames,
+        }
     }
 
     /// It goes, unless there turns out to be nothing for it: then this is said of the same frame again.
@@ -86,179 +116,74 @@ impl Reach {
             last = newest.filter(|frame| frame.is_last && is_new).or(last);
             self.written = self.written.saturating_add(1);
         }
+        let Some(newest) = newest else { return };
         let took = |frame: Frame| now.saturating_duration_since(frame.began);
-        self.least_time = self.least_time.into_iter().chain(newest.map(took)).min();
-        if let Some((took, least)) = last.map(took).zip(self.least_time) {
-            self.judge(took, least, most);
+        self.least_time = self.least_time.into_iter().chain([took(newest)]).min();
+        // A frame that was told of only with others which came much later was written long before.
+        let is_telling =
+            |last: &Frame| newest.began.saturating_duration_since(last.began).saturating_mul(2) <= took(*last);
+        let Some(last) = last.filter(is_telling) else { return };
+        if let Look::Now { took } = self.look {
+            self.look = Look::At(now);
+            self.judge(took, most, now);
+        } else {
+            self.judge(took(last), most, now);
         }
     }
 
-    /// A queue as long as the least number makes for twice the least time, where a credit is for half of that number, as targets do it.
-    fn judge(&mut self, took: Duration, least: Duration, most: u64) {
-        if took.saturating_mul(2) < least.saturating_mul(3) {
-            self.extend(most);
-        } else if took > least.saturating_mul(3) {
+    /// A queue as long as the least number makes for twice the time of half of it, where a credit is for that half, as targets do it.
+    fn judge(&mut self, took: Duration, most: u64, now: Instant) {
+        let Some(least) = self.least_time else { return };
+        let is_way = took.saturating_mul(2) < least.saturating_mul(3);
+        let more = self.frames.saturating_mul(2).min(most);
+        if took > least.saturating_mul(3) {
             self.change(self.frames / 2);
+            self.answered = self.answered.min(self.frames);
+        } else if !self.has_looked(now) && (self.frames > self.least || is_way && more > self.frames) {
+            self.look = Look::Now { took };
+            self.changed = self.next();
+        } else if is_way {
+            self.change(more);
         }
     }
 
-    /// Nothing was heard for [`PATIENCE`]. A target that has spoken with no more under way does so again.
-    pub(super) fn unheard(&mut self, most: u64) {
-        if self.frames < self.answered {
-            self.extend(most);
+    fn has_looked(&self, now: Instant) -> bool {
+        match self.look {
+            Look::At(at) => now.saturating_duration_since(at) < FRESH,
+            Look::Vain => true,
+            Look::Never | Look::Now { .. } => false,
         }
     }
 
-    fn extend(&mut self, most: u64) {
-        self.change(self.frames.saturating_mul(2).min(most));
+    /// Nothing was heard for so long, with as much under way as may be. A target that has spoken with no more under way does so again, or
+    /// it has changed its ways.
+    pub(super) fn unheard(&mut self, silence: Duration, most: u64) {
+        if let Look::Now { took } = self.look {
+            if silence >= PATIENCE.max(took.saturating_mul(2)) {
+                (self.look, self.changed) = (Look::Vain, self.next());
+            }
+            return;
+        }
+        if silence >= PATIENCE_MAX {
+            self.answered = u64::MAX;
+        }
+        if silence >= PATIENCE && self.frames < self.answered {
+            self.change(self.frames.saturating_mul(2).min(most));
+        }
+    }
+
+    /// The first frame that has not begun.
+    fn next(&self) -> u64 {
+        self.written.saturating_add(self.under_way())
     }
 
     fn change(&mut self, frames: u64) {
         let frames = frames.max(self.least);
         if frames != self.frames {
-            (self.frames, self.changed) = (frames, self.written.saturating_add(self.under_way()));
+            (self.frames, self.changed) = (frames, self.next());
         }
     }
 }
 
 #[cfg(all(test, not(loom)))]
-mod test {
-    use super::*;
-
-    /// A target that writes a frame in `write_ms`, behind a way of `way_ms` each way that takes a frame each `send_ms`; it tells of
-    /// four frames at a time, and has room for 64.
-    #[derive(Clone, Copy)]
-    struct Link {
-        way_ms: u32,
-        send_ms: u32,
-        write_ms: u32,
-    }
-
-    /// Sends so many frames; how many were under way at most from the last quarter on, and how long it took.
-    fn send(reach: &mut Reach, frames: u64, link: Link) -> (u64, u32) {
-        let epoch = Instant::now();
-        let at = |ms: u32| epoch + Duration::from_millis(ms.into());
-        let (mut sent_at, mut written_at, mut now, mut most) = (0_u32, 0_u32, 0_u32, 0);
-        let mut credits = VecDeque::new();
-        let first = reach.written;
-        for sequence in first..first + frames {
-            while let Some((when, written)) = credits.front().copied() {
-                if reach.allows(sequence) && when > now {
-                    break;
-                }
-                now = now.max(when);
-                reach.written(written, 64, at(when));
-                credits.pop_front();
-            }
-            assert!(reach.allows(sequence), "no credit is left to come");
-            reach.begin(sequence, at(now));
-            if sequence - first >= frames * 3 / 4 {
-                most = most.max(sequence + 1 - reach.written);
-            }
-            sent_at = sent_at.max(now) + link.send_ms;
-            now = now.max(sent_at);
-            written_at = written_at.max(sent_at + link.way_ms) + link.write_ms;
-            if (sequence + 1) % 4 == 0 {
-                credits.push_back((written_at + link.way_ms, sequence + 1));
-            }
-        }
-        for (when, written) in credits {
-            now = now.max(when);
-            reach.written(written, 64, at(when));
-        }
-        (most, now)
-    }
-
-    #[test]
-    fn a_long_way_gets_more() {
-        let mut reach = Reach::new(8);
-        let (most, took_ms) = send(&mut reach, 1024, Link { way_ms: 10, send_ms: 1, write_ms: 0 });
-        assert!((22..=64).contains(&most), "{most} under way, of which 20 are on the way");
-        assert!(took_ms < 1024 * 3 / 2, "{took_ms} ms for 1024");
-    }
-
-    #[test]
-    fn a_slow_target_does_not() {
-        for way_ms in [0, 5] {
-            let mut reach = Reach::new(8);
-            let (most, _) = send(&mut reach, 256, Link { way_ms, send_ms: 1, write_ms: 8 });
-            assert_eq!(most, 8, "{way_ms} ms away");
-        }
-    }
-
-    #[test]
-    fn a_slow_target_does_not_get_more_for_a_moment_either() {
-        let mut reach = Reach::new(8);
-        for frames in [8, 16, 24, 32] {
-            send(&mut reach, frames, Link { way_ms: 5, send_ms: 1, write_ms: 8 });
-            assert_eq!(reach.frames, 8, "{frames} more");
-        }
-    }
-
-    #[test]
-    fn a_target_that_becomes_slow_gets_less() {
-        let mut reach = Reach::new(8);
-        let link = Link { way_ms: 10, send_ms: 1, write_ms: 0 };
-        assert!(send(&mut reach, 1024, link).0 > 16);
-        let (most, _) = send(&mut reach, 1024, Link { write_ms: 8, ..link });
-        assert!(most <= 16, "{most} under way");
-        send(&mut reach, 1024, Link { write_ms: 100, ..link });
-        assert_eq!(reach.frames, 8, "but no less than in the beginning");
-    }
-
-    #[test]
-    fn what_began_before_a_change_does_not_bring_another() {
-        let (mut reach, epoch) = (Reach::new(8), Instant::now());
-        let at = |ms: u64| epoch + Duration::from_millis(ms);
-        (0..8).for_each(|sequence| reach.begin(sequence, at(0)));
-        reach.written(4, 64, at(10));
-        (8..12).for_each(|sequence| reach.begin(sequence, at(10)));
-        reach.written(8, 64, at(10));
-        assert_eq!(reach.frames, 16);
-        (12..24).for_each(|sequence| reach.begin(sequence, at(10)));
-        reach.written(12, 64, at(20));
-        assert_eq!(reach.frames, 16, "the last of these began while 8 might be under way");
-        reach.written(24, 64, at(20));
-        assert_eq!(reach.frames, 32);
-    }
-
-    #[test]
-    fn who_never_had_to_wait_is_given_no_more() {
-        let mut reach = Reach::new(8);
-        let (most, _) = send(&mut reach, 256, Link { way_ms: 5, send_ms: 20, write_ms: 0 });
-        assert!(most <= 8 && reach.frames == 8);
-    }
-
-    #[test]
-    fn a_frame_goes_when_it_is_said_last_that_it_does() {
-        let (mut reach, epoch) = (Reach::new(8), Instant::now());
-        let at = |ms: u64| epoch + Duration::from_millis(ms);
-        reach.begin(0, at(0));
-        reach.begin(0, at(100));
-        reach.begin(1, at(100));
-        reach.written(1, 64, at(110));
-        assert_eq!((reach.least_time, reach.under_way()), (Some(Duration::from_millis(10)), 1));
-    }
-
-    #[test]
-    fn it_ends_at_what_the_target_has_room_for() {
-        let mut reach = Reach::new(8);
-        (0..10).for_each(|_| reach.unheard(20));
-        assert_eq!(reach.frames, 20);
-        (0..10).for_each(|_| reach.unheard(4));
-        assert_eq!(reach.frames, 8, "credit is what holds it then");
-    }
-
-    #[test]
-    fn a_target_that_can_be_heard_is_waited_for() {
-        let (mut reach, now) = (Reach::new(8), Instant::now());
-        (0..8).for_each(|sequence| reach.begin(sequence, now));
-        reach.unheard(64);
-        (8..16).for_each(|sequence| reach.begin(sequence, now));
-        reach.written(10, 64, now + Duration::from_secs(3));
-        reach.written(11, 64, now + Duration::from_secs(4));
-        let frames = reach.frames;
-        reach.unheard(64);
-        assert_eq!((frames, reach.frames), (16, 16), "it tells when 16 are under way");
-    }
-}
+mod test;
