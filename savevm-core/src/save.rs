@@ -334,6 +334,9 @@ impl<'a, D: Device + Send, H: Hooks + ?Sized> Ready<'a, D, H> {
                 let mut drive = Drive::new(config, rule.is_some());
                 course.drive(&mut drive)?;
                 experience.learn(drive.learned(&offers), drive.measured_bytes_per_s());
+                if let Some(took) = drive.paused_in() {
+                    experience.learn_pause(took);
+                }
                 if wire.role == Role::File { Ok(()) } else { course.wait_receivers() }
             };
             let outcome = go();

@@ -36,6 +36,7 @@ pub(super) struct Drive {
     has_precopy: bool,
     /// Why the scheduler gave up, if it did.
     gave_up: Option<String>,
+    paused_in: Option<Duration>,
     /// What the VMM has not been told yet of what the scheduler was told and asked.
     records: Vec<Record>,
 }
@@ -54,6 +55,7 @@ impl Drive {
             unanswered,
             has_precopy,
             gave_up: None,
+            paused_in: None,
             records: Vec::new(),
         }
     }
@@ -74,6 +76,11 @@ impl Drive {
     /// What the channels carried, if that was seen.
     pub(super) fn measured_bytes_per_s(&self) -> Option<u64> {
         self.scheduler.measured_bytes_per_s()
+    }
+
+    /// From being asked to pause the vCPUs until they stood.
+    pub(super) const fn paused_in(&self) -> Option<Duration> {
+        self.paused_in
     }
 
     fn handle(&mut self, event: sched::Event) {
@@ -185,6 +192,7 @@ impl<H: Hooks + ?Sized> Course<'_, '_, '_, '_, H> {
         wire.board.owe_answer(false);
         self.vmm.pause_guest()?;
         drive.handle(sched::Event::GuestPaused);
+        drive.paused_in = drive.scheduler.stopped_at().map(|asked_at| drive.last.saturating_sub(asked_at));
         if drive.frames.is_empty() { self.end_channels() } else { Ok(()) }
     }
 

@@ -7,8 +7,8 @@ use std::string::{String, ToString};
 
 use crate::sched::{Profile, Timing};
 
-/// How long devices of each identity took to stop, to load and to run, how fast they are read and written, and what the connection
-/// carried.
+/// How long devices of each identity took to stop, to load and to run, how fast they are read and written, what the connection
+/// carried, and how long the VMM took to pause its vCPUs.
 ///
 /// The first migration of a device guesses at these: tens of milliseconds, which is a large part of most limits. A VMM that hands what
 /// came of one migration ([`Committed::experience`](super::Committed::experience)) to the next
@@ -22,13 +22,14 @@ use crate::sched::{Profile, Timing};
 pub struct Experience {
     profiles: BTreeMap<String, Profile>,
     bandwidth_bytes_per_s: Option<u64>,
+    pause: Option<Timing>,
 }
 
 impl Experience {
     /// None.
     #[must_use]
     pub const fn new() -> Self {
-        Self { profiles: BTreeMap::new(), bandwidth_bytes_per_s: None }
+        Self { profiles: BTreeMap::new(), bandwidth_bytes_per_s: None, pause: None }
     }
 
     /// What is known of devices of this identity.
@@ -55,6 +56,18 @@ impl Experience {
         self.bandwidth_bytes_per_s = bytes_per_s;
     }
 
+    /// How long the VMM takes from being asked to pause its vCPUs until they stand: half of it what the last migration saw. The forecast
+    /// assumes 2 ms as long as nobody knows.
+    #[must_use]
+    pub const fn pause(&self) -> Option<Timing> {
+        self.pause
+    }
+
+    /// Takes another time for pausing the vCPUs, or none: where the next guest is not like the last one.
+    pub const fn set_pause(&mut self, pause: Option<Timing>) {
+        self.pause = pause;
+    }
+
     /// Every identity and what is known of it, in the order of the identities.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Profile)> {
         self.profiles.iter().map(|(identity, profile)| (identity.as_str(), profile))
@@ -70,6 +83,11 @@ impl Experience {
         for (identity, profile) in fresh {
             self.insert(identity.to_string(), profile);
         }
+    }
+
+    /// The vCPUs took so long to stand.
+    pub(super) fn learn_pause(&mut self, took: Duration) {
+        self.pause.get_or_insert_default().learn(took);
     }
 
     /// From the word that the target may run to its answer.
@@ -117,6 +135,11 @@ mod test {
             experience.learn(core::iter::empty(), measured);
             assert_eq!(experience.bandwidth_bytes_per_s(), Some(known), "after {measured:?}");
         }
+        assert_eq!(experience.pause(), None);
+        experience.learn_pause(Duration::from_millis(8));
+        assert_eq!(experience.pause(), Some(Timing::new(Duration::from_millis(8), 250)));
+        experience.learn_pause(Duration::from_millis(4));
+        assert_eq!(experience.pause().unwrap().expected, Duration::from_millis(6));
         assert_eq!(experience.iter().map(|(identity, _)| identity).collect::<std::vec::Vec<_>>(), ["gpu", "nic"]);
     }
 }

@@ -8,7 +8,7 @@ use vfio_mig_fsm::{Capabilities, State};
 
 use super::experience::Experience;
 use super::set::Offer;
-use crate::sched::{Config, Kind, Policy, Section, Verdict};
+use crate::sched::{Config, Kind, Policy, Section, Timing, Verdict};
 
 /// Chunks that a device's thread reads and sends before it asks what to do next. One question for each would cost a
 /// wake-up in both directions (`spec/perf/limits.md` section 1).
@@ -75,6 +75,7 @@ pub(super) fn config(
         let capabilities = if reads_running { offer.capabilities } else { without_precopy(offer.capabilities) };
         let mut section = Section::new(offer.name.clone(), offer.kind, capabilities);
         section.home = *home;
+        section.in_turn = true;
         if let (Kind::Device, Some(known)) = (offer.kind, experience.get(&offer.identity)) {
             section.profile = *known;
         }
@@ -84,6 +85,7 @@ pub(super) fn config(
     let devices = u64::try_from(sections.len()).unwrap_or(u64::MAX);
     let mut config = Config::new(sections);
     config.bandwidth_guess_bytes_per_s = experience.bandwidth_bytes_per_s();
+    config.overhead = overhead(&config, experience.pause());
     let rule = rule.copied().unwrap_or_default();
     // A cap is kept more evenly in small steps.
     let (batch, turn) = if rule.rate_bytes_per_s.is_some() { (1, 1) } else { (BATCH_CHUNKS, TURN_CHUNKS) };
@@ -101,6 +103,16 @@ pub(super) fn config(
     config
 }
 
+/// Pausing, and the messages of the commit, which are in what was learned of running where that is known.
+fn overhead(config: &Config, pause: Option<Timing>) -> Timing {
+    let run_is_known = config.sections.iter().any(|section| !section.profile.run.expected.is_zero());
+    match pause {
+        Some(pause) if run_is_known => pause,
+        Some(pause) => pause.then(config.overhead),
+        None => config.overhead,
+    }
+}
+
 const fn without_precopy(capabilities: Capabilities) -> Capabilities {
     if capabilities.has_p2p() { Capabilities::P2p } else { Capabilities::StopCopy }
 }
@@ -108,6 +120,35 @@ const fn without_precopy(capabilities: Capabilities) -> Capabilities {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::sched::Profile;
+
+    /// Each device's thread sends what it reads, and so does each of memory's.
+    #[test]
+    fn what_is_read_is_sent_by_the_same_thread() {
+        let offer = |kind| Offer { name: "a".into(), identity: "a".into(), capabilities: Capabilities::PreCopy, kind };
+        let offers = [offer(Kind::Device), offer(Kind::Memory)];
+        let config = config(&offers, &[State::Running; 2], None, 1 << 20, &Experience::new());
+        assert_eq!(config.sections.iter().map(|section| section.in_turn).collect::<Vec<_>>(), [true; 2]);
+    }
+
+    #[test]
+    fn how_long_the_guest_took_to_pause_is_what_it_will_take() {
+        let mut experience = Experience::new();
+        let offer =
+            Offer { name: "a".into(), identity: "a".into(), capabilities: Capabilities::PreCopy, kind: Kind::Device };
+        let overhead = |experience: &Experience| {
+            config(core::slice::from_ref(&offer), &[State::Running], None, 1 << 20, experience).overhead
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(overhead(&experience), Timing::new(ms(2), 300));
+        experience.learn_pause(ms(40));
+        // The messages of the commit are still a guess.
+        assert_eq!(overhead(&experience), Timing::new(ms(42), 238));
+        experience.learn(core::iter::once(("a", Profile::device())), None);
+        assert_eq!(overhead(&experience).expected, ms(42));
+        experience.learn_run(core::iter::once("a"), ms(5));
+        assert_eq!(overhead(&experience), Timing::new(ms(40), 250));
+    }
 
     #[test]
     fn what_the_last_link_carried_is_the_guess_of_the_next() {

@@ -101,23 +101,32 @@ impl Meter {
         if let Some(given) = self.given {
             return Bandwidth { bytes_per_s: given, spread_per_mille: GIVEN_SPREAD_PER_MILLE, is_known: true };
         }
-        if let Some(current) = self.current {
-            return current;
+        self.seen().or_else(|| self.guessed()).unwrap_or(UNKNOWN)
+    }
+
+    /// How fast bytes are taken from those who send: as measured here, until then the better of what little was seen here and what an
+    /// earlier migration saw. What was given says what the channels carry, which goes on while others read.
+    pub(super) fn sent_bytes_per_s(&self) -> Option<u64> {
+        let is_open = self.given.is_none();
+        let first = || self.seen().map(|seen| seen.bytes_per_s).max(self.guess);
+        self.measured().or_else(first).filter(|_| is_open)
+    }
+
+    fn seen(&self) -> Option<Bandwidth> {
+        if self.current.is_some() {
+            return self.current;
         }
-        let partial = units::rate(self.sample_bytes, self.sample_time).filter(|rate| *rate > 0);
-        match partial.filter(|_| self.sample_time >= TELLING_TIME) {
-            Some(rate) => {
-                let lack = units::scale(1000, units::nanos(LESSON_MIN), units::nanos(self.sample_time)).max(1000);
-                let spread = units::scale(u64::from(GUESS_SPREAD_PER_MILLE), lack, 1000);
-                let spread_per_mille = u32::try_from(spread).unwrap_or(u32::MAX);
-                Bandwidth { bytes_per_s: rate, spread_per_mille, is_known: true }
-            }
-            None => self.guess.map_or(UNKNOWN, |guess| Bandwidth {
-                bytes_per_s: guess.max(1),
-                spread_per_mille: GUESS_SPREAD_PER_MILLE,
-                is_known: false,
-            }),
-        }
+        let rate = units::rate(self.sample_bytes, self.sample_time).filter(|rate| *rate > 0)?;
+        let lack = units::scale(1000, units::nanos(LESSON_MIN), units::nanos(self.sample_time)).max(1000);
+        let spread = units::scale(u64::from(GUESS_SPREAD_PER_MILLE), lack, 1000);
+        let spread_per_mille = u32::try_from(spread).unwrap_or(u32::MAX);
+        let seen = Bandwidth { bytes_per_s: rate, spread_per_mille, is_known: true };
+        (self.sample_time >= TELLING_TIME).then_some(seen)
+    }
+
+    fn guessed(&self) -> Option<Bandwidth> {
+        let bytes_per_s = self.guess?.max(1);
+        Some(Bandwidth { bytes_per_s, spread_per_mille: GUESS_SPREAD_PER_MILLE, is_known: false })
     }
 
     /// What was seen of the channels, whatever was said of them.

@@ -47,6 +47,10 @@ pub struct Section {
     pub reinitialises: bool,
     /// How many bytes the target takes before it credits any back; `None` for a target that grants no credit.
     pub credit_bytes: Option<u64>,
+    /// Whether whoever reads it sends what was read before reading on: the forecast then adds up the two times. Otherwise they are taken
+    /// to go on beside each other, as is everything of a log that does not have this.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub in_turn: bool,
     /// What is known of it beforehand.
     pub profile: Profile,
 }
@@ -65,6 +69,7 @@ impl Section {
             acknowledged: is_device && capabilities.has_pre_copy(),
             reinitialises: kind == Kind::Device && capabilities.has_pre_copy(),
             credit_bytes: None,
+            in_turn: false,
             profile: if is_device { Profile::device() } else { Profile::default() },
         }
     }

@@ -111,7 +111,7 @@ impl SaveScheduler {
         self.ungrant(section.index(), bytes_max.saturating_sub(bytes));
         self.meter.offered(now, bytes);
         if let Some(progress) = self.progress.get_mut(section.index()) {
-            progress.read(bytes, bytes_max, now.saturating_sub(since));
+            progress.read(now, bytes, bytes_max, since);
             progress.expect_written(since, bytes);
         }
     }
@@ -164,7 +164,7 @@ impl SaveScheduler {
         let Some(progress) = self.progress.get_mut(section.index()).filter(|known| known.unsent_bytes >= bytes) else {
             return self.unexpected(now, Some(section));
         };
-        progress.unsent_bytes = progress.unsent_bytes.saturating_sub(bytes);
+        progress.sent(now, bytes);
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         self.meter.sent(now, bytes);
     }

@@ -68,6 +68,7 @@ mod load_step;
 mod log;
 mod model;
 mod owner;
+mod passage;
 mod precopy;
 mod query;
 mod section;

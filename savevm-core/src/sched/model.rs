@@ -9,6 +9,8 @@
 //!                            channel: bytes ÷ bandwidth, of each once it has stopped, each then loaded )
 //! ```
 //!
+//! Where a section is read and sent in turn, `read` is how fast both are done.
+//!
 //! Each term is taken as normally distributed and independent of the others, so the probability that all are within
 //! `t` is the product of their distribution functions, and a quantile of the maximum is found by bisection. Adding up
 //! quantiles instead would promise far less than can be kept, and taking the largest expected term would forget
@@ -45,6 +47,15 @@ impl Term {
 impl From<Timing> for Term {
     fn from(timing: Timing) -> Self {
         Self::new(timing.expected, timing.spread_per_mille)
+    }
+}
+
+impl Timing {
+    /// One after the other.
+    pub(crate) fn then(self, next: Self) -> Self {
+        let both = Term::from(self).then(Term::from(next));
+        let spread = units::scale(1000, both.deviation_us, both.expected_us.max(1));
+        Self::new(Duration::from_micros(both.expected_us), u32::try_from(spread).unwrap_or(u32::MAX))
     }
 }
 

@@ -8,7 +8,6 @@ use vfio_mig_fsm::State;
 use super::ack::Acknowledgement;
 use super::config::{Profile, Section};
 use super::decision::Restored;
-use super::model::Term;
 use super::query::Budget;
 use super::step::{Sizes, Sum};
 use super::units;
@@ -36,8 +35,6 @@ pub(super) struct Speed {
 const SPEED_BYTES_MIN: u64 = 4 << 20;
 /// What the target writes faster than an earlier one did before that is forgotten.
 const DISPROOF_BYTES: u64 = 16 << 20;
-/// One deviation of a measured or remembered speed.
-const SPEED_SPREAD_PER_MILLE: u32 = 60;
 
 impl Speed {
     pub(super) fn add(&mut self, bytes: u64, time: Duration) {
@@ -100,6 +97,12 @@ pub(super) struct Progress {
     /// Of reads that went on while the guest made what they yielded: at most as fast as the guest.
     trickle_speed: Speed,
     write_speed: Speed,
+    /// From being read to being taken by the transport,
+    sent_speed: Speed,
+    /// since when, for all that is unsent; `None` if it came by a trickle or behind more that was unsent.
+    sending: Option<Duration>,
+    /// What the reads of these bytes settled beside them.
+    skipped_unsent_bytes: u64,
     /// Known to be written, and since when,
     written_bytes: u64,
     credited_at: Option<Duration>,
@@ -146,6 +149,9 @@ impl Progress {
             read_speed: Speed::default(),
             trickle_speed: Speed::default(),
             write_speed: Speed::default(),
+            sent_speed: Speed::default(),
+            sending: None,
+            skipped_unsent_bytes: 0,
             written_bytes: 0,
             credited_at: None,
             written_at: None,
@@ -214,14 +220,18 @@ impl Progress {
         });
     }
 
-    /// `bytes` were read in `time`, of `bytes_max` asked for.
-    pub(super) fn read(&mut self, bytes: u64, bytes_max: u64, time: Duration) {
+    /// `bytes` were read from `since` to `now`, of `bytes_max` asked for.
+    pub(super) fn read(&mut self, now: Duration, bytes: u64, bytes_max: u64, since: Duration) {
+        let (time, is_alone) = (now.saturating_sub(since), self.unsent_bytes == 0);
         self.read_bytes = self.read_bytes.saturating_add(bytes);
         self.unsent_bytes = self.unsent_bytes.saturating_add(bytes);
         self.read_since_query = self.read_since_query.saturating_add(bytes);
         // Sizes count what is there, and speeds are set against sizes: so both take in what was settled and never sent.
         let settled = bytes.saturating_add(core::mem::take(&mut self.skipped_bytes));
-        let speed = if self.outruns(settled) { &mut self.trickle_speed } else { &mut self.read_speed };
+        let outruns = self.outruns(settled);
+        self.sending = (is_alone && !outruns).then_some(now);
+        self.skipped_unsent_bytes = self.skipped_unsent_bytes.saturating_add(settled.saturating_sub(bytes));
+        let speed = if outruns { &mut self.trickle_speed } else { &mut self.read_speed };
         speed.add(settled, time);
         speed.hold(core::mem::take(&mut self.held));
         self.empty_claims = 0;
@@ -242,6 +252,16 @@ impl Progress {
             // next query.
             let is_trickle = bytes < bytes_max && sizes.initial_bytes == 0 && sizes.dirty_bytes == 0;
             self.drained |= is_trickle && self.state != Some(State::StopCopy);
+        }
+    }
+
+    /// The transport took `bytes` of what was read.
+    pub(super) fn sent(&mut self, now: Duration, bytes: u64) {
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
+        let settled = bytes.saturating_add(core::mem::take(&mut self.skipped_unsent_bytes));
+        if let Some(since) = self.sending {
+            self.sent_speed.add(settled, now.saturating_sub(since));
+            self.sending = (self.unsent_bytes > 0).then_some(now);
         }
     }
 
@@ -312,7 +332,7 @@ impl Progress {
         self.stopped_bytes.saturating_sub(self.read_bytes.saturating_sub(self.read_at_stop))
     }
 
-    fn read_bytes_per_s(&self, section: &Section) -> Option<u64> {
+    pub(super) fn read_bytes_per_s(&self, section: &Section) -> Option<u64> {
         // Reads that waited for the guest say how fast the guest is. They count if all else fails.
         let known = self.measured_read_bytes_per_s().or(section.profile.read_bytes_per_s);
         known.or(self.trickle_speed.bytes_per_s())
@@ -326,8 +346,12 @@ impl Progress {
         }
     }
 
+    pub(super) fn sent_bytes_per_s(&self) -> Option<u64> {
+        self.sent_speed.bytes_per_s()
+    }
+
     /// As this migration shows it, or as an earlier one did and nothing in this one has disproved.
-    fn write_bytes_per_s(&self) -> Option<u64> {
+    pub(super) fn write_bytes_per_s(&self) -> Option<u64> {
         let before = self.learned.write_bytes_per_s.filter(|_| self.disproof_bytes < DISPROOF_BYTES);
         self.write_speed.bytes_per_s().or(before)
     }
@@ -338,35 +362,6 @@ impl Progress {
             (Some(read), Some(write)) => Some(read.min(write)),
             (read, write) => read.or(write),
         }
-    }
-
-    /// How long a last chunk takes to be written once the channel has it.
-    pub(super) fn write_time(&self, chunk_bytes: u64) -> Duration {
-        self.write_bytes_per_s().map(|speed| units::time_for(chunk_bytes, speed)).unwrap_or_default()
-    }
-
-    /// Stopping and moving `bytes` in chunks, were the channel its own.
-    pub(super) fn own_term(&self, section: &Section, bytes: u64, chunk_bytes: u64, channel_bytes_per_s: u64) -> Term {
-        let stop = Term::from(section.profile.stop);
-        let Some(bytes_per_s) = self.bytes_per_s(section) else { return stop };
-        let spread =
-            units::hypotenuse(u64::from(SPEED_SPREAD_PER_MILLE), u64::from(section.profile.size_spread_per_mille));
-        // Reading, sending and writing go on beside each other. What the slower of the two ends does not cover is the way of the
-        // first chunk to a slow writer, or that of the last from a slow reader, which waits for the one before it.
-        let (read, write) = (self.read_bytes_per_s(section), self.write_bytes_per_s());
-        let takes =
-            |piece: u64, speed: Option<u64>| speed.map(|speed| units::time_for(piece, speed)).unwrap_or_default();
-        let whole = chunk_bytes.min(bytes);
-        let through = if read.zip(write).is_some_and(|(read, write)| read > write) {
-            takes(whole, Some(channel_bytes_per_s)).saturating_add(takes(whole, read))
-        } else {
-            let last = last_piece(bytes, chunk_bytes);
-            let before =
-                if bytes > last { takes(whole, write).saturating_sub(takes(last, read)) } else { Duration::ZERO };
-            takes(last, Some(channel_bytes_per_s)).saturating_add(takes(last, write)).saturating_add(before)
-        };
-        let moving = units::time_for(bytes, bytes_per_s).saturating_add(through);
-        stop.then(Term::new(moving, u32::try_from(spread).unwrap_or(u32::MAX)))
     }
 
     /// From now to its acknowledgement, were the channel its own.
@@ -392,13 +387,5 @@ impl Progress {
     pub(super) fn learn_end(&mut self) {
         self.learned.read_bytes_per_s = self.measured_read_bytes_per_s().or(self.learned.read_bytes_per_s);
         self.learned.write_bytes_per_s = self.write_bytes_per_s();
-    }
-}
-
-/// What is left of `bytes` after all whole chunks but the last.
-pub(super) fn last_piece(bytes: u64, chunk_bytes: u64) -> u64 {
-    match bytes.checked_rem(chunk_bytes) {
-        Some(0) | None => chunk_bytes.min(bytes),
-        Some(rest) => rest,
     }
 }

@@ -10,7 +10,8 @@ use super::config::{Kind, Section, Switchover};
 use super::decision::{Cause, Estimate, External, Phase};
 use super::grant::Grant;
 use super::model::{self, Term};
-use super::section::{Progress, last_piece};
+use super::passage::{Way, last_piece};
+use super::section::Progress;
 use super::source::SaveScheduler;
 use super::step::{SectionId, Step};
 use super::units;
@@ -118,6 +119,8 @@ impl SaveScheduler {
         let mut fixed = alloc::vec::Vec::with_capacity(self.progress.len());
         let mut jobs = alloc::vec::Vec::with_capacity(self.progress.len());
         let piece_bytes = self.config.piece_bytes_max();
+        let sent_bytes_per_s = self.meter.sent_bytes_per_s();
+        let way = Way { chunk_bytes: piece_bytes, bytes_per_s, sent_bytes_per_s };
         // What needs no quiet state is read on meanwhile.
         let read_rate = bandwidth.bytes_per_s.min(self.config.rate_bytes_per_s.unwrap_or(u64::MAX));
         let mut read_on = units::bytes_in(delay, read_rate);
@@ -132,7 +135,7 @@ impl SaveScheduler {
             }
             pending_bytes = pending_bytes.saturating_add(bytes);
             let load = Term::from(section.profile.load);
-            let own = progress.own_term(section, bytes, piece_bytes, bytes_per_s);
+            let own = progress.own_term(section, bytes, &way);
             terms.push(before(section).then(own).then(load));
             let stops = before(section).then(Term::from(section.profile.stop));
             fixed.push(stops.then(load));

@@ -6,6 +6,7 @@ extern crate std;
 mod acknowledge;
 mod decide;
 mod fair;
+mod in_turn;
 mod order;
 mod rig;
 mod target;
